@@ -67,6 +67,7 @@
 mod candidates;
 mod classifier;
 mod columns;
+pub mod command;
 mod data;
 mod device;
 mod distill;

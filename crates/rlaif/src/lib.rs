@@ -28,6 +28,5 @@ pub use rlaif_run::{
     rewards_from_config,
 };
 pub use rlaif_text as text;
-pub use rlaif_torch as torch;
+pub use rlaif_torch::{self as torch, tch};
 pub use rlaif_train as train;
-pub use tch;

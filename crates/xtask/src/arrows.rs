@@ -13,6 +13,9 @@ const FILE: &str = "docs/architecture.md";
 const BEGIN: &str = "<!-- arrows: written by `cargo xtask docs` -->\n```text\n";
 const END: &str = "```\n<!-- end of arrows -->";
 
+/// The crate of the command: flags and printing, so nothing of libtorch.
+const COMMAND: &str = "rlaif";
+
 /// The workspace crates that one crate needs: each with the features that enable the dependency, or
 /// none if it is unconditional.
 type Needs = BTreeMap<String, BTreeSet<String>>;
@@ -83,6 +86,9 @@ fn faults(text: &str, house: &House) -> Vec<String> {
     let stray =
         rows.keys().filter(|name| name.starts_with("rlaif") && !house.0.contains_key(*name));
     faults.extend(stray.map(|name| format!("- | `{name}` | .. |")));
+    if house.0.get(COMMAND).is_some_and(|needs| needs.contains_key("tch")) {
+        faults.push(format!("- {COMMAND} -> tch: what the command computes is in rlaif-run"));
+    }
     faults
 }
 
@@ -248,6 +254,18 @@ mod tests {
         let wrong = house().arrows().replace("data    -> core", "data    -> core, torch");
         let faults = faults(&document(&wrong), &house());
         assert_eq!(faults, ["- data    -> core, torch", "+ data    -> core"]);
+    }
+
+    #[test]
+    fn a_command_that_computes_is_a_fault() {
+        let mut house = house();
+        house.0.get_mut(COMMAND).unwrap().insert("tch".to_owned(), BTreeSet::new());
+        let text =
+            document(&house.arrows()).replace("| `rlaif` | x | no |", "| `rlaif` | x | yes |");
+        assert_eq!(
+            faults(&text, &house),
+            ["- rlaif -> tch: what the command computes is in rlaif-run"]
+        );
     }
 
     #[test]

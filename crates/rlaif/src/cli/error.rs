@@ -1,72 +1,23 @@
 //! Error messages of the command, and its exit codes.
 
-use std::{io, path::PathBuf};
+use std::{fmt, io, path::PathBuf};
 
-use rlaif_core::{CodecError, Fault, Interrupted, NotFinite, is_bad_input_file};
+use rlaif_core::{BadSetting, CodecError, Fault, Interrupted};
 use rlaif_dpo::DpoError;
 use rlaif_eval::EvalError;
 use rlaif_hub::HubError;
-use rlaif_lm::LmError;
 use rlaif_models::{ConvertError, ModelError};
 use rlaif_rewards::ProviderError;
 use rlaif_text::TextError;
 use rlaif_torch::TorchError;
 
-use rlaif_run::{EvaluateError, FetchError, RunError};
+use rlaif_run::{EvaluateError, FetchError, RunError, command::CommandError};
+
+use super::print::unwritable;
 
 /// Reasons why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
-    /// A row of the input that the command cannot read.
-    #[error("{source_name}, line {line}: {problem}")]
-    Row {
-        /// File, or `standard input`.
-        source_name: String,
-        /// The line, from 1.
-        line: usize,
-        /// The fault, and the expected content.
-        problem: Box<RowProblem>,
-    },
-    /// A row whose result is NaN or infinite.
-    #[error(
-        "{source_name}, line {line}: the result of {model}: {source}; its weights contain such \
-         numbers, or its activations overflow (f16 above all: try `--dtype bf16` or `--dtype \
-         f32`)"
-    )]
-    NotFinite {
-        /// File, or `standard input`.
-        source_name: String,
-        /// The line, from 1.
-        line: usize,
-        /// The model as the user named it.
-        model: String,
-        #[source]
-        source: NotFinite,
-    },
-    /// An error of a model, with its name.
-    #[error("{model}: {source}")]
-    OfModel {
-        /// The model as the user named it.
-        model: String,
-        #[source]
-        source: LmError,
-    },
-    /// A measurement that is NaN or infinite.
-    #[error("the measurement {source}; measure more than this")]
-    Unmeasured {
-        #[source]
-        source: NotFinite,
-    },
-    /// A file could not be opened.
-    #[error("{}: {source}", .path.display())]
-    Open {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    /// A folder where rows are expected.
-    #[error("{} is a folder; name a file of rows in it", .path.display())]
-    Folder { path: PathBuf },
     /// Reading or writing failed.
     #[error("{what}: {source}")]
     Io {
@@ -74,9 +25,9 @@ pub(crate) enum CliError {
         #[source]
         source: io::Error,
     },
-    /// A flag with an invalid value.
-    #[error("--{flag} is {found}; expected {expected}")]
-    Flag { flag: &'static str, found: String, expected: &'static str },
+    /// A flag with an invalid value; the flag is `field`, with dashes for underscores.
+    #[error("--{} is {}; expected {}", .0.field.replace('_', "-"), .0.found, .0.expected)]
+    Flag(BadSetting),
     /// A folder without a report.
     #[error(
         "{} holds no report: there is no report.json in it; `rlaif eval --out` and the examples \
@@ -87,13 +38,13 @@ pub(crate) enum CliError {
     #[error("{} is given twice; name each run once", .folder.display())]
     SameRun { folder: PathBuf },
     #[error(transparent)]
+    Command(CommandError),
+    #[error(transparent)]
     Run(#[from] RunError),
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error(transparent)]
     Convert(#[from] ConvertError),
-    #[error(transparent)]
-    Lm(#[from] LmError),
     #[error(transparent)]
     Text(#[from] TextError),
     #[error(transparent)]
@@ -114,6 +65,16 @@ pub(crate) enum CliError {
     Eval(#[from] EvalError),
 }
 
+impl From<CommandError> for CliError {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Output(source) => unwritable(source),
+            CommandError::Setting(setting) => Self::Flag(setting),
+            other => Self::Command(other),
+        }
+    }
+}
+
 impl From<EvaluateError> for CliError {
     fn from(error: EvaluateError) -> Self {
         match error {
@@ -129,50 +90,16 @@ impl From<EvaluateError> for CliError {
     }
 }
 
-/// Fault of one row.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RowProblem {
-    #[error(
-        "not a JSON object of the expected fields ({expected}): {source}{}",
-        rlaif_core::python_json::remedy(source)
-    )]
-    Json {
-        expected: &'static str,
-        #[source]
-        source: serde_json::Error,
-    },
-    #[error("{0}; convert the file to UTF-8")]
-    NotUtf8(#[from] std::str::Utf8Error),
-    #[error("expected either {expected}")]
-    Fields { expected: &'static str },
-    #[error("{0}")]
-    Lm(#[source] LmError),
-    #[error("{0}")]
-    Text(#[source] TextError),
-    #[error("{0}")]
-    Codec(#[source] CodecError),
-    #[error("{0}")]
-    Run(#[source] RunError),
-    #[error(
-        "the prompt has {prompt} tokens and {key} is {new}, together {} tokens, but the model's \
-         context is {context}; {}",
-        prompt + new,
-        room(*prompt, *context, key)
-    )]
-    NoRoom { prompt: usize, new: usize, key: &'static str, context: usize },
-    #[error("{problem}; the model folder has no tokenizer to encode text with ({reason})")]
-    NoTokenizer { problem: &'static str, reason: String },
-}
-
-/// The remedy if prompt and response do not fit the context.
-fn room(prompt: usize, context: usize, key: &str) -> String {
-    match context.saturating_sub(prompt) {
-        0 => "shorten the prompt".to_owned(),
-        room => format!("set {key} to {room} or less, or shorten the prompt"),
-    }
-}
-
 impl CliError {
+    /// The refusal of a flag's value.
+    pub(crate) fn flag(
+        flag: &'static str,
+        found: impl fmt::Display,
+        expected: &'static str,
+    ) -> Self {
+        Self::Flag(BadSetting::new(flag, found, expected))
+    }
+
     /// The message, followed by those of its causes that it does not repeat.
     pub(crate) fn chain(&self) -> String {
         let mut text = self.to_string();
@@ -208,17 +135,12 @@ impl CliError {
 impl Fault for CliError {
     fn is_users(&self) -> bool {
         match self {
-            Self::Row { problem, .. } => problem.is_users(),
-            Self::Open { source, .. } => is_bad_input_file(source),
-            Self::Folder { .. }
-            | Self::Flag { .. }
-            | Self::NoReport { .. }
-            | Self::SameRun { .. } => true,
-            Self::NotFinite { .. } | Self::Unmeasured { .. } | Self::Io { .. } => false,
+            Self::Flag(_) | Self::NoReport { .. } | Self::SameRun { .. } => true,
+            Self::Io { .. } => false,
+            Self::Command(error) => error.is_users(),
             Self::Run(error) => error.is_users(),
             Self::Model(error) => error.is_users(),
             Self::Convert(error) => error.is_users(),
-            Self::Lm(error) | Self::OfModel { source: error, .. } => error.is_users(),
             Self::Text(error) => error.is_users(),
             Self::Codec(error) => error.is_users(),
             Self::Hub(error) => error.is_users(),
@@ -232,29 +154,13 @@ impl Fault for CliError {
     }
 }
 
-impl Fault for RowProblem {
-    fn is_users(&self) -> bool {
-        match self {
-            Self::Json { .. }
-            | Self::NotUtf8(_)
-            | Self::Fields { .. }
-            | Self::NoRoom { .. }
-            | Self::NoTokenizer { .. } => true,
-            Self::Lm(error) => error.is_users(),
-            Self::Text(error) => error.is_users(),
-            Self::Codec(error) => error.is_users(),
-            Self::Run(error) => error.is_users(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::ErrorKind;
 
-    use rlaif_core::{BadSetting, MetricError, RewardError};
+    use rlaif_core::{MetricError, RewardError};
     use rlaif_data::DataError;
-    use rlaif_lm::generate::RolloutConcern;
+    use rlaif_lm::{LmError, generate::RolloutConcern};
     use rlaif_models::CheckpointError;
     use rlaif_ppo::PpoError;
     use rlaif_train::TrainError;
@@ -299,11 +205,11 @@ mod tests {
             (RunError::from(DpoError::from(LmError::from(setting()))).into(), 2),
             (RunError::from(TrainError::from(DpoError::from(setting()))).into(), 2),
             (RunError::from(PpoError::Rollout(RolloutConcern::Greedy)).into(), 2),
-            (CliError::Lm(setting().into()), 2),
+            (CommandError::Lm(setting().into()).into(), 2),
             (CliError::Torch(TorchError::DeviceName { found: "gpu".to_owned() }), 2),
             // Inputs that do not exist or are faulty, and a disk that fails.
-            (CliError::Open { path: path(), source: ErrorKind::NotFound.into() }, 2),
-            (CliError::Open { path: path(), source: ErrorKind::PermissionDenied.into() }, 1),
+            (CommandError::Lm(out_of_memory().into()).into(), 1),
+            (RunError::Read { path: path(), source: ErrorKind::PermissionDenied.into() }.into(), 1),
             (CliError::Model(read(ErrorKind::NotFound).into()), 2),
             (CliError::Model(read(ErrorKind::Other).into()), 1),
             (CliError::Model(CheckpointError::LfsPointer { file: path() }.into()), 2),
@@ -352,7 +258,6 @@ mod tests {
             (CliError::Reward(cache(true)), 2),
             // Errors of the machine.
             (CliError::Torch(out_of_memory()), 1),
-            (CliError::Lm(out_of_memory().into()), 1),
             (CliError::Model(out_of_memory().into()), 1),
             (RunError::from(PpoError::from(LmError::from(out_of_memory()))).into(), 1),
             (RunError::from(TrainError::from(LmError::NotFinite { row: 0, token: 0 })).into(), 1),

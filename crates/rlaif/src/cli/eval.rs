@@ -21,10 +21,9 @@ pub(crate) struct Eval {
 impl Eval {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let config = EvalFile::from_file(&self.config)?;
-        let out = self.out.as_ref().or(config.out.as_ref()).ok_or(CliError::Flag {
-            flag: "out",
-            found: "missing".to_owned(),
-            expected: "the folder of the report, here or as `out` in the configuration",
+        let out = self.out.as_ref().or(config.out.as_ref()).ok_or_else(|| {
+            let expected = "the folder of the report, here or as `out` in the configuration";
+            CliError::flag("out", "missing", expected)
         })?;
         say(format_args!("{}", config.about_prompts()?));
         let bar = bar(Some(1), "{msg:30} {bar:30} {pos}/{len}  {elapsed}");

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use rlaif_models::{AdapterConfig, ModelError, ModelFiles, ModelNames};
-use rlaif_run::model_files;
+use rlaif_run::{RunError, model_files};
 use serde_json::json;
 
 use super::{error::CliError, print::print};
@@ -45,7 +45,7 @@ impl Inspect {
         let spec = &summary.spec;
         let files = std::fs::read_dir(&folder)
             .and_then(|entries| entries.collect::<Result<Vec<_>, _>>())
-            .map_err(|source| CliError::Open { path: folder.clone(), source })?;
+            .map_err(|source| RunError::Read { path: folder.clone(), source })?;
         let mut files: Vec<_> = files
             .into_iter()
             .filter_map(|entry| {

@@ -8,10 +8,10 @@ use std::{
 use clap::Args;
 use rlaif_core::say;
 use rlaif_rewards::{ReadRows, RewardConfig, RewardInput, read_rows, score_in_order};
-use rlaif_run::{rewards_for_file, rewards_from_config, score_into};
+use rlaif_run::{command::open, rewards_for_file, rewards_from_config, score_into};
 use rlaif_torch::DeviceChoice;
 
-use super::{error::CliError, kept::keeping, prompt::AskedArguments, rows::open};
+use super::{error::CliError, kept::keeping, prompt::AskedArguments};
 
 #[derive(Debug, Args)]
 pub(crate) struct Judge {

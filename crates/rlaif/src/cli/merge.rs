@@ -29,7 +29,7 @@ pub(crate) struct Merge {
 
 impl Merge {
     pub(crate) fn run(&self) -> Result<(), CliError> {
-        let options = self.placement.options()?;
+        let options = self.placement.loading().options()?;
         let files = model_files(&ModelNames {
             model: &self.adapter,
             revision: self.revision.as_deref(),
@@ -37,11 +37,9 @@ impl Merge {
             base: self.base.as_deref(),
         })?;
         let Some(adapter) = &files.adapter else {
-            return Err(CliError::Flag {
-                flag: "adapter",
-                found: self.adapter.clone(),
-                expected: "the folder of an adapter, with an adapter_config.json and no whole model",
-            });
+            let expected =
+                "the folder of an adapter, with an adapter_config.json and no whole model";
+            return Err(CliError::flag("adapter", &self.adapter, expected));
         };
         let source = tokenizer_folder(&files);
         let save = SaveOptions { source: Some(source), ..SaveOptions::default() };

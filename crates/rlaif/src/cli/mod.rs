@@ -12,7 +12,6 @@ mod inspect;
 mod judge;
 mod kept;
 mod label;
-mod lengths;
 mod log_probs;
 mod merge;
 mod model;

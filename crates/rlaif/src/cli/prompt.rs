@@ -49,10 +49,9 @@ impl AskedArguments {
             system: self.system.clone(),
             ..PromptSection::default()
         };
-        section.check().map_err(|_| CliError::Flag {
-            flag: "prompt-template",
-            found: section.template.clone().unwrap_or_default(),
-            expected: "a text with {prompt} in it, once",
+        section.check().map_err(|_| {
+            let found = section.template.as_deref().unwrap_or_default();
+            CliError::flag("prompt-template", found, "a text with {prompt} in it, once")
         })?;
         Ok(section)
     }
@@ -69,10 +68,9 @@ impl PromptArguments {
         let kwargs = self.chat_template_kwargs.as_deref();
         let kwargs: Option<Metadata> = kwargs
             .map(|json| {
-                serde_json::from_str(json).map_err(|_| CliError::Flag {
-                    flag: "chat-template-kwargs",
-                    found: json.to_owned(),
-                    expected: "a JSON object, such as {\"enable_thinking\": false}",
+                serde_json::from_str(json).map_err(|_| {
+                    let expected = "a JSON object, such as {\"enable_thinking\": false}";
+                    CliError::flag("chat-template-kwargs", json, expected)
                 })
             })
             .transpose()?;

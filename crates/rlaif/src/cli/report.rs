@@ -58,11 +58,11 @@ impl ReportCommand {
         match self.metrics.as_slice() {
             [] => Ok(None),
             [first, second] if self.runs.len() > 1 => Ok(Some((first, second))),
-            other => Err(CliError::Flag {
-                flag: "metrics",
-                found: other.join(","),
-                expected: "two names, separated by a comma, for the trade-off of several runs",
-            }),
+            other => Err(CliError::flag(
+                "metrics",
+                other.join(","),
+                "two names, separated by a comma, for the trade-off of several runs",
+            )),
         }
     }
 

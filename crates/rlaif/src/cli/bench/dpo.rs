@@ -1,16 +1,12 @@
 //! `rlaif bench dpo`: seconds per optimizer step of DPO.
 
-use std::{path::PathBuf, time::Instant};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use rlaif_dpo::{DpoConfig, DpoTrainer, PairRow, Prompts, Reference};
-use rlaif_lm::{Activations, Policy};
-use rlaif_models::LanguageModel;
-use rlaif_torch::Work;
-use serde::Deserialize;
-use serde_json::json;
+use rlaif_dpo::Prompts;
+use rlaif_run::command::bench;
 
-use super::common::{Measured, Meter, TimedSteps, at_least_one, rows_of_ids};
+use super::{activations, steps::TimedSteps};
 use crate::cli::error::CliError;
 
 /// Source of the reference's log-probabilities.
@@ -54,101 +50,23 @@ pub(crate) struct DpoBench {
     recompute: bool,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IdRow {
-    prompt_ids: Vec<u32>,
-    chosen_ids: Vec<u32>,
-    rejected_ids: Vec<u32>,
-}
-
 impl DpoBench {
     pub(crate) fn run(&self) -> Result<(), CliError> {
-        at_least_one(&[("prompt-len", self.prompt_len), ("new-tokens", self.new_tokens)])?;
-        let setup = self.timed.check()?;
-        let (policy, options) = (setup.policy()?, setup.options);
-        let rows = self.rows(&policy)?;
-        let kind = policy.spec().kind;
-        let reference = match self.reference {
-            ReferenceFrom::Live => Reference::frozen(setup.files.language_model(options)?),
-            ReferenceFrom::Cached => Reference::Given,
-        };
-        let config = DpoConfig {
-            microbatch_size: self.timed.microbatch_size,
-            activations: if self.recompute { Activations::Recompute } else { Activations::Keep },
+        let bench = bench::DpoBench {
+            timed: self.timed.steps(),
+            prompt_len: self.prompt_len,
+            new_tokens: self.new_tokens,
+            input: self.input.clone(),
+            reference: match self.reference {
+                ReferenceFrom::Live => bench::ReferenceFrom::Live,
+                ReferenceFrom::Cached => bench::ReferenceFrom::Cached,
+            },
             prompts: match self.prompts {
                 PromptsComputed::Shared => Prompts::Shared,
                 PromptsComputed::Twice => Prompts::Twice,
             },
-            ..DpoConfig::default()
+            activations: activations(self.recompute),
         };
-        let mut trainer = DpoTrainer::new(policy, reference, config, self.timed.steps as u64 + 1)?;
-        let given = (self.reference == ReferenceFrom::Cached)
-            .then(|| trainer.reference_of_pairs(&rows, None))
-            .transpose()?;
-
-        let (mut of_reference, mut of_update, mut tokens) = (0., 0., 0);
-        let mut meter = Meter::default();
-        for (step, batch) in rows.chunks(self.timed.batch_size).enumerate() {
-            let (start, before) = (Instant::now(), Work::so_far());
-            let sums = match &given {
-                Some(all) => all.rows()[step * self.timed.batch_size..][..batch.len()].to_vec(),
-                None => trainer.reference_of_pairs(batch, None)?.rows().to_vec(),
-            };
-            let middle = Instant::now();
-            let batch: Vec<&PairRow> = batch.iter().collect();
-            let stats = trainer.update_pairs(&batch, Some(&sums))?;
-            if step > 0 {
-                of_reference += (middle - start).as_secs_f64();
-                of_update += middle.elapsed().as_secs_f64();
-                meter.add(before, start.elapsed().as_secs_f64());
-                tokens += stats.tokens;
-            }
-        }
-        let measured = self.report(of_reference, of_update, tokens);
-        measured.shares(&meter, kind, options.device)?.print(self.timed.json, options.device)
-    }
-
-    /// The pairs of the warm-up step and of the timed steps.
-    fn rows(&self, policy: &LanguageModel) -> Result<Vec<PairRow>, CliError> {
-        let count = self.timed.rows();
-        let row = |prompt, chosen, rejected| PairRow {
-            id: String::new(),
-            prompt,
-            chosen,
-            rejected,
-            margin: None,
-        };
-        let Some(path) = &self.input else {
-            let lengths = [self.new_tokens, self.new_tokens, self.prompt_len];
-            let [chosen, rejected, prompts] =
-                self.timed.random(lengths, policy.spec().vocab_size)?;
-            let responses = chosen.into_iter().zip(rejected);
-            return Ok(prompts
-                .into_iter()
-                .zip(responses)
-                .map(|(prompt, (chosen, rejected))| row(prompt, chosen, rejected))
-                .collect());
-        };
-        let expected = "`prompt_ids`, `chosen_ids`, `rejected_ids`";
-        let rows: Vec<IdRow> = rows_of_ids(path, expected, count)?;
-        let pair = |of: IdRow| row(of.prompt_ids, of.chosen_ids, of.rejected_ids);
-        Ok(rows.into_iter().map(pair).collect())
-    }
-
-    fn report(&self, of_reference: f64, of_update: f64, tokens: u64) -> Measured {
-        let steps = self.timed.steps as f64;
-        let sec_per_step = (of_reference + of_update) / steps;
-        let (reference, update) = (of_reference / steps, of_update / steps);
-        let pairs = self.timed.batch_size as f64 / sec_per_step;
-        Measured::default()
-            .value("sec_per_step", sec_per_step)
-            .value("phases", json!({ "reference": reference, "update": update }))
-            .value("samples_per_s", pairs)
-            .value("tokens_per_s", tokens as f64 / (of_reference + of_update))
-            .line("step", format!("{sec_per_step:.4} s"))
-            .line("  reference", format!("{reference:.4} s"))
-            .line("  update", format!("{update:.4} s"))
-            .line("pairs", format!("{pairs:.2} /s"))
+        self.timed.output.print(&bench.run()?)
     }
 }

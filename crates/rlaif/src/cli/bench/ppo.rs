@@ -1,22 +1,10 @@
 //! `rlaif bench ppo`.
 
-use std::time::Instant;
-
 use clap::Args;
-use rlaif_core::Seed;
-use rlaif_lm::{
-    Draw, Forward, Padding, Policy, SequenceClassifier, TokenBatch, ValueHead, ValueInit, Weights,
-    generate::{Ask, Hooks},
-    respond,
-};
-use rlaif_models::{Classifier, LanguageModel, LoadOptions};
-use rlaif_ppo::{PpoConfig, PpoTrainer};
-use rlaif_run::RunError;
-use rlaif_torch::Work;
-use tch::{Device, no_grad};
+use rlaif_run::command::bench;
 
-use super::rl::{Phases, RlSteps, Times};
-use crate::cli::{error::CliError, model};
+use super::steps::RlSteps;
+use crate::cli::error::CliError;
 
 #[derive(Debug, Args)]
 pub(crate) struct PpoBench {
@@ -35,102 +23,12 @@ pub(crate) struct PpoBench {
 
 impl PpoBench {
     pub(crate) fn run(&self) -> Result<(), CliError> {
-        self.shared.run(|options| self.timed(options))
-    }
-
-    fn timed(&self, options: LoadOptions) -> Result<(), CliError> {
-        let reward = match &self.reward {
-            Some(location) => Some(model::files(location)?.classifier(options)?),
-            None => None,
-        };
-        let mut trainer = self.trainer(options)?;
-        let spec = trainer.policy().spec().clone();
-        let mut times = Times::default();
-        for step in 0..=self.shared.steps {
-            let queries = self.shared.prompts(step, self.shared.batch_size, &spec)?;
-            let before = Work::so_far();
-            let (phases, details) = self.step(&mut trainer, reward.as_ref(), queries)?;
-            // The first step is a warm-up.
-            if step > 0 {
-                times.add(before, &phases, &details);
-            }
-        }
-        self.shared.report(&times, &spec)
-    }
-
-    fn trainer(&self, options: LoadOptions) -> Result<PpoTrainer<LanguageModel>, CliError> {
-        let (policy, reference) = self.shared.policy(options, true)?;
-        let config = PpoConfig {
-            steps: self.shared.steps + 1,
-            batch_size: self.shared.batch_size,
+        let bench = bench::PpoBench {
+            shared: self.shared.steps(),
+            reward: self.reward.clone(),
             minibatch_size: self.minibatch_size,
-            microbatch_size: self.shared.microbatch_size,
             epochs: self.epochs,
-            generation: self.shared.generation(),
-            activations: self.shared.activations(),
-            seed: Seed::new(self.shared.seed),
-            ..PpoConfig::default()
         };
-        let spec = policy.spec();
-        let head = ValueHead::new(spec.hidden_size, ValueInit::Zero, spec.device);
-        Ok(PpoTrainer::new(policy, head, reference, config).map_err(RunError::from)?)
+        self.shared.output.print(&bench.run()?)
     }
-
-    /// Seconds of generation, of scoring, and of everything else; and of the parts of the latter.
-    fn step(
-        &self,
-        trainer: &mut PpoTrainer<LanguageModel>,
-        reward: Option<&Classifier>,
-        queries: Vec<Vec<u32>>,
-    ) -> Result<(Phases, Phases), CliError> {
-        let start = Instant::now();
-        let rows: Vec<Ask> = (0..)
-            .zip(&queries)
-            .map(|(id, prompt)| Ask { id, prompt: prompt.clone(), max_new_tokens: None })
-            .collect();
-        let draw = Draw { seed: trainer.config().seed, step: trainer.steps_done() };
-        let how = &trainer.config().generation;
-        let sampled = respond(Weights::of(trainer.policy()), &rows, how, draw, Hooks::default())?;
-        let responses: Vec<Vec<u32>> = sampled.into_iter().map(|row| row.ids).collect();
-        let generate_s = start.elapsed().as_secs_f64();
-
-        let start = Instant::now();
-        let scores = match reward {
-            Some(classifier) => score(classifier, &responses)?,
-            None => self.shared.scores(),
-        };
-        let reward_s = start.elapsed().as_secs_f64();
-
-        let start = Instant::now();
-        let stats = trainer
-            .rollout_of(queries, responses, &scores)
-            .and_then(|rollout| {
-                let advantages = trainer.advantages(&rollout)?;
-                trainer.update(&rollout, &advantages)
-            })
-            .map_err(RunError::from)?;
-        let update_s = start.elapsed().as_secs_f64();
-        let phases = [("generate", generate_s), ("reward", reward_s), ("update", update_s)];
-        let details = [
-            "forward_pass",
-            "compute_rewards",
-            "compute_advantages",
-            "optimize_step",
-            "calc_stats",
-        ];
-        let details = details.map(|phase| (phase, stats.get(&format!("time/ppo/{phase}"))));
-        Ok((phases.to_vec(), details.to_vec()))
-    }
-}
-
-/// The first logit of each response. The ids have no meaning for the classifier, because only time
-/// counts here.
-fn score(classifier: &Classifier, responses: &[Vec<u32>]) -> Result<Vec<f64>, CliError> {
-    let spec = classifier.spec();
-    let vocab = u32::try_from(spec.vocab_size).unwrap_or(u32::MAX);
-    let rows = responses.iter().map(|row| row.iter().map(|id| id % vocab).collect()).collect();
-    let rows = TokenBatch::collate(rows, spec, Padding::Right)?;
-    let logits = no_grad(|| classifier.logits(&rows, None, Forward::default()))?;
-    let first = logits.select(1, 0).to_kind(tch::Kind::Double).to_device(Device::Cpu);
-    Ok(Vec::<f64>::try_from(first).expect("one logit per row"))
 }

@@ -1,16 +1,12 @@
 //! `rlaif bench sft`: optimizer steps of supervised fine-tuning.
 
-use std::{path::PathBuf, time::Instant};
+use std::path::PathBuf;
 
 use clap::Args;
-use rlaif_lm::{LmSpec, Policy};
-use rlaif_run::RunError;
-use rlaif_torch::Work;
-use rlaif_train::{Batching, LearnConfig, OptimizerConfig, SftRow, SftTrainer};
-use serde::Deserialize;
-use serde_json::json;
+use rlaif_run::command::bench;
+use rlaif_train::Batching;
 
-use super::common::{Measured, Meter, TimedSteps, at_least_one, rows_of_ids};
+use super::steps::TimedSteps;
 use crate::cli::error::CliError;
 
 #[derive(Debug, Args)]
@@ -39,70 +35,16 @@ fn parse_batching(name: &str) -> Result<Batching, String> {
     serde_json::from_value(name.into()).map_err(|_| "expected padded, length or packed".to_owned())
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Row {
-    prompt_ids: Vec<u32>,
-    response_ids: Vec<u32>,
-}
-
 impl SftBench {
     pub(crate) fn run(&self) -> Result<(), CliError> {
-        at_least_one(&[("prompt-len", self.prompt_len), ("new-tokens", self.new_tokens)])?;
-        let setup = self.timed.check()?;
-        let (policy, options) = (setup.policy()?, setup.options);
-        let kind = policy.spec().kind;
-        let rows = self.rows(policy.spec())?;
-        let config = LearnConfig {
+        let bench = bench::SftBench {
+            timed: self.timed.steps(),
+            prompt_len: self.prompt_len,
+            new_tokens: self.new_tokens,
+            input: self.input.clone(),
             batching: self.batching,
-            microbatch_size: self.timed.microbatch_size,
-            optimizer: OptimizerConfig { lr: self.lr, ..OptimizerConfig::default() },
-            ..LearnConfig::default()
+            lr: self.lr,
         };
-        let mut trainer = SftTrainer::new(&policy, &config, self.timed.steps as u64 + 1)
-            .map_err(RunError::from)?;
-        let mut seconds = 0.;
-        let mut tokens = 0;
-        let mut losses = Vec::new();
-        let mut meter = Meter::default();
-        for (i, batch) in rows.chunks(self.timed.batch_size).take(self.timed.steps + 1).enumerate()
-        {
-            let (start, before) = (Instant::now(), Work::so_far());
-            let stats = trainer.step(&batch.iter().collect::<Vec<_>>()).map_err(RunError::from)?;
-            losses.push(stats.loss);
-            if i > 0 {
-                seconds += start.elapsed().as_secs_f64();
-                meter.add(before, start.elapsed().as_secs_f64());
-                tokens += stats.tokens;
-            }
-        }
-        let steps = self.timed.steps as f64;
-        let step = seconds / steps;
-        let tokens_per_s = tokens as f64 / seconds;
-        Measured::default()
-            .value("sec_per_step", step)
-            .value("phases", json!({ "update": step }))
-            .value("samples_per_s", self.timed.batch_size as f64 * steps / seconds)
-            .value("tokens_per_s", tokens_per_s)
-            .value("loss", losses.first().copied())
-            .line("step", format!("{step:.4} s"))
-            .line("tokens", format!("{tokens_per_s:.0} per s"))
-            .shares(&meter, kind, options.device)?
-            .print(self.timed.json, options.device)
-    }
-
-    /// One batch for each step, and one for the warm-up.
-    fn rows(&self, spec: &LmSpec) -> Result<Vec<SftRow>, CliError> {
-        let Some(path) = &self.input else {
-            let lengths = [self.prompt_len, self.new_tokens];
-            let [prompts, responses] = self.timed.random(lengths, spec.vocab_size)?;
-            return Ok(prompts
-                .into_iter()
-                .zip(responses)
-                .map(|(p, r)| SftRow::new(p, r))
-                .collect());
-        };
-        let rows: Vec<Row> = rows_of_ids(path, "`prompt_ids`, `response_ids`", self.timed.rows())?;
-        Ok(rows.into_iter().map(|row| SftRow::new(row.prompt_ids, row.response_ids)).collect())
+        self.timed.output.print(&bench.run()?)
     }
 }

@@ -1,4 +1,4 @@
-//! Code shared by the benches: random input, checks of flags, and printing of results.
+//! Code shared by the benches: random input, and results.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,6 @@ use std::{
     path::Path,
 };
 
-use clap::Args;
 use rlaif_core::{NotFinite, check_finite};
 use rlaif_models::PolicySetup;
 use rlaif_torch::{MachineLimits, Work, seeded};
@@ -15,42 +14,32 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
 
-use crate::cli::{
-    error::{CliError, RowProblem},
-    model::{self, Placement},
-    print::print,
+use crate::command::{
+    error::{CommandError, RowFault, at_least_one},
+    model::ModelChoice,
 };
+use crate::error::RunError;
 
 /// The settings of a bench of optimizer steps on rows of ids.
-#[derive(Debug, Args)]
-pub(super) struct TimedSteps {
-    /// The policy: a folder in Hugging Face's layout or a hub id, that of a LoRA adapter as well.
-    #[arg(long, alias = "policy")]
-    model: String,
-    #[command(flatten)]
-    placement: Placement,
+#[derive(Debug, Clone)]
+pub struct TimedSteps {
+    /// The policy, that of a LoRA adapter as well.
+    pub model: ModelChoice,
     /// Rows per optimizer step.
-    #[arg(long, alias = "batch", default_value_t = 8)]
-    pub(super) batch_size: usize,
+    pub batch_size: usize,
     /// Rows per forward and backward pass; 0 for the whole batch.
-    #[arg(long, alias = "minibatch", default_value_t = 0)]
-    pub(super) microbatch_size: usize,
+    pub microbatch_size: usize,
     /// Number of timed steps, after one untimed step.
-    #[arg(long, default_value_t = 5)]
-    pub(super) steps: usize,
+    pub steps: usize,
     /// Seed of the token ids.
-    #[arg(long, default_value_t = 1)]
-    seed: i64,
-    /// Prints one JSON object instead of text.
-    #[arg(long)]
-    pub(super) json: bool,
+    pub seed: i64,
 }
 
 impl TimedSteps {
     /// The policy to train: its weights, or the adapter whose folder was named.
-    pub(super) fn check(&self) -> Result<PolicySetup, CliError> {
-        at_least_one(&[("batch-size", self.batch_size), ("steps", self.steps)])?;
-        Ok(PolicySetup::new(model::files(&self.model)?, self.placement.options()?))
+    pub(super) fn check(&self) -> Result<PolicySetup, CommandError> {
+        at_least_one(&[("batch_size", self.batch_size), ("steps", self.steps)])?;
+        Ok(PolicySetup::new(self.model.files()?, self.model.loading.options()?))
     }
 
     /// Rows of all steps, including the untimed one.
@@ -63,7 +52,7 @@ impl TimedSteps {
         &self,
         lengths: [usize; N],
         vocab_size: i64,
-    ) -> Result<[Vec<Vec<u32>>; N], CliError> {
+    ) -> Result<[Vec<Vec<u32>>; N], CommandError> {
         let draw = || lengths.map(|length| random_rows(self.rows(), length, vocab_size));
         Ok(seeded(self.seed, draw)?)
     }
@@ -82,29 +71,19 @@ pub(super) fn random_rows(rows: usize, length: usize, vocab_size: i64) -> Vec<Ve
         .collect()
 }
 
-/// Refuses a flag that is 0.
-pub(super) fn at_least_one(flags: &[(&'static str, usize)]) -> Result<(), CliError> {
-    match flags.iter().find(|(_, value)| *value == 0) {
-        Some((flag, _)) => {
-            Err(CliError::Flag { flag, found: "0".to_owned(), expected: "at least 1" })
-        }
-        None => Ok(()),
-    }
-}
-
 /// The first `needed` rows of a file of token ids, JSON Lines with the fields `expected`.
 pub(super) fn rows_of_ids<T: DeserializeOwned>(
     path: &Path,
     expected: &'static str,
     needed: usize,
-) -> Result<Vec<T>, CliError> {
-    let open = |source| CliError::Open { path: path.to_owned(), source };
+) -> Result<Vec<T>, CommandError> {
+    let open = |source| RunError::Read { path: path.to_owned(), source };
     let lines = BufReader::new(File::open(path).map_err(open)?).lines();
     let mut rows = Vec::with_capacity(needed);
     for (line, text) in (1..).zip(lines).take(needed) {
         let row = serde_json::from_str(&text.map_err(open)?).map_err(|source| {
-            let problem = RowProblem::Json { expected, source };
-            CliError::Row {
+            let problem = RowFault::Json { expected, source };
+            CommandError::Row {
                 source_name: path.display().to_string(),
                 line,
                 problem: Box::new(problem),
@@ -113,11 +92,11 @@ pub(super) fn rows_of_ids<T: DeserializeOwned>(
         rows.push(row);
     }
     if rows.len() < needed {
-        return Err(CliError::Flag {
-            flag: "input",
-            found: format!("a file of {} rows", rows.len()),
-            expected: "a file of --batch-size times (--steps + 1) rows",
-        });
+        return Err(CommandError::setting(
+            "input",
+            format!("a file of {} rows", rows.len()),
+            "a file of --batch-size times (--steps + 1) rows",
+        ));
     }
     Ok(rows)
 }
@@ -129,7 +108,7 @@ pub(super) fn median(mut numbers: Vec<f64>) -> f64 {
 }
 
 /// The peak memory so far, in bytes, if the system reports it: that of the device for a GPU.
-fn peak_memory(device: Device) -> Result<Option<u64>, CliError> {
+fn peak_memory(device: Device) -> Result<Option<u64>, CommandError> {
     Ok(match device {
         Device::Cuda(device) => Some(rlaif_torch::cuda_memory(device)?.allocated_peak),
         _ => rlaif_torch::host_memory().resident_peak,
@@ -155,8 +134,8 @@ impl Meter {
 }
 
 /// A bench's result: an object for programs, lines of label and value for people.
-#[derive(Default)]
-pub(super) struct Measured {
+#[derive(Debug, Default)]
+pub struct Measured {
     object: Map<String, Value>,
     lines: Vec<(String, String)>,
     /// The first number that JSON cannot represent.
@@ -183,7 +162,7 @@ impl Measured {
         meter: &Meter,
         kind: Kind,
         device: Device,
-    ) -> Result<Self, CliError> {
+    ) -> Result<Self, CommandError> {
         if device != Device::Cpu {
             return Ok(self);
         }
@@ -205,22 +184,29 @@ impl Measured {
             .line("their operands", line(bytes, "GB/s", most_bytes)))
     }
 
-    /// Prints one JSON object or text, with the peak of the device's memory.
-    pub(super) fn print(self, json: bool, device: Device) -> Result<(), CliError> {
+    /// The complete result, with the peak of the device's memory.
+    pub(super) fn finish(self, device: Device) -> Result<Self, CommandError> {
         let peak = peak_memory(device)?;
-        if let Some(source) = self.unfit {
-            return Err(CliError::Unmeasured { source });
+        let this = self.value("peak_memory_bytes", peak);
+        if let Some(source) = this.unfit {
+            return Err(CommandError::Unmeasured { source });
         }
-        if json {
-            return print(Value::Object(self.value("peak_memory_bytes", peak).object));
-        }
-        let with_peak = match peak {
-            Some(peak) => self.line("peak memory", format!("{} MiB", peak >> 20)),
-            None => self,
-        };
-        let width = with_peak.lines.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
-        let mut lines = with_peak.lines.iter();
-        lines.try_for_each(|(label, value)| print(format_args!("{label:<width$} {value}")))
+        Ok(match peak {
+            Some(peak) => this.line("peak memory", format!("{} MiB", peak >> 20)),
+            None => this,
+        })
+    }
+
+    /// The result as one JSON object.
+    pub fn to_json(&self) -> Value {
+        Value::Object(self.object.clone())
+    }
+
+    /// The result as lines of text.
+    pub fn to_text(&self) -> String {
+        let width = self.lines.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
+        let line = |(label, value): &(String, String)| format!("{label:<width$} {value}");
+        self.lines.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 }
 

@@ -1,21 +1,24 @@
-//! Lengths of rows, for the benchmarks.
+//! RowLengths of rows, for the benchmarks.
 
 use std::str::FromStr;
 
 use rlaif_core::Seed;
 
-use super::error::CliError;
+use crate::command::error::CommandError;
 
 /// One length for all rows (`64`), one for each (`64,101,..`), or lengths drawn evenly from a range
 /// (`8-256`).
 #[derive(Debug, Clone)]
-pub(crate) enum Lengths {
+pub enum RowLengths {
+    /// The length of all rows.
     Same(usize),
+    /// The length of each row.
     Each(Vec<usize>),
+    /// The shortest and the longest.
     Range(usize, usize),
 }
 
-impl FromStr for Lengths {
+impl FromStr for RowLengths {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -37,22 +40,22 @@ impl FromStr for Lengths {
     }
 }
 
-impl Lengths {
-    /// Lengths of `rows` rows; `seed` and `flag` determine the random ones.
-    pub(crate) fn of(
+impl RowLengths {
+    /// RowLengths of `rows` rows; `seed` and `flag` determine the random ones.
+    pub(super) fn of(
         &self,
         flag: &'static str,
         rows: usize,
         seed: Seed,
-    ) -> Result<Vec<usize>, CliError> {
+    ) -> Result<Vec<usize>, CommandError> {
         match self {
             Self::Same(length) => Ok(vec![*length; rows]),
             Self::Each(lengths) if lengths.len() == rows => Ok(lengths.clone()),
-            Self::Each(lengths) => Err(CliError::Flag {
+            Self::Each(lengths) => Err(CommandError::setting(
                 flag,
-                found: format!("{} lengths for {rows} rows", lengths.len()),
-                expected: "one length, one for each row, or a range",
-            }),
+                format!("{} lengths for {rows} rows", lengths.len()),
+                "one length, one for each row, or a range",
+            )),
             Self::Range(low, high) => {
                 let span = (high - low + 1) as u64;
                 let draw = |row| low + (seed.derive(flag, row).get() % span) as usize;
@@ -69,7 +72,7 @@ mod tests {
     #[test]
     fn lengths_are_one_each_or_drawn() {
         let of = |text: &str, rows| {
-            text.parse::<Lengths>().unwrap().of("prompt-len", rows, Seed::new(1))
+            text.parse::<RowLengths>().unwrap().of("prompt-len", rows, Seed::new(1))
         };
         assert_eq!(of("7", 3).unwrap(), [7, 7, 7]);
         assert_eq!(of("7,8,9", 3).unwrap(), [7, 8, 9]);
@@ -78,7 +81,7 @@ mod tests {
         assert!(drawn.iter().all(|length| (8..=256).contains(length)));
         assert!(drawn.iter().any(|&length| length > 200) && drawn.iter().any(|&n| n < 60));
         for wrong in ["", "0", "x", "9-8", "3,", "1-2-3", "-3"] {
-            assert!(wrong.parse::<Lengths>().is_err(), "{wrong}");
+            assert!(wrong.parse::<RowLengths>().is_err(), "{wrong}");
         }
     }
 }

@@ -1,8 +1,7 @@
-//! Code shared by the benches of reinforcement learning: flags, models, prompts and the report.
+//! Code shared by the benches of reinforcement learning: settings, models, prompts and the report.
 
 use std::num::NonZeroU32;
 
-use clap::Args;
 use rlaif_core::Seed;
 use rlaif_lm::{
     Activations, LmSpec, Reference,
@@ -12,50 +11,37 @@ use rlaif_models::{LanguageModel, LoadOptions, Lora, PolicySetup};
 use rlaif_torch::{Work, seeded};
 use serde_json::{Map, Value};
 
-use super::common::{Measured, Meter, at_least_one, random_rows};
-use crate::cli::{
-    error::CliError,
-    lengths::Lengths,
-    model::{self, Placement},
+use super::{
+    lengths::RowLengths,
+    measured::{Measured, Meter, random_rows},
+};
+use crate::command::{
+    error::{CommandError, at_least_one},
+    model::ModelChoice,
 };
 
 /// The settings of a bench of steps with sampled responses.
-#[derive(Debug, Args)]
-pub(super) struct RlSteps {
-    /// The policy: a folder in Hugging Face's layout, or a hub id.
-    #[arg(long, alias = "policy")]
-    model: String,
-    #[command(flatten)]
-    placement: Placement,
+#[derive(Debug, Clone)]
+pub struct RlSteps {
+    /// The policy.
+    pub model: ModelChoice,
     /// Responses per step.
-    #[arg(long, alias = "batch", default_value_t = 16)]
-    pub(super) batch_size: usize,
+    pub batch_size: usize,
     /// Responses per forward and backward pass; 0 for the whole minibatch.
-    #[arg(long, alias = "microbatch", default_value_t = 0)]
-    pub(super) microbatch_size: usize,
-    /// Lengths of the prompts in tokens: one length, one for each prompt (64,101,..) or a range
-    /// (8-256).
-    #[arg(long, default_value = "64-128")]
-    prompt_len: Lengths,
+    pub microbatch_size: usize,
+    /// RowLengths of the prompts in tokens.
+    pub prompt_len: RowLengths,
     /// Tokens per response; end of sequence is ignored.
-    #[arg(long, default_value_t = 32)]
-    new_tokens: usize,
+    pub new_tokens: usize,
     /// Timed steps, after one untimed step.
-    #[arg(long, default_value_t = 2)]
-    pub(super) steps: u64,
+    pub steps: u64,
     /// Trains LoRA adapters of this rank on every linear layer, with the adapter-free policy as the
     /// reference. By default, all weights are trained, with a copy as the reference.
-    #[arg(long)]
-    lora: Option<NonZeroU32>,
-    /// Recomputes activations in the backward pass (gradient checkpointing).
-    #[arg(long)]
-    recompute: bool,
+    pub lora: Option<NonZeroU32>,
+    /// Activations of the forward pass.
+    pub activations: Activations,
     /// Seed of ids, lengths and draws.
-    #[arg(long, default_value_t = 1)]
-    pub(super) seed: u64,
-    /// Prints one JSON object instead of text.
-    #[arg(long)]
-    json: bool,
+    pub seed: u64,
 }
 
 /// Seconds of phases, by name.
@@ -85,13 +71,13 @@ impl Times {
 }
 
 impl RlSteps {
-    /// Checks the flags, and runs a bench with the seed's random numbers.
+    /// Checks the settings, and runs a bench with the seed's random numbers.
     pub(super) fn run(
         &self,
-        bench: impl FnOnce(LoadOptions) -> Result<(), CliError>,
-    ) -> Result<(), CliError> {
+        bench: impl FnOnce(LoadOptions) -> Result<Measured, CommandError>,
+    ) -> Result<Measured, CommandError> {
         at_least_one(&[("steps", usize::try_from(self.steps).unwrap_or(usize::MAX))])?;
-        let options = self.placement.options()?;
+        let options = self.model.loading.options()?;
         seeded(self.seed.cast_signed(), || bench(options))?
     }
 
@@ -100,15 +86,15 @@ impl RlSteps {
         &self,
         options: LoadOptions,
         needs_reference: bool,
-    ) -> Result<(LanguageModel, Reference), CliError> {
+    ) -> Result<(LanguageModel, Reference), CommandError> {
         let lora = self.lora.map(|rank| Lora::new("bench", rank));
-        let files = model::files(&self.model)?;
+        let files = self.model.files()?;
         if let (Some(adapter), Some(_)) = (&files.adapter, &lora) {
-            return Err(CliError::Flag {
-                flag: "lora",
-                found: format!("a new adapter on the adapter {}", adapter.display()),
-                expected: "a whole model (`rlaif merge` makes one), or no --lora: the adapter is trained",
-            });
+            return Err(CommandError::setting(
+                "lora",
+                format!("a new adapter on the adapter {}", adapter.display()),
+                "a whole model (`rlaif merge` makes one), or no --lora: the adapter is trained",
+            ));
         }
         let setup = PolicySetup { lora, ..PolicySetup::new(files, options) };
         if !needs_reference {
@@ -123,7 +109,7 @@ impl RlSteps {
         step: u64,
         count: usize,
         spec: &LmSpec,
-    ) -> Result<Vec<Vec<u32>>, CliError> {
+    ) -> Result<Vec<Vec<u32>>, CommandError> {
         let seed = Seed::new(self.seed).derive("lengths", step);
         let lengths = self.prompt_len.of("prompt-len", count, seed)?;
         Ok(lengths.into_iter().map(|n| random_rows(1, n, spec.vocab_size).remove(0)).collect())
@@ -144,12 +130,8 @@ impl RlSteps {
         }
     }
 
-    pub(super) fn activations(&self) -> Activations {
-        if self.recompute { Activations::Recompute } else { Activations::Keep }
-    }
-
-    /// Prints the means over the timed steps.
-    pub(super) fn report(&self, times: &Times, spec: &LmSpec) -> Result<(), CliError> {
+    /// The means over the timed steps.
+    pub(super) fn report(&self, times: &Times, spec: &LmSpec) -> Result<Measured, CommandError> {
         let mean = |phases: &Phases| -> Phases {
             phases.iter().map(|(phase, sum)| (*phase, sum / self.steps as f64)).collect()
         };
@@ -174,6 +156,6 @@ impl RlSteps {
             .chain(details)
             .fold(measured, |all, (phase, seconds)| all.line(phase, format!("{seconds:.3} s")))
             .shares(&times.meter, spec.kind, spec.device)?
-            .print(self.json, spec.device)
+            .finish(spec.device)
     }
 }

@@ -1,0 +1,35 @@
+//! Commands that are set by flags instead of a run file: streams of rows (`rlaif generate`,
+//! `logprobs` and `score`), and `rlaif bench`.
+//!
+//! ```no_run
+//! use std::{io, path::Path};
+//!
+//! use rlaif_run::command::{LogProbRows, ModelChoice, RowStream};
+//!
+//! let model = ModelChoice::new("google/flan-t5-small");
+//! let rows = RowStream {
+//!     input: Path::new("rows.jsonl"),
+//!     batch_size: 16,
+//!     output: &mut io::stdout(),
+//!     progress: &mut |_| {},
+//! };
+//! LogProbRows::default().run(&model, rows)?;
+//! # Ok::<(), rlaif_run::command::CommandError>(())
+//! ```
+
+pub mod bench;
+mod error;
+mod generate;
+mod log_probs;
+mod matrix;
+mod model;
+mod rows;
+mod score;
+mod tokenizer;
+
+pub use error::{CommandError, RowFault};
+pub use generate::GenerateRows;
+pub use log_probs::LogProbRows;
+pub use model::{Loading, ModelChoice};
+pub use rows::{RowStream, StreamProgress, open};
+pub use score::ScoreRows;
