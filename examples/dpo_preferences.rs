@@ -26,14 +26,14 @@ use rlaif::eval::{
     MetricInfo, Report, RewardMetric, read_curves,
 };
 use rlaif::lm::generate::{GenerationConfig, Sampling};
-use rlaif::lm::{Policy, Prompt, Sampled};
+use rlaif::lm::{Policy, Prompt};
 use rlaif::models::{LanguageModel, LoadOptions, SaveOptions};
 use rlaif::rewards::{ClassifierOptions, ClassifierReward, Preset};
 use rlaif::tch::Kind;
 use rlaif::text::HfTokenizer;
 use rlaif::torch::DeviceChoice;
 use rlaif::train::{Keep, OptimizerConfig, RunFolder, Terminal};
-use rlaif_examples::{exit_code, free_folder, model, respond};
+use rlaif_examples::{exit_code, free_folder, model, respond, samples};
 
 /// Kinder answers, by DPO on preference pairs.
 #[derive(Debug, Clone, Parser)]
@@ -122,12 +122,11 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
             tie if tie.abs() < 1e-4 => 0.5,
             difference => f64::from(u8::from(difference > 0.)),
         };
-        let values = pairs.outcomes.iter().map(|pair| Some(prefers(pair))).collect();
-        evaluation.add(Column { info, values, reasons: Vec::new() })?;
+        evaluation.add(Column::new(info, pairs.outcomes.iter().map(prefers)))?;
         let info = MetricInfo::new("likelier_chosen", Better::Higher)
             .about("share of held-out pairs whose chosen answer is the likelier one per token");
-        let values = pairs.outcomes.iter().map(|pair| Some(pair.likelihood_accuracy())).collect();
-        evaluation.add(Column { info, values, reasons: Vec::new() })?;
+        let likelier = pairs.outcomes.iter().map(PairOutcome::likelihood_accuracy);
+        evaluation.add(Column::new(info, likelier))?;
         Ok::<_, Box<dyn Error>>((evaluation, pairs))
     };
     let (before, _): (Evaluation, _) = measure(&options.policy, &trainer)?;
@@ -209,10 +208,6 @@ fn answers(
         Prompt::new(PromptRecord::new(row.id.clone(), text(&row.id)), row.prompt.clone())
     };
     let prompts: Vec<Prompt> = rows.iter().map(prompt).collect();
-    let sample = |(prompt, answer): (&Prompt, Sampled)| Sample {
-        record: (*prompt.record).clone(),
-        response: answer.text.into(),
-    };
     let answers = respond(policy, &prompts, &config, seed, tokenizer)?;
-    Ok(prompts.iter().zip(answers).map(sample).collect())
+    Ok(samples(&prompts, &answers))
 }

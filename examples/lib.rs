@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use rlaif::core::{PromptRecord, Seed, TextCodec};
+use rlaif::core::{PromptRecord, Sample, Seed, TextCodec};
 use rlaif::data::builtin::{self, BuiltinDialogue, Part};
 use rlaif::data::corpora::{DIALOGUE_CHARACTERS, Hh, HhRecord};
 use rlaif::data::{Dataset, Fraction, HubDataset, PromptBuilder, Reader, Source};
@@ -12,7 +12,7 @@ use rlaif::eval::Report;
 use rlaif::hub::Hub;
 use rlaif::lm::generate::GenerationConfig;
 use rlaif::lm::{
-    Draw, Forward, LocalSampler, Padding, Policy, Prompt, Sampled, TokenBatch, Weights,
+    Draw, Forward, LocalSampler, Padding, Policy, Prompt, Reference, Sampled, TokenBatch, Weights,
     policy_log_probs, sample,
 };
 use rlaif::models::LanguageModel;
@@ -108,16 +108,30 @@ pub fn respond(
     Ok(sampled)
 }
 
-/// Σ_t log π(y_t) − log π_ref(y_t) of each response.
+/// The samples to measure: each prompt's record with the text of its response.
+#[must_use]
+pub fn samples(prompts: &[Prompt], responses: &[Sampled]) -> Vec<Sample> {
+    let sample = |(prompt, response): (&Prompt, &Sampled)| Sample {
+        record: (*prompt.record).clone(),
+        response: response.text.clone().into(),
+    };
+    prompts.iter().zip(responses).map(sample).collect()
+}
+
+/// Σ_t log π(y_t) − log π_ref(y_t) of each response; 0 without a reference, which is the policy itself
+/// then.
 ///
 /// # Errors
 /// Errors of the models.
 pub fn kl(
     policy: &LanguageModel,
-    (reference, forward): (&LanguageModel, Forward<'_>),
+    reference: &Reference,
     prompts: &[Prompt],
     responses: &[Sampled],
 ) -> Result<Vec<f64>, Box<dyn Error>> {
+    let Some((reference, forward)) = reference.resolve(policy) else {
+        return Ok(vec![0.; responses.len()]);
+    };
     let _guard = no_grad_guard();
     let mut all = Vec::new();
     for (prompts, responses) in prompts.chunks(32).zip(responses.chunks(32)) {
@@ -125,7 +139,7 @@ pub fn kl(
         let x = TokenBatch::collate(x, policy.spec(), Padding::Right)?;
         let y = responses.iter().map(|response| response.ids.clone()).collect();
         let y = TokenBatch::responses(y, policy.spec())?;
-        let of = |model: &LanguageModel, forward| {
+        let of = |model: &dyn Policy, forward| {
             policy_log_probs(model, &x, &y, forward, 1.).map(|got| got.log_probs)
         };
         let gap = of(policy, Forward::default())? - of(reference, forward)?;

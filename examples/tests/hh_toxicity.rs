@@ -167,7 +167,7 @@ fn what_cannot_be_is_said_before_work_starts() {
     let place = tempfile::tempdir().unwrap();
     for (arguments, expected) in [
         (&["--policy", "no/such", "--steps", "1"][..], "no/such"),
-        (&["--dtype", "f64"], "--dtype is f32 or bf16"),
+        (&["--dtype", "f64"], "expected f32 or bf16"),
         (&["--max-new-tokens", "20000000", "--steps", "1"], "GiB free"),
         (&["--batch", "4000000", "--steps", "1"], "has only"),
         (&["--eval-prompts", "1"], "at least 2"),

@@ -48,6 +48,13 @@ pub struct Column {
     pub reasons: Vec<(usize, String)>,
 }
 
+impl Column {
+    /// The values of a metric that has a verdict on every sample.
+    pub fn new(info: MetricInfo, values: impl IntoIterator<Item = f64>) -> Self {
+        Self { info, values: values.into_iter().map(Some).collect(), reasons: Vec::new() }
+    }
+}
+
 /// The responses of one policy, and their measurements.
 ///
 /// Several responses to one prompt share the prompt's id; averages and resamples are taken by

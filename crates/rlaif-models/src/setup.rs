@@ -1,16 +1,19 @@
 //! The models of a run: a policy, its adapter, and its reference.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, path::Path};
 
 use rlaif_checkpoint::{AdapterConfig, Initialisation, TargetModules, TaskType, TrainedBiases};
 use rlaif_lm::{Parameters, Policy, Reference};
+use tch::Kind;
 
 use crate::{
     classifier::Classifier,
     error::ModelError,
     files::{ADAPTER, ModelFiles},
+    footprint::{MemoryPlan, TrainedWeights},
     language_model::LanguageModel,
     load::LoadOptions,
+    save::SaveOptions,
 };
 
 /// A LoRA adapter to train.
@@ -167,6 +170,42 @@ impl PolicySetup {
                 Reference::frozen(copy)
             }
         })
+    }
+
+    /// The least memory that the policy and its reference need: one token at a time. The caller adds
+    /// rows, batches and rewards.
+    ///
+    /// # Errors
+    /// [`ModelError`] for an adapter's configuration that cannot be read.
+    pub fn memory(&self) -> Result<MemoryPlan, ModelError> {
+        let rank = match (&self.files.adapter, &self.lora) {
+            (Some(adapter), _) => Some(AdapterConfig::read(adapter)?.r),
+            (None, lora) => lora.as_ref().map(|lora| lora.rank),
+        };
+        let LoadOptions { kind, device, families } = self.options;
+        Ok(MemoryPlan {
+            families,
+            trained: rank.map_or(TrainedWeights::All, |r| TrainedWeights::Lora(r.get() as usize)),
+            copy: self.reference.is_none(),
+            frozen: self.reference.iter().map(|files| files.folder.clone()).collect(),
+            ..MemoryPlan::new(&self.files.folder, kind.unwrap_or(Kind::Float), device)
+        })
+    }
+
+    /// Saves what was trained: the adapter, or all weights with the other files of the model's
+    /// folder.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::save`] and [`crate::ModelAdapters::save`].
+    pub fn save(&self, policy: &mut LanguageModel, folder: &Path) -> Result<(), ModelError> {
+        match (&self.lora, &self.files.adapter) {
+            (Some(lora), _) => policy.adapters().save(&lora.name, folder),
+            (None, Some(_)) => policy.adapters().save(ADAPTER, folder),
+            (None, None) => {
+                let source = Some(self.files.folder.as_path());
+                policy.save(folder, &SaveOptions { source, ..SaveOptions::default() })
+            }
+        }
     }
 
     /// Loads both. To freeze some of the policy's weights, call [`Self::policy`] before and

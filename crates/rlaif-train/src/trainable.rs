@@ -1,5 +1,7 @@
 //! Selection of the trained parameters, and their dtype.
 
+use std::str::FromStr;
+
 use rlaif_lm::{Parameters, is_adapter};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,6 +19,18 @@ pub enum Precision {
     /// Weights, activations and gradients in bf16; losses, log-probabilities, the optimizer's
     /// moments and a master copy of the weights in f32.
     Bf16,
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err("expected f32 or bf16".to_owned()),
+        }
+    }
 }
 
 impl Precision {

@@ -288,6 +288,16 @@ macro_rules! made_of_one_and_more {
                 Self { name: name.into(), members: Members(Vec::new()) }.and(first)
             }
 
+            /// Combines these models; `None` without any.
+            pub fn of(
+                name: impl Into<String>,
+                models: impl IntoIterator<Item = impl RewardModel + 'static>,
+            ) -> Option<Self> {
+                let mut models = models.into_iter();
+                let first = Self::new(name, models.next()?);
+                Some(models.fold(first, Self::and))
+            }
+
             /// Adds another model.
             #[must_use]
             pub fn and(mut self, model: impl RewardModel + 'static) -> Self {
