@@ -203,7 +203,7 @@ impl CandidatesFile {
             .writers
             .iter()
             .enumerate()
-            .flat_map(|(writer, config)| (0..config.samples).map(move |sample| (writer, sample)))
+            .flat_map(|(writer, config)| (0..config.responses).map(move |sample| (writer, sample)))
             .collect();
         let settings = Writers { writers: &self.writers };
         let rows = texts.len() * slots.len();

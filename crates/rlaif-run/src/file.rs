@@ -207,7 +207,8 @@ pub(crate) fn read_table(path: &Path, command: &'static str) -> Result<Table, Ru
 }
 
 /// Keys of earlier versions, by their path, and their replacements.
-const RENAMED: [(&str, &str); 8] = [
+const RENAMED: [(&str, &str); 9] = [
+    ("model.precision", "`model.dtype`"),
     ("learn.microbatch", "`learn.microbatch_size`"),
     ("learn.recompute", "`learn.activations`, which is `keep` or `recompute`"),
     ("dpo.micro_batch_size", "`dpo.microbatch_size`"),
@@ -413,6 +414,7 @@ mod tests {
         for (text, says) in [
             ("[learn]\nmicrobatch = 2", "`learn.microbatch`: renamed to `learn.microbatch_size`"),
             ("[dpo]\nrecompute = true", "`dpo.recompute`: renamed to `dpo.activations`"),
+            ("[model]\nprecision = 'bf16'", "`model.precision`: renamed to `model.dtype`"),
             ("[ppo]\nseed = 3", "`ppo.seed`: renamed to `seed`, at the top of the file"),
             ("[output]\nkeep = 3", "`output.keep`: renamed to `train.keep`"),
             ("[learn]\ndropout = true", "`learn.dropout`: is `on` or `off` now"),

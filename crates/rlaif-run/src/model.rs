@@ -58,7 +58,7 @@ pub struct ModelSection {
     pub base: Option<String>,
     /// The dtype of the weights during training.
     #[serde(default)]
-    pub precision: Precision,
+    pub dtype: Precision,
     /// Keeps the weights of linear layers, except for heads, in 4 or 8 bits; an adapter is trained on them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<Quantization>,
@@ -232,7 +232,7 @@ impl Placement {
     ///
     /// # Errors
     /// [`RunError::Torch`], [`RunError::Setting`].
-    pub fn options(&self, precision: Precision) -> Result<LoadOptions, RunError> {
+    pub fn options(&self, dtype: Precision) -> Result<LoadOptions, RunError> {
         if let Some(gib) = self.memory_gib.filter(|gib| !(gib.is_finite() && *gib > 0.)) {
             let expected = "a positive number";
             return Err(BadSetting::new("placement.memory_gib", gib, expected).into());
@@ -248,7 +248,7 @@ impl Placement {
             })?;
         }
         let device = self.device.parse::<DeviceChoice>()?.resolve()?;
-        Ok(LoadOptions::new(device, precision.kind()))
+        Ok(LoadOptions::new(device, dtype.kind()))
     }
 }
 

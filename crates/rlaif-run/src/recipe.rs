@@ -79,7 +79,7 @@ pub fn train<R: Recipe>(request: &RunRequest) -> Result<(), RunError> {
     let config = &open.config;
     config.check()?;
     let Basics { seed, placement, model } = config.basics();
-    let options = placement.options(model.precision)?;
+    let options = placement.options(model.dtype)?;
     config.train(Start { open: &open, seed: Seed::new(seed), options }).map_err(|error| {
         match Interrupted::ended(&error) {
             true => RunError::Interrupted { how: open.how_to_go_on(R::COMMAND) },

@@ -83,7 +83,7 @@ const KEYS: &[(AtResume, &[&str])] = &[
             "model.revision",
             "model.adapter",
             "model.base",
-            "model.precision",
+            "model.dtype",
             "model.quantization",
             "model.lora.rank",
             "model.lora.alpha",

@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 
 use rlaif_core::{BadSetting, Exchange};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{Better, EvalError, Metric, MetricInfo, Values};
 
@@ -59,9 +61,11 @@ pub fn distinct_n<'a>(responses: impl IntoIterator<Item = &'a str>, n: usize) ->
 }
 
 /// The unit of a length.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum LengthUnit {
     /// Runs of anything but white space.
+    #[default]
     Words,
     /// Unicode scalar values.
     Characters,

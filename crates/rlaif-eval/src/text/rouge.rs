@@ -4,12 +4,15 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 use rlaif_core::{BadSetting, Exchange};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::stem::stem;
 use crate::{Better, EvalError, Metric, MetricInfo, Values};
 
 /// Reduction of words to their stems before they are compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Stemming {
     /// Words as they are, in lower case: rouge-score's `use_stemmer=False`.
     #[default]

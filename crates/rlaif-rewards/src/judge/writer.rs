@@ -31,7 +31,7 @@ pub struct WriterConfig {
     pub system: Option<String>,
     /// Texts for each prompt; several need a temperature.
     #[serde(default = "one")]
-    pub samples: u32,
+    pub responses: u32,
     /// Number of times that an empty answer is asked for again; 1 by default.
     pub reasks: Option<u32>,
 }
@@ -62,14 +62,14 @@ impl WriterConfig {
     pub fn build(&self, around: &Surroundings<'_>) -> Result<Writer, ProviderError> {
         let service = self.service(around.folder());
         service.check()?;
-        at_least_one("samples", self.samples as usize, 1_000)?;
+        at_least_one("responses", self.responses as usize, 1_000)?;
         let refused = |setting: &'static str, expected: &'static str, found: String| {
             Err(ProviderError::Setting(BadSetting::new(setting, found, expected)))
         };
         let greedy = self.sampling.temperature == Some(0.);
         let (backend, model) = match &self.api {
             ApiConfig::Llm(api) => {
-                if self.samples > 1 && greedy {
+                if self.responses > 1 && greedy {
                     let expected = "above 0 for several texts to a prompt";
                     return refused("sampling.temperature", expected, "0".to_owned());
                 }
@@ -86,7 +86,7 @@ impl WriterConfig {
             }
             #[cfg(feature = "neural")]
             ApiConfig::Policy(api) => {
-                if self.samples > 1 && sampling_of(&self.sampling)?.is_none() {
+                if self.responses > 1 && sampling_of(&self.sampling)?.is_none() {
                     let expected = "above 0 for several texts to a prompt";
                     return refused("sampling.temperature", expected, "nothing".to_owned());
                 }

@@ -126,7 +126,7 @@ impl DpoFile {
         let reference = if !self.dpo.objective.needs_reference() {
             Reference::Given
         } else if live || self.model.lora.is_some() {
-            let setup = self.model.setup(self.placement.options(self.model.precision)?)?;
+            let setup = self.model.setup(self.placement.options(self.model.dtype)?)?;
             setup.reference_of(policy.parameters())?
         } else {
             Reference::Given

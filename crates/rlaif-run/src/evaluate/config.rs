@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use rlaif_core::{
-    AskedPair, BadSetting, ChatOptions, PlainText, PromptRecord, PromptRow, Rendering, RewardModel,
-    Seed, TextCodec, Unread, say,
+    AskedPair, BadSetting, ChatOptions, PromptRecord, PromptRow, Rendering, RewardModel, Seed,
+    TextCodec, Unread, say,
 };
 use rlaif_data::builtin::{self, Part};
 use rlaif_data::corpora::{Corpus, DialogSum, DialogSumRecord, Hh, HhRecord, RealToxicityPrompts};
@@ -163,10 +163,7 @@ pub struct EvalData {
     pub metadata: Vec<String>,
     /// The instruction around a dialogue, with `{dialogue}`; by default, to summarise it. By
     /// default, prompts of `prompts` and `real-toxicity-prompts` are unchanged.
-    pub template: Option<String>,
-    /// `true` renders the prompt as a user's message by the chat template: a short form of
-    /// `prompt.plain`.
-    pub chat: Option<bool>,
+    pub instruction: Option<String>,
     /// Maximum length of a prompt, in tokens.
     pub max_tokens: Option<NonZeroUsize>,
     /// Minimum and maximum length of a dialogue, in characters.
@@ -233,12 +230,10 @@ pub enum MetricConfig {
         /// The name in the report.
         #[serde(default = "MetricConfig::toxicity")]
         name: String,
-        /// The classifier; by default, the RoBERTa model of hate speech.
+        /// The classifier; by default, the RoBERTa model of hate speech. With `input =
+        /// "prompt-and-response"` it reads both, one space between.
         #[serde(default = "MetricConfig::hate")]
         classifier: Box<ClassifierConfig>,
-        /// Scores the prompt along with the response, one space between.
-        #[serde(default)]
-        with_prompt: bool,
     },
     /// Any reward's score.
     Reward {
@@ -255,15 +250,15 @@ pub enum MetricConfig {
     Rouge {
         /// `1`, `2`, ..; `L` by default.
         n: Option<usize>,
-        /// Reduces words to their stems.
+        /// Reduction of words to their stems.
         #[serde(default)]
-        stem: bool,
+        stemming: Stemming,
     },
     /// Length.
     Length {
-        /// In characters instead of words.
+        /// The unit.
         #[serde(default)]
-        characters: bool,
+        unit: LengthUnit,
     },
     /// Share of runs of `n` words that occurred earlier in the response.
     Repetition {
@@ -303,13 +298,10 @@ impl MetricConfig {
         // The journal is keyed by the description, so the description must name everything that the score
         // depends on.
         Ok(match self {
-            Self::Toxicity { name, classifier, with_prompt } => {
+            Self::Toxicity { name, classifier } => {
                 let mut classifier = classifier.clone();
                 classifier.preset.get_or_insert(Preset::Hate);
-                if *with_prompt {
-                    // Not as one text instead of the response: a long prompt would push the
-                    // response out of it.
-                    classifier.input.get_or_insert(Input::PromptAndResponse);
+                if classifier.input == Some(Input::PromptAndResponse) {
                     classifier.separator.get_or_insert_with(|| " ".to_owned());
                 }
                 let about = about("P(hate)", &classifier);
@@ -322,14 +314,10 @@ impl MetricConfig {
                 info.threshold = *threshold;
                 Box::new(RewardMetric::new(info, reward.build(around)?))
             }
-            Self::Rouge { n, stem } => Box::new(Rouge::new(
-                n.map_or(RougeKind::L, RougeKind::N),
-                if *stem { Stemming::Porter } else { Stemming::Off },
-            )?),
-            Self::Length { characters } => Box::new(Length::new(match characters {
-                true => LengthUnit::Characters,
-                false => LengthUnit::Words,
-            })),
+            Self::Rouge { n, stemming } => {
+                Box::new(Rouge::new(n.map_or(RougeKind::L, RougeKind::N), *stemming)?)
+            }
+            Self::Length { unit } => Box::new(Length::new(*unit)),
             Self::Repetition { n } => Box::new(Repetition::new(*n)?),
             Self::Refusal {} => Box::new(Declined::refusals()),
             Self::Evasion {} => Box::new(Declined::evasions()),
@@ -401,7 +389,7 @@ impl EvalData {
         how: Rendering,
     ) -> Result<Dataset<PromptRecord>, EvaluateError> {
         let plain = matches!(self.corpus, CorpusName::Prompts | CorpusName::RealToxicityPrompts);
-        let template = match &self.template {
+        let template = match &self.instruction {
             Some(template) => PromptTemplate::new(template)?,
             None if plain => PromptTemplate::new("{dialogue}")?,
             None => PromptTemplate::summarise(),
@@ -584,7 +572,7 @@ impl EvalFile {
             how: section.rendering(),
             from: "as `[prompt]` says".to_owned(),
         });
-        let mut forms = match own {
+        let forms = match own {
             Some(own) => own,
             None => self.trained_forms()?.unwrap_or_else(|| PromptForms {
                 how: Rendering::default(),
@@ -592,15 +580,6 @@ impl EvalFile {
                     .to_owned(),
             }),
         };
-        if let Some(chat) = self.data.chat {
-            if chat {
-                forms.how.plain = PlainText::Chat;
-            } else {
-                // A text has no system message.
-                forms.how = Rendering { plain: PlainText::Text, system: None, ..forms.how };
-            }
-            forms.from = format!("as `data.chat = {chat}` says");
-        }
         Ok(forms)
     }
 

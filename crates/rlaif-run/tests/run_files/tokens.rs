@@ -288,7 +288,7 @@ fn a_plain_text_in_the_chat_template_is_the_conversation_itself() {
         let asked = eval.prompts(&codec).unwrap();
         let record = &asked.records()[0];
         assert_eq!(opened(&codec, policy.spec(), &record.prompt, record.kind), row.prompt);
-        let plain: EvalFile = toml::from_str(&format!("{file}chat = false\n")).unwrap();
+        let plain: EvalFile = toml::from_str(&format!("{file}[prompt]\nplain = 'text'\n")).unwrap();
         assert_eq!(plain.prompts(&codec).unwrap().records()[0].kind, TextKind::Plain);
     }
 }

@@ -120,7 +120,7 @@ enum Command {
     /// Has policies and APIs write several responses to each prompt.
     #[command(after_help = "The configuration with what has no default:\n\n    \
         [data]\n    file = \"prompts.jsonl\"      # {\"prompt\": \"..\"}\n    \
-        [[writers]]\n    samples = 4\n    sampling = { temperature = 1.0 }\n    \
+        [[writers]]\n    responses = 4\n    sampling = { temperature = 1.0 }\n    \
         api = { kind = \"policy\", model = \"MODEL\" }\n\nEvery key: docs/feedback.md.")]
     Candidates(candidates::Candidates),
     /// Has a model write prompts after examples, beside imported ones, and keeps those that a reward lets

@@ -32,8 +32,7 @@ fn config(root: &Path, more: &str) -> PathBuf {
          [data]\ncorpus = \"builtin\"\ntake = 12\nmax_tokens = 200\n\
          [generation]\nmax_new_tokens = 12\nbatch_size = 2\n\
          [[metrics]]\nkind = \"toxicity\"\nclassifier = {{ model = \"{fixtures}/not-hate\" }}\n\
-         [[metrics]]\nkind = \"toxicity\"\nname = \"toxicity with prompt\"\nwith_prompt = true\n\
-         classifier = {{ model = \"{fixtures}/not-hate\" }}\n\
+         [[metrics]]\nkind = \"toxicity\"\nname = \"toxicity with prompt\"\nclassifier = {{ model = \"{fixtures}/not-hate\", input = \"prompt-and-response\" }}\n\
          [[metrics]]\nkind = \"rouge\"\n[[metrics]]\nkind = \"length\"\n\
          [[metrics]]\nkind = \"repetition\"\nn = 1\n\
          [[metrics]]\nkind = \"reward\"\nname = \"not-hate\"\nbetter = \"higher\"\n\

@@ -263,7 +263,7 @@ fn candidates_of_several_makers_are_kept_and_the_best_and_the_worst_are_labelled
     fs::write(folder.join("people.jsonl"), format!("{given}\n")).unwrap();
     let config = format!(
         "[data]\nfile = '{at}/prompts.jsonl'\nresponses = [{{ file = '{at}/people.jsonl', maker = \
-         'people' }}]\n[[writers]]\nname = 'served'\nsamples = 4\nlimits = {{ concurrency = 1 }}\n\
+         'people' }}]\n[[writers]]\nname = 'served'\nresponses = 4\nlimits = {{ concurrency = 1 }}\n\
          api = {{ kind = 'openai', model = 'm', base_url = '{url}', api_key_env = 'TEST_KEY' }}\n",
         at = folder.display()
     );

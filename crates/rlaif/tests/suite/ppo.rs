@@ -321,7 +321,8 @@ fn bench_ppo_times_the_phases_of_a_step() {
     let root = tempfile::tempdir().unwrap();
     prepare(root.path(), 1, "");
     let policy = root.path().join("policy");
-    for more in [&["--lora", "2", "--recompute", "--microbatch-size", "1"][..], &[]] {
+    for more in [&["--lora", "2", "--activations", "recompute", "--microbatch-size", "1"][..], &[]]
+    {
         let mut arguments = vec!["bench", "ppo", "--policy", policy.to_str().unwrap()];
         arguments.extend([
             "--batch-size",

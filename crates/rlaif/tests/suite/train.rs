@@ -489,7 +489,7 @@ fn packed_and_lora_runs_write_what_loads() {
     run("lora", &["model.lora={ rank = 2, targets = ['q_proj', 'v_proj'] }"]);
     let mut model = LanguageModel::load(&folder.join("model"), LoadOptions::default()).unwrap();
     model.adapters().load("default", &folder.join("lora/model")).unwrap();
-    run("bf16", &["model.precision=bf16"]);
+    run("bf16", &["model.dtype=bf16"]);
     let model = LanguageModel::load(&folder.join("bf16/model"), LoadOptions::default()).unwrap();
     assert_eq!(rlaif::lm::Policy::spec(&model).kind, Kind::BFloat16);
     // With its last checkpoint lost, the run reaches the same bits from the one before.

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use rlaif_dpo::Prompts;
 use rlaif_run::command::bench;
 
-use super::{activations, steps::TimedSteps};
+use super::{Activations, steps::TimedSteps};
 use crate::cli::error::CliError;
 
 /// Source of the reference's log-probabilities.
@@ -45,9 +45,10 @@ pub(crate) struct DpoBench {
     /// Sharing of a pair's prompt computation.
     #[arg(long, value_enum, default_value_t = PromptsComputed::Shared)]
     prompts: PromptsComputed,
-    /// Recomputes activations in the backward pass (gradient checkpointing).
-    #[arg(long)]
-    recompute: bool,
+    /// Activations that a forward pass stores: keep, or recompute them in the backward pass (gradient
+    /// checkpointing).
+    #[arg(long, value_enum, default_value_t = Activations::Keep)]
+    activations: Activations,
 }
 
 impl DpoBench {
@@ -65,7 +66,7 @@ impl DpoBench {
                 PromptsComputed::Shared => Prompts::Shared,
                 PromptsComputed::Twice => Prompts::Twice,
             },
-            activations: activations(self.recompute),
+            activations: self.activations.into(),
         };
         self.timed.output.print(&bench.run()?)
     }

@@ -8,8 +8,7 @@ mod reinforce;
 mod sft;
 mod steps;
 
-use clap::{Args, Subcommand};
-use rlaif_lm::Activations;
+use clap::{Args, Subcommand, ValueEnum};
 use rlaif_run::command::bench::Measured;
 
 use super::{error::CliError, print::print};
@@ -58,7 +57,18 @@ impl Output {
     }
 }
 
-/// The treatment of activations by `--recompute`.
-fn activations(recompute: bool) -> Activations {
-    if recompute { Activations::Recompute } else { Activations::Keep }
+/// Activations of `--activations`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Activations {
+    Keep,
+    Recompute,
+}
+
+impl From<Activations> for rlaif_lm::Activations {
+    fn from(activations: Activations) -> Self {
+        match activations {
+            Activations::Keep => Self::Keep,
+            Activations::Recompute => Self::Recompute,
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use clap::Args;
 use rlaif_run::command::bench::{self, RowLengths};
 
-use super::{Output, activations};
+use super::{Activations, Output};
 use crate::cli::model::Placement;
 
 /// The settings of a bench of optimizer steps on rows of ids.
@@ -73,9 +73,10 @@ pub(super) struct RlSteps {
     /// reference. By default, all weights are trained, with a copy as the reference.
     #[arg(long)]
     lora: Option<NonZeroU32>,
-    /// Recomputes activations in the backward pass (gradient checkpointing).
-    #[arg(long)]
-    recompute: bool,
+    /// Activations that a forward pass stores: keep, or recompute them in the backward pass (gradient
+    /// checkpointing).
+    #[arg(long, value_enum, default_value_t = Activations::Keep)]
+    activations: Activations,
     /// Seed of ids, lengths and draws.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -94,7 +95,7 @@ impl RlSteps {
             new_tokens: self.new_tokens,
             steps: self.steps,
             lora: self.lora,
-            activations: activations(self.recompute),
+            activations: self.activations.into(),
             seed: self.seed,
         }
     }
