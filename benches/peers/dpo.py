@@ -12,12 +12,10 @@ In bf16, TRL runs under autocast with weights in f32; rlaif has weights in bf16 
 Each process reports seconds per step (the mean over the timed steps) and its peak memory (VmHWM); the table has medians of the rounds.
 """
 
-import argparse
 import json
 import os
 import random
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -110,17 +108,12 @@ def compare(arguments) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", help="the folder that make_models.py wrote")
-    parser.add_argument("--python", default=sys.executable, help="interpreter with trl 1.16.0 (this one)")
-    parser.add_argument("--rlaif", help="the rlaif binary, built with --release")
+    parser = side_by_side.parser(__doc__, "trl 1.16.0")
     parser.add_argument("--dtypes", nargs="+", choices=["f32", "bf16"], default=["f32", "bf16"])
     parser.add_argument("--only", nargs="+", help="programs whose name contains one of these; TRL itself is needed for the ratios")
     parser.add_argument("--batch", type=int, default=8, help="pairs of a step")
     parser.add_argument("--length", type=int, default=64, help="ids of a prompt or response at most; half of it at least")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of one process")
-    parser.add_argument("--rounds", type=int, default=3, help="processes of either program")
-    parser.add_argument("--threads", type=int, default=2)
     child = parser.add_argument_group("one measurement of TRL, started by this script itself")
     child.add_argument("--child", action="store_true")
     child.add_argument("--rows")

@@ -18,11 +18,9 @@ Each process makes one pass of either kind before it measures, and reports the m
 (a classifier: the sequence length as --prompt-len, and --response-len 0) and prints {"forward_s", "forward_backward_s", "peak_memory_bytes"}.
 """
 
-import argparse
 import inspect
 import json
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -134,17 +132,12 @@ def compare(arguments) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", help="the folder that make_models.py wrote")
-    parser.add_argument("--python", default=sys.executable, help="interpreter with torch and transformers (this one)")
-    parser.add_argument("--rlaif", help="the rlaif binary, built with --release")
+    parser = side_by_side.parser(__doc__, "torch and transformers")
     parser.add_argument("--only", nargs="+", choices=SHAPES, help="these models only")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--lengths", nargs="+", type=int, help="prompts of so many ids each, instead of the table's")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5, help="timed passes of either kind in one process")
-    parser.add_argument("--rounds", type=int, default=3, help="processes of either program")
-    parser.add_argument("--threads", type=int, default=2)
     child = parser.add_argument_group("one measurement of transformers, started by this script itself")
     child.add_argument("--child", action="store_true")
     child.add_argument("--prompt-len", type=int)

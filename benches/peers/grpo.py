@@ -11,7 +11,6 @@ In bf16, TRL runs under autocast with weights in f32; rlaif has weights in bf16 
 Each process reports seconds per step (the mean over the timed steps) and its peak memory (VmHWM); the table has medians of the rounds.
 """
 
-import argparse
 import json
 import os
 import random
@@ -100,10 +99,7 @@ def compare(arguments) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", help="the folder that make_models.py wrote")
-    parser.add_argument("--python", default=sys.executable, help="interpreter with trl 1.16.0 (this one)")
-    parser.add_argument("--rlaif", help="the rlaif binary, built with --release")
+    parser = side_by_side.parser(__doc__, "trl 1.16.0")
     parser.add_argument("--algorithms", nargs="+", choices=list(ALGORITHMS), default=list(ALGORITHMS))
     parser.add_argument("--dtypes", nargs="+", choices=["f32", "bf16"], default=["f32", "bf16"])
     parser.add_argument("--only", choices=["TRL", "rlaif"], help="one of the programs, without ratios to the other")
@@ -112,8 +108,6 @@ def main() -> None:
     parser.add_argument("--prompt-len", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--steps", type=int, default=2, help="timed steps of one process")
-    parser.add_argument("--rounds", type=int, default=3, help="processes of either program")
-    parser.add_argument("--threads", type=int, default=2)
     child = parser.add_argument_group("one measurement, started by this script itself")
     child.add_argument("--measure", choices=["trl", "rlaif"])
     child.add_argument("--algorithm", choices=list(ALGORITHMS))

@@ -15,11 +15,9 @@ moments in f32. Each process reports tokens per second (real ids, padding not co
 that of the first step, to see that both compute the same.
 """
 
-import argparse
 import json
 import os
 import random
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -132,16 +130,11 @@ def compare(arguments) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", help="the folder that make_models.py wrote")
-    parser.add_argument("--python", default=sys.executable, help="interpreter with trl 1.16.0 (this one)")
-    parser.add_argument("--rlaif", help="the rlaif binary, built with --release")
+    parser = side_by_side.parser(__doc__, "trl 1.16.0")
     parser.add_argument("--dtypes", nargs="+", choices=["f32", "bf16"], default=["f32", "bf16"])
     parser.add_argument("--only", nargs="+", choices=list(SHAPES))
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=8, help="timed steps of one process")
-    parser.add_argument("--rounds", type=int, default=3, help="processes of either program")
-    parser.add_argument("--threads", type=int, default=2)
     child = parser.add_argument_group("one measurement of a peer, started by this script itself")
     child.add_argument("--child", action="store_true")
     child.add_argument("--rows")

@@ -1,10 +1,23 @@
 """Runs two programs in turn and compares what they print: shared by the comparisons in this folder."""
 
+import argparse
 import json
 import os
 import statistics
 import subprocess
+import sys
 from pathlib import Path
+
+
+def parser(about: str, packages: str) -> argparse.ArgumentParser:
+    """The arguments of every comparison; `packages` are those of the peer's interpreter."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", help="the folder that make_models.py wrote")
+    parser.add_argument("--python", default=sys.executable, help=f"interpreter with {packages} (this one)")
+    parser.add_argument("--rlaif", help="the rlaif binary, built with --release")
+    parser.add_argument("--rounds", type=int, default=3, help="processes of either program")
+    parser.add_argument("--threads", type=int, default=2)
+    return parser
 
 
 def run_json(command: list[str], threads: int) -> dict:

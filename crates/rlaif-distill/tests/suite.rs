@@ -9,7 +9,7 @@ use rlaif_models::{Config, LanguageModel};
 use rlaif_rl::Prompt;
 use rlaif_testing::{
     Letters, close,
-    curves::{self, Panel},
+    curves::{Panel, Picture},
     numbers,
 };
 use rlaif_torch::seeded;
@@ -252,27 +252,17 @@ fn a_student_reaches_the_loss_of_its_teacher() {
 #[ignore = "writes a file of the documentation"]
 fn draw_the_curves() {
     let _alone = alone();
-    const TRIAL: bool = cfg!(debug_assertions);
-    let trial = tempfile::tempdir().unwrap();
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let (learning, docs) = match TRIAL {
-        true => (trial.path().to_owned(), trial.path().to_owned()),
-        false => (root.join("target/learning/distill"), root.join("docs")),
-    };
+    let picture = Picture::new("distill");
+    let steps = if picture.is_trial() { 2 } else { STEPS };
     let runs = SEEDS.map(|seed| (seed, RATE)).into_iter().chain([(SEEDS[0], 0.)]);
     let runs = runs.map(|(seed, lr)| {
-        let folder = learning.join(format!("{seed}-{lr}"));
-        let steps = if TRIAL { 2 } else { STEPS };
-        let rows: Vec<_> = student(seed, lr, steps, 1)
-            .into_iter()
-            .map(|loss| vec![("loss".to_owned(), loss)])
-            .collect();
-        curves::write_metrics(&folder, &rows);
-        curves::read_metric(&folder, "loss")
+        let losses = student(seed, lr, steps, 1).into_iter();
+        let rows: Vec<_> = losses.map(|loss| vec![("loss".to_owned(), loss)]).collect();
+        picture.curve(&format!("{seed}-{lr}"), &rows, "loss")
     });
     let title = "loss on the teacher's rows, nats".to_owned();
     let panel = Panel { title, range: (0., 5.), level: Some(teacher().1), runs: runs.collect() };
-    std::fs::write(docs.join("distill-learning.svg"), curves::svg(&[vec![panel]])).unwrap();
+    picture.draw(&[vec![panel]]);
 }
 
 #[test]

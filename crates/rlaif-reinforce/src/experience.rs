@@ -4,6 +4,8 @@ use std::cell::RefCell;
 
 use rlaif_rl::{Groups, KeptPass, Mismatch, Rollout};
 
+use crate::schedule::Minibatch;
+
 /// A rollout with its groups. It keeps the log-probabilities of three policies apart: the sampler's
 /// in `rollout.sampler_log_probs`, those of the weights that sampled in `rollout.log_probs`, and
 /// the reference's in `rollout.ref_log_probs`. The update computes those of the current weights.
@@ -26,7 +28,7 @@ pub struct Experience {
     pub pass_rate: Option<f64>,
     /// The passes of each optimizer step: epochs, minibatches, passes, rows. A minibatch holds
     /// only complete groups.
-    pub schedule: Vec<Vec<Vec<Vec<usize>>>>,
+    pub schedule: Vec<Vec<Minibatch>>,
     /// The policy's pass, if it is the only one of the update.
     pub(crate) pass: RefCell<Option<KeptPass>>,
 }

@@ -38,6 +38,7 @@ pub use dynamic::DynamicSampling;
 pub use experience::Experience;
 pub use named::{NamedAlgorithm, Settings};
 pub use rlaif_lm::Reference;
+pub use schedule::Minibatch;
 pub use task::ReinforceTask;
 pub use trainer::{Choice, ReinforceTrainer};
 pub use {

@@ -3,6 +3,9 @@
 use rlaif_core::Seed;
 use rlaif_rl::{Groups, permutation};
 
+/// The rows of each forward and backward pass of an optimizer step.
+pub type Minibatch = Vec<Vec<usize>>;
+
 /// The passes of each minibatch of each epoch. The order of groups changes with every epoch.
 ///
 /// A pass holds the first responses to all its prompts, then the second responses, and so on,
@@ -12,7 +15,7 @@ pub(crate) fn schedule(
     length: impl Fn(usize) -> usize,
     sizes: Sizes,
     seed: Seed,
-) -> Vec<Vec<Vec<Vec<usize>>>> {
+) -> Vec<Vec<Minibatch>> {
     let epoch = |epoch: u64| {
         let order = permutation(groups.len(), seed.derive("epoch", epoch));
         let minibatches = order.chunks(sizes.groups);
@@ -36,7 +39,7 @@ fn passes(
     of: &[usize],
     length: impl Fn(usize) -> usize,
     microbatch: usize,
-) -> Vec<Vec<usize>> {
+) -> Minibatch {
     let size = of.iter().map(|&group| groups.rows()[group].len()).max().unwrap_or(1);
     if microbatch < size {
         let rows = of.iter().flat_map(|&group| groups.rows()[group].chunks(microbatch));

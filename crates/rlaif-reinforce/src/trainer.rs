@@ -16,7 +16,7 @@ use crate::{
     config::ReinforceConfig,
     curriculum::PassRates,
     experience::Experience,
-    schedule::{Sizes, schedule},
+    schedule::{Minibatch, Sizes, schedule},
 };
 
 /// Policy gradients without a value function, in a loop of your own:
@@ -359,7 +359,7 @@ impl<P: Policy> ReinforceTrainer<P> {
         })
     }
 
-    fn schedule(&self, groups: &Groups, sampled: &[Sampled]) -> Vec<Vec<Vec<Vec<usize>>>> {
+    fn schedule(&self, groups: &Groups, sampled: &[Sampled]) -> Vec<Vec<Minibatch>> {
         let sizes = Sizes {
             epochs: self.config.epochs,
             groups: self.config.minibatch() / self.config.group(),

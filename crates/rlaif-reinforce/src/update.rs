@@ -5,7 +5,8 @@ use std::time::Instant;
 use rlaif_core::stats::mean_std;
 use rlaif_lm::{Mask, Policy, policy_log_probs};
 use rlaif_rl::{
-    Average, PolicyObjective, PolicyTokens, RlError, Stats, host, pick, real, rollout_statistics,
+    Average, PolicyObjective, PolicyTokens, RlError, Stats, host, host_scalars, pick, real,
+    rollout_statistics,
 };
 use tch::{Kind, Tensor, no_grad};
 
@@ -256,10 +257,9 @@ impl<P: Policy> ReinforceTrainer<P> {
             mean(&(difference.square() * 0.5)),
         ];
         let numbers = numbers.map(|x| x.detach().to_kind(Kind::Double));
-        let numbers = host(&Tensor::stack(&numbers, 0));
         progress.ratios.extend(real(&losses.ratio, &mask));
         let [total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl] =
-            numbers.first_chunk().copied().unwrap_or_default();
+            host_scalars(&numbers);
         Ok(Numbers { total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl })
     }
 }

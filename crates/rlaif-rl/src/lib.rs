@@ -53,7 +53,7 @@ mod watch;
 
 pub use advantage::{Advantage, Gae, Whitening};
 pub use ask::{Asked, Asking, KeptPass};
-pub use batch::{counted, host, passes, permutation, pick, score_tensor};
+pub use batch::{counted, host, host_scalars, passes, permutation, pick, score_tensor};
 pub use combination::{Combination, Usage};
 pub use concern::CombinationConcern;
 pub use correction::{Correction, Mismatch, OffPolicyMask};
@@ -74,7 +74,7 @@ pub use rlaif_lm::{Prompt, sample};
 pub use rollout::{Part, Plan, Rollout, sample_row};
 pub use score::score;
 pub use scores::{MissingScore, ScoreConfig, ScoreScaling};
-pub use stats::{Stats, real, rollout_statistics};
+pub use stats::{Stats, peak_bytes, real, rollout_statistics};
 pub use stop::{MetricStop, StopConfig, StopReason};
 pub use task::RlTask;
 pub use trainer::{RlStep, RlTrainer};

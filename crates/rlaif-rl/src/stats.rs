@@ -131,7 +131,7 @@ impl Stats {
 }
 
 /// The peak memory of this process, on the device of its models.
-fn peak_bytes(device: Device) -> Option<u64> {
+pub fn peak_bytes(device: Device) -> Option<u64> {
     match device {
         Device::Cuda(index) => rlaif_torch::cuda_memory(index).ok().map(|m| m.allocated_peak),
         _ => rlaif_torch::host_memory().resident_peak,

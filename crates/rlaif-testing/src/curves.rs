@@ -4,10 +4,11 @@ use std::{
     fmt::Write as _,
     fs::{self, File},
     io::{BufRead, BufReader, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde_json::{Map, Value};
+use tempfile::TempDir;
 
 const WIDTH: f64 = 250.;
 const HEIGHT: f64 = 130.;
@@ -27,8 +28,47 @@ pub struct Panel {
     pub runs: Vec<Vec<f64>>,
 }
 
+/// A picture of the documentation, `docs/NAME-learning.svg`, and the metrics that it is drawn from, in
+/// `target/learning/NAME`. A debug build only tests the code: there both are in a temporary folder.
+#[derive(Debug)]
+pub struct Picture {
+    name: &'static str,
+    root: PathBuf,
+    trial: Option<TempDir>,
+}
+
+impl Picture {
+    /// The picture of this name.
+    pub fn new(name: &'static str) -> Self {
+        let trial = cfg!(debug_assertions).then(|| tempfile::tempdir().expect("a folder"));
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let root = trial.as_ref().map_or(root, |folder| folder.path().to_owned());
+        Self { name, root, trial }
+    }
+
+    /// True if a run needs only a few steps.
+    pub fn is_trial(&self) -> bool {
+        self.trial.is_some()
+    }
+
+    /// Writes the metrics of each step of a run, and reads the curve of one of them.
+    pub fn curve(&self, run: &str, steps: &[Vec<(String, f64)>], metric: &str) -> Vec<f64> {
+        let folder = self.root.join("target/learning").join(self.name).join(run);
+        write_metrics(&folder, steps);
+        read_metric(&folder, metric)
+    }
+
+    /// Draws panels in rows.
+    pub fn draw(&self, rows: &[Vec<Panel>]) {
+        let docs = self.root.join("docs");
+        fs::create_dir_all(&docs).expect("a folder");
+        let file = docs.join(format!("{}-learning.svg", self.name));
+        fs::write(file, svg(rows)).expect("a picture");
+    }
+}
+
 /// A picture of panels in rows, as SVG.
-pub fn svg(rows: &[Vec<Panel>]) -> String {
+fn svg(rows: &[Vec<Panel>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let (width, height) = (30 + 290 * columns, 30 + 185 * rows.len());
     let mut svg = format!(
@@ -83,7 +123,7 @@ impl Panel {
 ///
 /// # Panics
 /// If the file cannot be written.
-pub fn write_metrics(folder: &Path, steps: &[Vec<(String, f64)>]) {
+fn write_metrics(folder: &Path, steps: &[Vec<(String, f64)>]) {
     fs::create_dir_all(folder).expect("a folder");
     let mut file = File::create(folder.join("metrics.jsonl")).expect("a file");
     for (step, metrics) in (1..).zip(steps) {
@@ -98,7 +138,7 @@ pub fn write_metrics(folder: &Path, steps: &[Vec<(String, f64)>]) {
 ///
 /// # Panics
 /// If the file cannot be read.
-pub fn read_metric(folder: &Path, name: &str) -> Vec<f64> {
+fn read_metric(folder: &Path, name: &str) -> Vec<f64> {
     let file = File::open(folder.join("metrics.jsonl")).expect("metrics of a run");
     let number = |line: std::io::Result<String>| {
         let row: Value = serde_json::from_str(&line.expect("text")).expect("JSON");

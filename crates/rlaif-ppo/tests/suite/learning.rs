@@ -8,7 +8,7 @@ use rlaif_ppo::{
     train::{KlControl, OptimizerConfig},
 };
 
-use rlaif_testing::curves::{self, Panel};
+use rlaif_testing::curves::{Panel, Picture};
 
 use crate::common::{Family, Letters, policy, zero_head};
 
@@ -165,13 +165,14 @@ fn it_learns_to_count_on() {
 #[test]
 #[ignore = "writes a file of the documentation"]
 fn draw_the_curves() {
-    const TRIAL: bool = cfg!(debug_assertions);
+    let picture = Picture::new("ppo");
+    let is_trial = picture.is_trial();
     let panel = |task: Task, family: Family| {
         let (_, _, level) = task.terms();
         let range = if task == Task::Length { (-1., 0.) } else { (0., 1.) };
         let runs = SEEDS.map(|seed| (seed, RATE)).into_iter().chain([(1, 0.)]);
-        let runs = runs.take(if TRIAL { 1 } else { 4 }).map(|(seed, lr)| {
-            let curve = run(task, family, seed, lr, |_| TRIAL);
+        let runs = runs.take(if is_trial { 1 } else { 4 }).map(|(seed, lr)| {
+            let curve = run(task, family, seed, lr, |_| is_trial);
             // Up to the last step, not only until the level is reached.
             assert!(curve.kl.iter().all(|kl| *kl < KL_TARGET), "{task:?}, {family:?}, {seed}");
             curve.scores
@@ -182,9 +183,5 @@ fn draw_the_curves() {
     let tasks = [Task::Length, Task::Keyword, Task::Digits];
     let rows =
         [Family::T5, Family::Llama].map(|family| tasks.map(|task| panel(task, family)).to_vec());
-    let svg = curves::svg(&rows);
-    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs");
-    let trial = tempfile::tempdir().unwrap();
-    let folder = if TRIAL { trial.path() } else { std::path::Path::new(docs) };
-    std::fs::write(folder.join("ppo-learning.svg"), svg).unwrap();
+    picture.draw(&rows);
 }

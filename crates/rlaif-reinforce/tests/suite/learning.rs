@@ -1,8 +1,6 @@
 //! The policy learns from fixed random weights, with three seeds each. With a learning rate of
 //! 0 it does not learn.
 
-use std::path::Path;
-
 use rlaif_core::{Exchange, PromptRecord, Seed, Specials, TextCodec};
 use rlaif_lm::{LocalSampler, generate::Eos};
 use rlaif_reinforce::{
@@ -11,7 +9,7 @@ use rlaif_reinforce::{
     train::OptimizerConfig,
 };
 
-use rlaif_testing::curves::{self, Panel};
+use rlaif_testing::curves::{Panel, Picture};
 
 use crate::common::{FAMILIES, Family, Letters, alone, policy};
 
@@ -121,25 +119,17 @@ fn it_learns_sums_of_digits() {
 #[ignore = "writes a file of the documentation"]
 fn draw_the_curves() {
     let _alone = alone();
-    const TRIAL: bool = cfg!(debug_assertions);
-    let trial = tempfile::tempdir().unwrap();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let (learning, docs) = match TRIAL {
-        true => (trial.path().to_owned(), trial.path().to_owned()),
-        false => (root.join("target/learning/reinforce"), root.join("docs")),
-    };
+    let picture = Picture::new("reinforce");
+    let (count, steps) = if picture.is_trial() { (1, 2) } else { (4, STEPS) };
     let panel = |algorithm: NamedAlgorithm, family: Family| {
         let runs = SEEDS.map(|seed| (seed, RATE)).into_iter().chain([(1, 0.)]);
-        let runs = runs.take(if TRIAL { 1 } else { 4 }).map(|(seed, lr)| {
+        let runs = runs.take(count).map(|(seed, lr)| {
             let name = format!("{algorithm:?}-{family:?}-{seed}-{lr}").to_lowercase();
-            let folder = learning.join(name);
-            let steps = if TRIAL { 2 } else { STEPS };
-            curves::write_metrics(&folder, &run(algorithm, family, (seed, lr), steps));
-            curves::read_metric(&folder, METRIC)
+            picture.curve(&name, &run(algorithm, family, (seed, lr), steps), METRIC)
         });
         let title = format!("{algorithm:?}, {family:?}");
         Panel { title, range: (0., 1.), level: None, runs: runs.collect() }
     };
     let rows = FAMILIES.map(|family| ALGORITHMS.map(|algorithm| panel(algorithm, family)).to_vec());
-    std::fs::write(docs.join("reinforce-learning.svg"), curves::svg(&rows)).unwrap();
+    picture.draw(&rows);
 }

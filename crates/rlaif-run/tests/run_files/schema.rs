@@ -188,7 +188,18 @@ fn the_files_of_the_documentation_are_as_the_schemas_say() {
             checked.push(command);
         }
     }
-    for command in ["sft", "ppo", "dpo", "eval", "judge", "exam", "label"] {
+    for command in [
+        "sft",
+        "ppo",
+        "dpo",
+        "eval",
+        "judge",
+        "exam",
+        "label",
+        "candidates",
+        "reinforce",
+        "distill",
+    ] {
         assert!(checked.contains(&command), "no file of `rlaif {command}` in the documentation");
     }
 }

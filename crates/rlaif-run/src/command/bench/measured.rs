@@ -107,14 +107,6 @@ pub(super) fn median(mut numbers: Vec<f64>) -> f64 {
     (numbers[(numbers.len() - 1) / 2] + numbers[numbers.len() / 2]) / 2.
 }
 
-/// The peak memory so far, in bytes, if the system reports it: that of the device for a GPU.
-fn peak_memory(device: Device) -> Result<Option<u64>, CommandError> {
-    Ok(match device {
-        Device::Cuda(device) => Some(rlaif_torch::cuda_memory(device)?.allocated_peak),
-        _ => rlaif_torch::host_memory().resident_peak,
-    })
-}
-
 /// Work of products, and the seconds in which it was done.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
@@ -186,7 +178,7 @@ impl Measured {
 
     /// The complete result, with the peak of the device's memory.
     pub(super) fn finish(self, device: Device) -> Result<Self, CommandError> {
-        let peak = peak_memory(device)?;
+        let peak = rlaif_rl::peak_bytes(device);
         let this = self.value("peak_memory_bytes", peak);
         if let Some(source) = this.unfit {
             return Err(CommandError::Unmeasured { source });
