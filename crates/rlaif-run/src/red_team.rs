@@ -145,9 +145,9 @@ impl RedTeamFile {
             let expected = format!("a number from 1 to the {} of the file", examples.len());
             return refuse("examples", self.examples, expected);
         }
-        if self.writer.samples != 1 {
+        if self.writer.responses != 1 {
             let expected = "1: `prompts` is the number of texts".to_owned();
-            return refuse("writer.samples", self.writer.samples as usize, expected);
+            return refuse("writer.responses", self.writer.responses as usize, expected);
         }
         let device = device(&self.device)?;
         let model = writer(&self.writer, base, device)?;

@@ -264,7 +264,7 @@ impl ReviseFile {
         let ReviseData { file, take, responses } = &self.data;
         let most = take.unwrap_or(usize::MAX);
         let written = |id: String, prompt: TextOrMessages, text: String| {
-            (0..self.writer.samples).map(move |sample| Revised {
+            (0..self.writer.responses).map(move |sample| Revised {
                 id: if sample == 0 { id.clone() } else { format!("{id}:{sample}") },
                 prompt: prompt.clone(),
                 text: text.clone(),
@@ -328,9 +328,9 @@ impl ReviseFile {
             let found = format!("`{file}`, which has no row");
             return Err(BadSetting::new("data.file", found, "at least one row").into());
         }
-        if self.writer.samples > 1 && rows.iter().any(|row| row.given.is_some()) {
+        if self.writer.responses > 1 && rows.iter().any(|row| row.given.is_some()) {
             let expected = "1 where the file has the responses (`data.responses = \"given\"`)";
-            return Err(BadSetting::new("writer.samples", self.writer.samples, expected).into());
+            return Err(BadSetting::new("writer.responses", self.writer.responses, expected).into());
         }
         Ok(rows)
     }

@@ -184,7 +184,7 @@ impl<R: Recipe> StageRun for Training<R> {
         if !Path::new(&model.path).exists() {
             return None;
         }
-        let options = placement.options(model.precision).ok()?;
+        let options = placement.options(model.dtype).ok()?;
         let plan = MemoryPlan { activations: Activations::Keep, ..model.memory(options).ok()? };
         Some(plan.needed().ok()?.total())
     }
@@ -327,13 +327,13 @@ impl Writes for CandidatesFile {
     fn size(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize {
         let rows = rows_of(&self.data.file);
         let rows = rows.map(|rows| rows.min(self.data.take.unwrap_or(usize::MAX)));
-        let samples: usize = self.writers.iter().map(|writer| writer.samples as usize).sum();
+        let samples: usize = self.writers.iter().map(|writer| writer.responses as usize).sum();
         let mut size = StageSize { rows, ..StageSize::default() };
         if let Some(rows) = rows {
             size.about = format!("{rows} prompts, {} responses", rows * samples);
         }
         for writer in &self.writers {
-            let questions = rows.map(|rows| rows * writer.samples as usize);
+            let questions = rows.map(|rows| rows * writer.responses as usize);
             let output = writer.sampling.max_tokens.unwrap_or(512) as usize;
             let [own, budget] =
                 cost(writer.price, writer.budget, questions, [PROMPT_TOKENS, output]);
@@ -403,7 +403,7 @@ impl Writes for ReviseFile {
     fn size(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize {
         let rows = rows_of(&self.data.file);
         let rows = rows.map(|rows| {
-            rows.min(self.data.take.unwrap_or(usize::MAX)) * self.writer.samples.max(1) as usize
+            rows.min(self.data.take.unwrap_or(usize::MAX)) * self.writer.responses.max(1) as usize
         });
         let rounds = self.rounds as usize;
         let about = rows.map_or_else(String::new, |rows| {
