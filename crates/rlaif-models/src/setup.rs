@@ -182,9 +182,10 @@ impl PolicySetup {
             (Some(adapter), _) => Some(AdapterConfig::read(adapter)?.r),
             (None, lora) => lora.as_ref().map(|lora| lora.rank),
         };
-        let LoadOptions { kind, device, families } = self.options;
+        let LoadOptions { kind, device, quantisation, families } = self.options;
         Ok(MemoryPlan {
             families,
+            quantisation,
             trained: rank.map_or(TrainedWeights::All, |r| TrainedWeights::Lora(r.get() as usize)),
             copy: self.reference.is_none(),
             frozen: self.reference.iter().map(|files| files.folder.clone()).collect(),
