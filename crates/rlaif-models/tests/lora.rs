@@ -373,21 +373,41 @@ fn greedy_is_the_forward_pass(policy: &LanguageModel, base: &Goldens) {
 
 #[test]
 fn an_adapter_of_a_classifier_brings_its_own_head() {
-    let base = Goldens::read(&model("roberta"));
-    let goldens = Goldens::read(&adapter("roberta"));
-    let mut classifier = Classifier::load(&model("roberta"), LoadOptions::default()).unwrap();
-    classifier.adapters().load("default", &adapter("roberta")).unwrap();
-    let rows = base.rows("right");
-    let batch = TokenBatch::collate(rows, classifier.spec(), Padding::Right).unwrap();
-    let run = |classifier: &Classifier, forward| {
-        no_grad(|| classifier.logits(&batch, None, forward).unwrap())
-    };
-    close("on", &run(&classifier, Forward::default()), goldens.get("logits"), TOLERANCE);
-    let off = run(&classifier, with(Adapters::Off));
-    close("off", &off, goldens.get("off.logits"), TOLERANCE);
-    classifier.adapters().merge("default").unwrap();
-    let merged = run(&classifier, Forward::default());
-    close("merged", &merged, goldens.get("merged.logits"), TOLERANCE);
+    for name in ["roberta", "deberta-v3", "modernbert"] {
+        let base = Goldens::read(&model(name));
+        let goldens = Goldens::read(&adapter(name));
+        let mut classifier = Classifier::load(&model(name), LoadOptions::default()).unwrap();
+        classifier.adapters().load("default", &adapter(name)).unwrap();
+        let rows = base.rows("right");
+        let batch = TokenBatch::collate(rows, classifier.spec(), Padding::Right).unwrap();
+        let run = |classifier: &Classifier, forward| {
+            no_grad(|| classifier.logits(&batch, None, forward).unwrap())
+        };
+        close(name, &run(&classifier, Forward::default()), goldens.get("logits"), TOLERANCE);
+        let off = run(&classifier, with(Adapters::Off));
+        close(name, &off, goldens.get("off.logits"), TOLERANCE);
+
+        classifier.adapters().train("default").unwrap();
+        let labels: Vec<i64> = serde_json::from_value(base.json["labels"].clone()).unwrap();
+        let logits = classifier.logits(&batch, None, Forward::default()).unwrap();
+        let loss = logits.cross_entropy_for_logits(&Tensor::from_slice(&labels));
+        let want = goldens.json["loss"].as_f64().unwrap();
+        assert!((loss.double_value(&[]) - want).abs() < TOLERANCE, "{name}");
+        loss.backward();
+        for (key, want) in goldens.starting("grad.base_model.model.") {
+            let (module, last) = key.rsplit_once('.').unwrap();
+            let own = match module.contains(".lora_") {
+                true => format!("{module}.default.{last}"),
+                false => format!("{module}.modules_to_save.default.{last}"),
+            };
+            let got = classifier.parameters().get(&own).unwrap().grad();
+            close(&own, &got, want, TOLERANCE);
+        }
+
+        classifier.adapters().merge("default").unwrap();
+        let merged = run(&classifier, Forward::default());
+        close(name, &merged, goldens.get("merged.logits"), TOLERANCE);
+    }
 }
 
 /// A folder without its head, and without the tensors of which `left_out` is true, as a bare encoder is saved.
