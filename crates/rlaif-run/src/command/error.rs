@@ -71,6 +71,29 @@ pub enum CommandError {
         #[source]
         source: io::Error,
     },
+    /// A Python that cannot compute what is compared.
+    #[error(
+        "{}: {problem}; name a Python that has torch and transformers (and peft for an adapter)",
+        .python.display()
+    )]
+    Peer {
+        /// The interpreter.
+        python: PathBuf,
+        /// The message of Python or of the system.
+        problem: String,
+    },
+    /// Checks of `rlaif verify` that do not hold.
+    #[error(
+        "{model}: {} not hold: {}; its numbers on this machine depend on more than its input",
+        if failed.len() == 1 { "a check does".to_owned() } else { format!("{} checks do", failed.len()) },
+        failed.join(", ")
+    )]
+    NotExact {
+        /// The model as the user named it.
+        model: String,
+        /// Names of the checks.
+        failed: Vec<&'static str>,
+    },
     /// The output cannot be written.
     #[error("the output: {0}")]
     Output(#[source] io::Error),
@@ -189,9 +212,10 @@ impl Fault for CommandError {
     fn is_users(&self) -> bool {
         match self {
             Self::Row { problem, .. } => problem.is_users(),
-            Self::Folder { .. } | Self::Setting(_) => true,
+            Self::Folder { .. } | Self::Setting(_) | Self::Peer { .. } => true,
             Self::NotFinite { .. }
             | Self::Unmeasured { .. }
+            | Self::NotExact { .. }
             | Self::Input { .. }
             | Self::Output(_) => false,
             Self::Lm(error) | Self::OfModel { source: error, .. } => error.is_users(),

@@ -1,5 +1,5 @@
 //! Commands that are set by flags instead of a run file: streams of rows (`rlaif generate`,
-//! `logprobs` and `score`), and `rlaif bench`.
+//! `logprobs` and `score`), `rlaif bench` and `rlaif verify`.
 //!
 //! ```no_run
 //! use std::{io, path::Path};
@@ -26,6 +26,7 @@ mod model;
 mod rows;
 mod score;
 mod tokenizer;
+mod verify;
 
 pub use error::{CommandError, RowFault};
 pub use generate::GenerateRows;
@@ -33,3 +34,4 @@ pub use log_probs::LogProbRows;
 pub use model::{Loading, ModelChoice};
 pub use rows::{RowStream, StreamProgress, open};
 pub use score::ScoreRows;
+pub use verify::{Check, Trained, Verification, Verified};

@@ -26,6 +26,7 @@ mod rows;
 mod run_arguments;
 mod schema;
 mod score;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -108,6 +109,10 @@ enum Command {
                             texts or messages, or {\"messages\": [..]}."
     )]
     Score(score::Score),
+    /// Checks that a model's numbers on this machine depend on its input alone: not on batch, padding,
+    /// packing or order, equal in sampler and trainer, the same in repeated and resumed runs.
+    #[command(after_help = "Exit code 1 if a check does not hold. Each check: docs/models.md.")]
+    Verify(verify::Verify),
     /// Merges a LoRA adapter into the weights of its base, and writes a complete model.
     Merge(merge::Merge),
     /// Scores responses with a judge or any other reward; writes one row for each input row.
@@ -276,6 +281,7 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::Generate(command) => command.run(),
         Command::Score(command) => command.run(),
         Command::Merge(command) => command.run(),
+        Command::Verify(command) => command.run(),
         Command::Judge(command) => command.run(),
         Command::Candidates(command) => command.run(),
         Command::Label(command) => command.run(),

@@ -20,4 +20,5 @@ mod rl;
 mod support;
 mod tokens;
 mod train;
+mod verify;
 mod vocabulary;

@@ -58,17 +58,18 @@ impl TimedSteps {
     }
 }
 
-/// Rows of random ids, without the first few ids, which are special in most vocabularies.
+/// Rows of random ids.
 pub(super) fn random_rows(rows: usize, length: usize, vocab_size: i64) -> Vec<Vec<u32>> {
+    (0..rows).map(|_| random_ids(length, vocab_size)).collect()
+}
+
+/// Random ids, without the first few, which are special in most vocabularies.
+pub(in crate::command) fn random_ids(length: usize, vocab_size: i64) -> Vec<u32> {
     let first = if vocab_size > 20 { 10 } else { 0 };
-    (0..rows)
-        .map(|_| {
-            let options = (Kind::Int64, Device::Cpu);
-            let ids = Tensor::randint_low(first, vocab_size, [length as i64], options);
-            let ids = Vec::<i64>::try_from(&ids).expect("a vector of int64");
-            ids.into_iter().map(|id| u32::try_from(id).expect("ids are not negative")).collect()
-        })
-        .collect()
+    let options = (Kind::Int64, Device::Cpu);
+    let ids = Tensor::randint_low(first, vocab_size, [length as i64], options);
+    let ids = Vec::<i64>::try_from(&ids).expect("a vector of int64");
+    ids.into_iter().map(|id| u32::try_from(id).expect("ids are not negative")).collect()
 }
 
 /// The first `needed` rows of a file of token ids, JSON Lines with the fields `expected`.

@@ -14,6 +14,7 @@ pub use dpo::{DpoBench, ReferenceFrom};
 pub use forward::ForwardBench;
 pub use generate::GenerateBench;
 pub use lengths::RowLengths;
+pub(super) use measured::random_ids;
 pub use measured::{Measured, TimedSteps};
 pub use ppo::PpoBench;
 pub use reinforce::ReinforceBench;
