@@ -26,7 +26,7 @@ const HELP: &str = "\
 usage: cargo xtask COMMAND
 
   setup [--cuda]   find libtorch, or install it in .libtorch; --cuda: one with CUDA, GPU or not
-  demo [ARGS]      setup, then the main example, `hh_toxicity ARGS`, in release
+  demo [ARGS]      setup, then the main example, `hh_toxicity ARGS`
   test [ARGS]      setup, all tests (`cargo test --workspace ARGS`), a project that depends on ours
   check            setup, format, documentation against code, dependencies, clippy, rustdoc
   docs             setup, writes what `check` compares: arrows, counts of phrases, tables of keys
