@@ -40,7 +40,7 @@ pub struct OverviewPart {
     pub sentences: Vec<String>,
     /// The header of the table.
     pub header: Vec<String>,
-    /// Its rows; without any, there is no table.
+    /// Rows of the table; without any, there is no table.
     pub rows: Vec<Vec<String>>,
     /// Names of files, with their paths relative to the report.
     pub files: Vec<(String, String)>,

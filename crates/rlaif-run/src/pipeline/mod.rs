@@ -131,9 +131,9 @@ impl fmt::Display for StageState {
 pub struct StageRecord {
     /// The stage's name.
     pub stage: String,
-    /// Its command.
+    /// The command of the stage.
     pub command: String,
-    /// Its key.
+    /// The key of the stage.
     pub key: String,
     /// Seconds of the run that completed it.
     pub seconds: f64,
