@@ -59,7 +59,7 @@ pub enum CheckpointError {
         found: Vec<u8>,
     },
     /// JSON that cannot be parsed, or a field of the wrong type; the source has line and column.
-    #[error("`{}`, field `{field}`: {source}", file.display())]
+    #[error("`{}`{}", file.display(), said_of_json(field, source))]
     Json {
         /// The file.
         file: PathBuf,
@@ -567,5 +567,20 @@ fn writing_advice(source: &io::Error) -> &'static str {
         }
         Kind::NotADirectory => "; a file stands where a folder is needed",
         _ => "",
+    }
+}
+
+/// The rest of a sentence about a JSON file: text that is not JSON has no field.
+fn said_of_json(field: &str, source: &serde_json::Error) -> String {
+    use serde_json::error::Category;
+    match (source.classify(), field) {
+        (Category::Eof, _) => format!(
+            " is not whole JSON: {source}; the file is cut off or empty, so fetch or write it again"
+        ),
+        (Category::Syntax, _) => {
+            format!(" is not JSON: {source}; correct this place, or fetch the file again")
+        }
+        (Category::Data | Category::Io, ".") => format!(": {source}"),
+        (Category::Data | Category::Io, field) => format!(", field `{field}`: {source}"),
     }
 }

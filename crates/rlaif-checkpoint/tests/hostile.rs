@@ -1,5 +1,6 @@
 //! Files made to mislead: every one is refused with its own error.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Cursor, Write};
 use std::path::Path;
@@ -178,6 +179,23 @@ fn headers_that_are_no_objects_of_tensors_name_the_field() {
             refuse_header(header, 0),
             CheckpointError::Json { field, .. } if field == at
         );
+    }
+}
+
+#[test]
+fn text_that_is_not_json_is_said_to_be_none_instead_of_a_field() {
+    for (text, said) in [
+        (r#"{"a": 1,}"#, "is not JSON: trailing comma at line 1 column 9"),
+        ("{} {}", "is not JSON: trailing characters at line 1 column 4"),
+        (r#"{"a": {"b": tru"#, "is not whole JSON: EOF while parsing a value at line 1 column 15"),
+        ("", "is not whole JSON: EOF while parsing a value at line 1 column 0"),
+        ("7", ": invalid type: integer `7`, expected a map at line 1 column 1"),
+    ] {
+        let folder = folder_with(&[("config.json", text.as_bytes())]);
+        let path = folder.path().join("config.json");
+        type Fields = BTreeMap<String, Value>;
+        let error = read_json::<Fields>(&path).unwrap_err().to_string();
+        assert!(error.contains(said) && !error.contains("field"), "{error}");
     }
 }
 

@@ -93,17 +93,24 @@ impl std::fmt::Display for Provenance {
             writeln!(f)?;
         }
         for step in &self.steps {
-            write!(f, "{}: {} kept", step.operation, step.kept)?;
-            if !step.dropped.is_empty() {
-                write!(f, ", {} dropped ({})", step.dropped_total(), Counts(&step.dropped))?;
-            }
-            if !step.noted.is_empty() {
-                write!(f, ", noted ({})", Counts(&step.noted))?;
-            }
-            writeln!(f)?;
+            writeln!(f, "{step}")?;
             for example in &step.examples {
                 writeln!(f, "  {example}")?;
             }
+        }
+        Ok(())
+    }
+}
+
+/// One line, without the examples.
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {} kept", self.operation, self.kept)?;
+        if !self.dropped.is_empty() {
+            write!(f, ", {} dropped ({})", self.dropped_total(), Counts(&self.dropped))?;
+        }
+        if !self.noted.is_empty() {
+            write!(f, ", noted ({})", Counts(&self.noted))?;
         }
         Ok(())
     }

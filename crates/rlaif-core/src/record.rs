@@ -101,6 +101,18 @@ impl PromptRecord {
         self
     }
 
+    /// The record as errors name it: by its id, where it has one, and the beginning of its prompt.
+    ///
+    /// ```
+    /// use rlaif_core::PromptRecord;
+    /// let record = PromptRecord::new("q-1", "Name\na prime.");
+    /// assert_eq!(record.place(), "record `q-1` (prompt `Name\\na prime.`)");
+    /// assert_eq!(PromptRecord::new("", "Why?").place(), "prompt `Why?`");
+    /// ```
+    pub fn place(&self) -> String {
+        place(&self.id, self.asked.as_deref().unwrap_or(&self.prompt))
+    }
+
     /// The prompt with a `response`, as reward models and metrics take it.
     ///
     /// Metadata without an entry is left out, so that equal rows look equal to a reward, by any
@@ -120,6 +132,20 @@ impl PromptRecord {
             reference: self.reference.as_deref(),
             metadata: (!self.metadata.is_empty()).then_some(&self.metadata),
         }
+    }
+}
+
+fn place(id: &str, prompt: &str) -> String {
+    const SHOWN: usize = 60;
+    let mut start: String = prompt.chars().take(SHOWN).collect();
+    if start.len() < prompt.len() {
+        start.push('…');
+    }
+    let start = start.escape_debug();
+    if id.is_empty() {
+        format!("prompt `{start}`")
+    } else {
+        format!("record `{id}` (prompt `{start}`)")
     }
 }
 

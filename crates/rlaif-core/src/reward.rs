@@ -71,7 +71,7 @@ impl Scores {
     pub fn from_values(model: &str, values: &[f32]) -> Result<Self, RewardError> {
         let total = values.iter().enumerate().map(|(row, &value)| match Score::new(value) {
             Ok(score) => Ok(Some(score)),
-            Err(source) => Err(RewardError::NonFinite { model: model.to_owned(), row, source }),
+            Err(source) => Err(RewardError::non_finite(model, row, source)),
         });
         Ok(Self::new(total.collect::<Result<_, _>>()?))
     }
@@ -236,14 +236,17 @@ pub enum RewardError {
     },
     /// A score that is not a number.
     #[error(
-        "reward `{model}`, row {} of those that are scored together: {source}; the weights of a model \
-         contain such numbers, or its activations overflow", row + 1
+        "reward `{model}`, {}: {source}; the weights of a model contain such numbers, or its \
+         activations overflow", place(*row, named.as_deref())
     )]
     NonFinite {
         /// The reward model.
         model: String,
         /// Row of the batch, from 0.
         row: usize,
+        /// The row as the user knows it, where the caller of the reward said so
+        /// ([`RewardError::in_row`]).
+        named: Option<String>,
         /// The number.
         #[source]
         source: NonFinite,
@@ -279,6 +282,54 @@ pub enum RewardError {
         /// The state in the checkpoint.
         found: String,
     },
+}
+
+fn place(row: usize, known: Option<&str>) -> String {
+    match known {
+        Some(place) => place.to_owned(),
+        None => format!("row {} of those that are scored together", row + 1),
+    }
+}
+
+impl RewardError {
+    /// A score that is not a number, of a row of the batch.
+    pub fn non_finite(model: impl Into<String>, row: usize, source: NonFinite) -> Self {
+        Self::NonFinite { model: model.into(), row, named: None, source }
+    }
+
+    /// The same error among all rows, of a batch that consists of `rows` of them.
+    ///
+    /// ```
+    /// use rlaif_core::{RewardError, Score};
+    /// let error = RewardError::non_finite("brief", 1, Score::new(f32::NAN).unwrap_err());
+    /// assert!(matches!(error.among(&[4, 9]), RewardError::NonFinite { row: 9, .. }));
+    /// ```
+    #[must_use]
+    pub fn among(mut self, rows: &[usize]) -> Self {
+        if let Self::NonFinite { row, .. } = &mut self {
+            *row = rows.get(*row).copied().unwrap_or(*row);
+        }
+        self
+    }
+
+    /// The same error with the row named as the user knows it, for example by its record
+    /// ([`crate::PromptRecord::place`]). An error that names it already, or has no row, is unchanged.
+    ///
+    /// ```
+    /// use rlaif_core::{RewardError, Score};
+    /// let error = RewardError::non_finite("brief", 2, Score::new(f32::NAN).unwrap_err());
+    /// let error = error.in_row(|row| format!("rows.jsonl, line {}", row + 1));
+    /// assert!(error.to_string().starts_with("reward `brief`, rows.jsonl, line 3: a score must be"));
+    /// ```
+    #[must_use]
+    pub fn in_row(mut self, place: impl FnOnce(usize) -> String) -> Self {
+        if let Self::NonFinite { row, named, .. } = &mut self
+            && named.is_none()
+        {
+            *named = Some(place(*row));
+        }
+        self
+    }
 }
 
 /// Takes the verdict on a row: its place in the batch, and scores of one row.

@@ -98,6 +98,17 @@ pub enum DataError {
         /// The file.
         source_name: String,
     },
+    /// Text without rows, whose first line is taken for the header of a CSV file.
+    #[error(
+        "{source_name} has no rows: it begins with neither `{{` (JSON Lines) nor `[` (a JSON array), so its \
+         first line, `{header}`, is taken for the header of a CSV file, and nothing follows it"
+    )]
+    HeaderAlone {
+        /// The file.
+        source_name: String,
+        /// The beginning of the line.
+        header: String,
+    },
     /// Rows were read, but none of them became a record.
     #[error("none of the {rows} rows read became a record ({})", reasons(dropped, *malformed))]
     NoRecords {
@@ -210,8 +221,9 @@ pub enum DataError {
     #[error(
         "{source_name}: the columns are {}, which is not a known form of rows; name the columns, \
          or convert them to one of the forms in docs/data.md, for example `prompt`, `chosen` and \
-         `rejected`",
-        list(found)
+         `rejected`{}",
+        list(found),
+        of_csv(found)
     )]
     UnknownForm {
         /// The file.
@@ -419,6 +431,17 @@ impl std::fmt::Display for SplitSide {
     }
 }
 
+/// A remark on a single column whose name looks like a line of another kind of file.
+fn of_csv(found: &[String]) -> &'static str {
+    let is_name = |name: &String| name.chars().all(|c| c.is_alphanumeric() || "_-.".contains(c));
+    match found {
+        [only] if !is_name(only) => {
+            " (a file that begins with neither `{` nor `[` is read as CSV, its first line as the header)"
+        }
+        _ => "",
+    }
+}
+
 impl Fault for DataError {
     fn is_users(&self) -> bool {
         match self {
@@ -437,6 +460,7 @@ impl Fault for DataError {
             | Self::Truncated { .. }
             | Self::Damaged { .. }
             | Self::Empty { .. }
+            | Self::HeaderAlone { .. }
             | Self::NoRecords { .. }
             | Self::RowTooLong { .. }
             | Self::InvalidUtf8 { .. }

@@ -224,9 +224,33 @@ fn a_row_without_end_does_not_fill_the_memory() {
 }
 
 #[test]
+fn one_line_that_is_no_row_is_named_as_a_header() {
+    for (content, line) in [
+        (&b"prompt,n\n"[..], "prompt,n"),
+        (b"x = [{\"prompt\": \"a\"}]\n", "x = [{\"prompt\": \"a\"}]"),
+        (b"\xef\xbb\xbf\nprompt: a", "prompt: a"),
+    ] {
+        for error in [error_of(content), error_of(gzip(content))] {
+            assert!(matches!(&error, DataError::HeaderAlone { header, .. } if header == line));
+            assert!(error.to_string().contains("neither `{` (JSON Lines) nor `[`"), "{error}");
+        }
+    }
+    for (content, what) in [
+        (&b"<rows><row/></rows>\n"[..], "an XML document"),
+        (b"prompt|n\na|1\n", "text with vertical bars between the columns"),
+    ] {
+        let error = error_of(content);
+        assert!(
+            matches!(error, DataError::Foreign { what: found, .. } if found == what),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn a_file_without_rows_is_empty() {
     let none = parquet(&[]);
-    for content in [&b""[..], b" \n\n", b"[]", b" [ ] ", b"prompt,n\n", b"\xef\xbb\xbf", &none] {
+    for content in [&b""[..], b" \n\n", b"[]", b" [ ] ", b"\xef\xbb\xbf", &none] {
         let error = error_of(content);
         assert!(matches!(error, DataError::Empty { .. }), "{error}");
         let error = error_of(gzip(content));

@@ -5,7 +5,7 @@ use std::time::Instant;
 use rlaif_core::{BadSetting, Metrics};
 use rlaif_lm::{
     Draw, Forward, Padding, Policy, Sampled, Sampler, TokenBatch, Weights,
-    generate::GenerationConfig,
+    generate::GenerationConfig, place,
 };
 use rlaif_rl::{
     Prompt, RlError, check_policy, check_prompts, check_resumed, restore_policy, rollout_messages,
@@ -235,6 +235,9 @@ impl<P: Policy> DistillTrainer<P> {
         let training = Forward { dropout, activations, ..Forward::default() };
         let (hidden, head, ids) = of(&self.policy, training)?;
         let (teacher_hidden, teacher_head, _) = no_grad(|| of(&*self.teacher, Forward::default()))?;
+        if teacher_hidden.isfinite().all().int64_value(&[]) == 0 {
+            return Err(lost_teacher(&teacher_hidden, prompts, sampled, rows));
+        }
         // Logits of a part of the tokens at a time: gradients of hidden states are collected, and go
         // through the layers once.
         let leaf = hidden.detach().set_requires_grad(true);
@@ -296,4 +299,22 @@ impl<P: Policy> DistillTrainer<P> {
         self.step = state.step;
         Ok(())
     }
+}
+
+/// The error for a teacher whose hidden states contain NaN or infinity, with the record of the first
+/// such row. `hidden` has a row for each token of the responses, one response after the other.
+fn lost_teacher(
+    hidden: &Tensor,
+    prompts: &[Prompt],
+    sampled: &[Sampled],
+    rows: &[usize],
+) -> RlError {
+    let mut start = 0;
+    let lost = rows.iter().copied().find(|&row| {
+        let length = sampled[row].ids.len() as i64;
+        let finite = hidden.narrow(0, start, length).isfinite().all().int64_value(&[]) != 0;
+        start += length;
+        !finite
+    });
+    RlError::NotFinite { model: "teacher", row: place(prompts)(lost.unwrap_or(rows[0])) }
 }

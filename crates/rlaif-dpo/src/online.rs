@@ -1,11 +1,11 @@
 //! Online DPO: the policy gives two responses, a reward model selects one, the update follows.
 
-use rlaif_core::{BadSetting, Metrics, RewardModel, stats::mean_std};
+use rlaif_core::{BadSetting, Metrics, RewardModel, Scores, stats::mean_std};
 use rlaif_lm::{
     Draw, LmError, LmSpec, Policy, Sampled, Sampler, Weights,
     generate::{GenerationConfig, RolloutConcern, Sampling, end_concerns},
 };
-use rlaif_rl::{Prompt, sample, sample_row, score};
+use rlaif_rl::{Prompt, RlError, sample, sample_row, score};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -152,7 +152,7 @@ impl<P: Policy> DpoTrainer<P> {
     /// There may be no pairs: then this batch teaches nothing.
     ///
     /// # Errors
-    /// Errors of sampler and reward model.
+    /// Errors of sampler and reward model; [`RlError::NothingScored`] if no response has a verdict.
     pub fn sample_pairs(
         &self,
         sampler: &mut dyn Sampler,
@@ -166,7 +166,10 @@ impl<P: Policy> DpoTrainer<P> {
             prompts.iter().flat_map(|prompt| [prompt.clone(), prompt.clone()]).collect();
         let weights = Weights { version: self.steps(), ..Weights::of(self.policy()) };
         let sampled = sample(sampler, weights, &twice, &config.generation, draw)?;
-        let scores = score(&twice, &sampled, reward)?.total;
+        let Scores { total: scores, reasons, .. } = score(&twice, &sampled, reward)?;
+        if scores.iter().all(Option::is_none) {
+            return Err(RlError::nothing_scored(reward.name(), &reasons).into());
+        }
         let scores: Vec<Option<f64>> =
             scores.iter().map(|score| score.map(|score| f64::from(score.get()))).collect();
 

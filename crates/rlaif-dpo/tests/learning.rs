@@ -1,7 +1,8 @@
 //! Held-out preference accuracy rises on pairs made by a rule, offline and online.
 
 use rlaif_core::{
-    CodecError, Exchange, GenerationPrompt, Message, PromptRecord, Seed, Specials, TextCodec,
+    CodecError, Exchange, Fault, GenerationPrompt, Message, PromptRecord, RewardError, RewardModel,
+    Scores, Seed, Specials, TextCodec,
 };
 use rlaif_dpo::{
     Contest, DpoConfig, DpoTask, DpoTrainer, HeldOutRows, OnlineConfig, PairRow, Reference,
@@ -264,9 +265,31 @@ fn online_pairs_can_be_made_of_recorded_responses() {
     assert!(error.to_string().contains("4 responses were recorded"), "{error}");
 }
 
+#[test]
+fn an_online_batch_without_a_verdict_is_an_error_with_the_reason() {
+    struct Down;
+    impl RewardModel for Down {
+        fn name(&self) -> &'static str {
+            "judge"
+        }
+        fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
+            let mut scores = Scores::new(vec![None; batch.len()]);
+            scores.reasons = vec![(0, "http://h:9: the connection broke".to_owned())];
+            Ok(scores)
+        }
+    }
+    let online = OnlineConfig::default();
+    let mut task = recorded_task(&Down, &online, 1);
+    let error = task.step(&[0, 1]).unwrap_err();
+    assert!(!error.is_users());
+    let said = "reward `judge` gave none of the batch's responses a score";
+    let error = error.to_string();
+    assert!(error.contains(said) && error.contains("http://h:9: the connection broke"), "{error}");
+}
+
 /// Online training on recorded responses, four to a step.
 fn recorded_task<'a>(
-    reward: &'a dyn rlaif_core::RewardModel,
+    reward: &'a dyn RewardModel,
     config: &'a OnlineConfig,
     seed: u64,
 ) -> DpoTask<'a, LanguageModel> {

@@ -324,7 +324,16 @@ impl Work<'_> {
                 break;
             }
             let batch: Vec<Exchange<'_>> = rows.iter().map(|&r| samples[r].exchange()).collect();
-            let found = metric.evaluate(&batch)?;
+            let found = metric.evaluate(&batch).map_err(|error| match error {
+                EvalError::Reward { metric, source } => {
+                    let source = source.in_row(|row| match rows.get(row) {
+                        Some(&row) => samples[row].record.place(),
+                        None => format!("response {row}"),
+                    });
+                    EvalError::Reward { metric, source }
+                }
+                other => other,
+            })?;
             if found.values.len() != rows.len() {
                 return Err(EvalError::Count {
                     what: format!("metric `{}`", info.name),

@@ -35,7 +35,8 @@ impl<R: RewardModel> PairJudge for ScoreJudge<R> {
     fn prefer(&self, batch: &[ShownPair<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
         let exchanges: Vec<Exchange<'_>> =
             batch.iter().flat_map(|shown| [shown.first, shown.second]).collect();
-        let scores = score(&self.0, &exchanges)?;
+        let pairs: Vec<usize> = (0..exchanges.len()).map(|response| response / 2).collect();
+        let scores = score(&self.0, &exchanges).map_err(|error| error.among(&pairs))?;
         Ok(scores.chunks_exact(2).map(|pair| Some(win_of(pair[0]?, pair[1]?))).collect())
     }
 }
@@ -203,7 +204,13 @@ fn ask_both_orders(
                 [shown(after, before), shown(before, after)]
             })
             .collect();
-        let said = judge.prefer(&shown).map_err(|source| failed(judge.name(), source))?;
+        let said = judge.prefer(&shown).map_err(|source| {
+            let source = source.in_row(|row| match batch.get(row / 2) {
+                Some((sample, _)) => sample.record.place(),
+                None => format!("pair {row}"),
+            });
+            failed(judge.name(), source)
+        })?;
         if said.len() != shown.len() {
             return Err(EvalError::Count {
                 what: format!("judge `{}`", judge.name()),
@@ -361,7 +368,13 @@ pub fn preference_accuracy(
     let (mut correct, mut ties, mut n) = (0usize, 0usize, 0usize);
     for rows in pairs.chunks(batch) {
         let exchanges: Vec<Exchange<'_>> = rows.iter().flat_map(AskedPair::exchanges).collect();
-        let scores = score(model, &exchanges).map_err(|source| failed(model.name(), source))?;
+        let scores = score(model, &exchanges).map_err(|source| {
+            let source = source.in_row(|row| match rows.get(row / 2) {
+                Some(pair) => pair.record.place(),
+                None => format!("response {row}"),
+            });
+            failed(model.name(), source)
+        })?;
         for (row, pair) in rows.iter().zip(scores.chunks_exact(2)) {
             match (pair[0], pair[1], missing) {
                 (Some(chosen), Some(rejected), _) => {

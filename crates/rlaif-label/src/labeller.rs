@@ -386,7 +386,11 @@ impl Labeller {
                     facet: facet.name.clone(),
                     source: Box::new(source),
                 };
-                asked.map_err(failed)?;
+                let place = |row: usize| match chunk.get(row).and_then(|(_, all)| all.first()) {
+                    Some(&number) => pairs[self.asked(number).pair].record.place(),
+                    None => format!("response {row}"),
+                };
+                asked.map_err(|error| failed(error.in_row(place)))?;
                 if ended || Interrupted::check().is_err() {
                     return Ok(());
                 }

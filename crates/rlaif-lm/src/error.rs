@@ -101,12 +101,14 @@ pub enum LmError {
     },
     /// Logits that are not numbers.
     #[error(
-        "the logits of row {row} are not finite at response token {token}; the weights or the \
-         activations have overflowed or are damaged"
+        "the logits of {} are not finite at response token {token}; the weights or the \
+         activations have overflowed or are damaged", row_of(*row, named.as_deref())
     )]
     NotFinite {
         /// Row of the input.
         row: usize,
+        /// The row as the user knows it, where the caller said so ([`LmError::in_row`]).
+        named: Option<String>,
         /// The response token they should have predicted, from 0.
         token: usize,
     },
@@ -172,6 +174,35 @@ pub enum LmError {
 impl From<tch::TchError> for LmError {
     fn from(source: tch::TchError) -> Self {
         Self::Torch(TorchError::from(source))
+    }
+}
+
+fn row_of(row: usize, named: Option<&str>) -> String {
+    named.map_or_else(|| format!("row {row}"), str::to_owned)
+}
+
+impl LmError {
+    /// Logits of a row that are not numbers, at a token of its response.
+    pub fn not_finite(row: usize, token: usize) -> Self {
+        Self::NotFinite { row, named: None, token }
+    }
+
+    /// The same error with its row named as the user knows it, for example by its record
+    /// ([`crate::place`]). An error that names it already, or has no row, is unchanged.
+    ///
+    /// ```
+    /// use rlaif_lm::LmError;
+    /// let error = LmError::not_finite(2, 0).in_row(|row| format!("line {}", row + 1));
+    /// assert!(error.to_string().starts_with("the logits of line 3 are not finite"));
+    /// ```
+    #[must_use]
+    pub fn in_row(mut self, place: impl FnOnce(usize) -> String) -> Self {
+        if let Self::NotFinite { row, named, .. } = &mut self
+            && named.is_none()
+        {
+            *named = Some(place(*row));
+        }
+        self
     }
 }
 

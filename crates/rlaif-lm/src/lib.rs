@@ -52,7 +52,7 @@ pub use log_prob::{PolicyLogProbs, TokenLogProbs, policy_log_probs, token_log_pr
 pub use mask::{Mask, Whiten};
 pub use params::{Parameters, is_adapter};
 pub use policy::Policy;
-pub use prompt::Prompt;
+pub use prompt::{Prompt, place};
 pub use reference::Reference;
 pub use respond::respond;
 pub use routers::Routers;

@@ -41,3 +41,11 @@ impl Record for Prompt {
         &self.record.id
     }
 }
+
+/// Names rows by the records of their prompts ([`PromptRecord::place`]), for errors.
+pub fn place(prompts: &[Prompt]) -> impl Fn(usize) -> String + '_ {
+    |row| match prompts.get(row) {
+        Some(prompt) => prompt.record.place(),
+        None => format!("row {row}"),
+    }
+}

@@ -7,7 +7,7 @@ use rlaif_core::{Specials, TextCodec};
 use crate::{
     error::LmError,
     generate::{Ask, GenerationConfig, Hooks},
-    prompt::Prompt,
+    prompt::{Prompt, place},
     respond::respond,
     row_ids::RowIds,
     sampled::{Draw, Sampled, Weights},
@@ -92,7 +92,8 @@ pub fn sample(
             max_new_tokens: None,
         })
         .collect();
-    let sampled = sampler.sample(weights, &asks, how, draw)?;
+    let sampled = sampler.sample(weights, &asks, how, draw);
+    let sampled = sampled.map_err(|error| error.in_row(place(prompts)))?;
     if sampled.len() != prompts.len() {
         let (expected, found) = (prompts.len(), sampled.len());
         return Err(LmError::BatchMismatch { what: "responses of the sampler", expected, found });

@@ -19,7 +19,7 @@ use crate::{
     load::{LoadOptions, from_folder},
     lora::ModelAdapters,
     save::{self, SaveOptions},
-    sort::{ModelSort, class, wrong_sort},
+    sort::{ModelSort, wrong_sort},
     weights::Source,
 };
 
@@ -67,10 +67,9 @@ impl Classifier {
         source: Source<'_>,
     ) -> Result<Self, ModelError> {
         let (family, sort) = families.of(&config)?;
-        // Without the name of a class, the head decides.
-        let unnamed = class(&config).is_empty();
+        // As in transformers, the head in the files counts, not the name of a class.
         let has_head = |classifies: &Classifies| {
-            classifies.linear_head.is_some_and(|weight| unnamed && source.has(weight))
+            classifies.linear_head.is_some_and(|head| source.is_of_files() && source.has(head))
         };
         let fits = |classifies: &Classifies| sort == ModelSort::Classifier || has_head(classifies);
         let Some(classifies) = family.classifies.filter(fits) else {

@@ -77,6 +77,11 @@ impl Classifies {
 /// Writes config.json unchanged.
 pub fn as_read(_: &mut Map<String, Value>, _: &Parameters) {}
 
+/// `true` for a missing class, and for that of a trunk without a head, which tells no more.
+fn names_no_head(class: &str) -> bool {
+    class.is_empty() || class.ends_with("Model") && !class.ends_with("LMHeadModel")
+}
+
 impl Family {
     /// `true` if a classifier of this family is a linear layer on the last token.
     fn reads_last_token(&self) -> bool {
@@ -88,8 +93,7 @@ impl Family {
     fn sort(&self, class: &str) -> Option<ModelSort> {
         let generates = self.generates.map(|generates| generates.class);
         let classifies = self.classifies.map(|classifies| classifies.class);
-        // The class of a trunk without a head gives no more information than a missing class.
-        let sort = if class.is_empty() || class.ends_with("Model") {
+        let sort = if names_no_head(class) {
             Some(if generates.is_some() { ModelSort::LanguageModel } else { ModelSort::Classifier })
         } else if generates == Some(class) {
             Some(ModelSort::LanguageModel)
@@ -164,6 +168,24 @@ impl Families {
             Some(sort) => Ok((family, sort)),
             None => Err(self.unknown(config, "architectures", class(config))),
         }
+    }
+
+    /// The sort of the model in a folder: where config.json names no class, or that of a trunk, the heads
+    /// among the tensors decide.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub(crate) fn sort_of_files(
+        self,
+        config: &Config,
+        checkpoint: &Checkpoint,
+    ) -> Result<ModelSort, ModelError> {
+        let (family, sort) = self.of(config)?;
+        let has = |tensor| checkpoint.tensors().contains_key(tensor);
+        let head = family.classifies.and_then(|classifies| classifies.linear_head);
+        let is_reward = names_no_head(class(config)) && head.is_some_and(has);
+        let generates = ["lm_head.weight", "embed_out.weight"].into_iter().any(has);
+        Ok(if is_reward && !generates { ModelSort::Classifier } else { sort })
     }
 
     /// The row for a config.json, regardless of its class.

@@ -67,7 +67,7 @@ pub(crate) fn summary(
     let architecture = architecture(&config);
     let source = Source::headers(&checkpoint).quantised(quantisation);
     let unread = source.unread();
-    let (spec, count, labels) = match families.of(&config)?.1 {
+    let (spec, count, labels) = match families.sort_of_files(&config, &checkpoint)? {
         ModelSort::LanguageModel => {
             let model = LanguageModel::build(families, config, source)?;
             (

@@ -18,10 +18,11 @@ use crate::{
 };
 
 impl ModelFiles {
-    /// The sort of model: an adapter's own, if its configuration has one.
+    /// The sort of model: an adapter's own, if its configuration has one. If config.json names no class, a
+    /// model with a classifier's head and none of a language model is a classifier.
     ///
     /// # Errors
-    /// As [`LanguageModel::load`], for the configuration.
+    /// As [`LanguageModel::load`], for the configuration and the names of the tensors.
     pub fn sort(&self, options: LoadOptions) -> Result<ModelSort, ModelError> {
         if let Some(adapter) = &self.adapter {
             match AdapterConfig::read(adapter)?.task_type {
@@ -32,7 +33,8 @@ impl ModelFiles {
                 None => {}
             }
         }
-        Ok(options.families.of(&Config::read(&self.folder)?)?.1)
+        let (config, checkpoint) = open(&self.folder)?;
+        options.families.sort_of_files(&config, &checkpoint)
     }
 
     /// Loads a language model. Its adapter is active and frozen.
@@ -101,7 +103,9 @@ impl ModelFiles {
         let mut model = classifier_with_labels(&self.folder, labels, options)?;
         if let Some(adapter) = &self.adapter {
             let config = AdapterConfig::read(adapter).map_err(ModelError::from)?;
-            if config.modules_to_save.is_empty() {
+            let of_language =
+                matches!(config.task_type, Some(TaskType::CausalLm | TaskType::Seq2SeqLm));
+            if of_language || config.modules_to_save.is_empty() {
                 return Err(ConvertError::AdapterWithoutHead { adapter: adapter.clone() });
             }
             if adapter.join("config.json").is_file() {

@@ -135,6 +135,11 @@ impl<'a> Source<'a> {
         self.device
     }
 
+    /// `true` unless the weights are random.
+    pub(crate) fn is_of_files(&self) -> bool {
+        self.file().is_some()
+    }
+
     /// `true` if the checkpoint contains this tensor. Random weights contain every tensor.
     pub fn has(&self, name: &str) -> bool {
         self.file().is_none_or(|checkpoint| stored(checkpoint, name).is_some())

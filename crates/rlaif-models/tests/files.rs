@@ -8,7 +8,7 @@ use common::{Goldens, close, model, real, spelled};
 use rlaif_lm::{Forward, LmError, Padding, Policy, SequenceClassifier, TokenBatch};
 use rlaif_models::{
     Architecture, Classifier, Config, LanguageModel, LoadOptions, ModelCard, ModelError,
-    SaveOptions, TensorProblem, classifier_with_labels, inspect,
+    ModelFiles, ModelSort, SaveOptions, TensorProblem, classifier_with_labels, inspect,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -577,6 +577,41 @@ fn weights_that_are_not_finite_are_refused_with_their_count() {
         }
     });
     load(folder.path()).unwrap();
+}
+
+/// A reward model is one by its head, whichever class config.json names (as in transformers'
+/// `AutoModelForSequenceClassification`): its logits are those of the golden.
+#[test]
+fn a_head_makes_a_reward_model_without_the_name_of_its_class() {
+    for (name, trunk, generates) in [
+        ("gpt2-reward", "GPT2Model", "GPT2LMHeadModel"),
+        ("llama-reward", "LlamaModel", "LlamaForCausalLM"),
+    ] {
+        let classes = [Value::Null, json!([trunk]), json!([generates])];
+        let whole = Classifier::load(&model(name), LoadOptions::default()).unwrap();
+        for (at, class) in classes.into_iter().enumerate() {
+            let folder = spelled(name, "config.json");
+            let path = folder.path();
+            let file = path.join("config.json");
+            let mut config: Value =
+                serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+            config["architectures"] = class;
+            fs::write(&file, config.to_string()).unwrap();
+            let reward = Classifier::load(path, LoadOptions::default()).unwrap();
+            let batch =
+                TokenBatch::collate(vec![vec![9, 8, 7]], reward.spec(), Padding::Right).unwrap();
+            let logits =
+                |model: &Classifier| no_grad(|| model.logits(&batch, None, Forward::default()));
+            assert_eq!(logits(&reward).unwrap(), logits(&whole).unwrap(), "{name}");
+            let files = ModelFiles { folder: path.to_owned(), adapter: None };
+            let sort = files.sort(LoadOptions::default()).unwrap();
+            let wanted = if at < 2 { ModelSort::Classifier } else { ModelSort::LanguageModel };
+            assert_eq!(sort, wanted, "{name}, class {at}");
+            if at < 2 {
+                assert_eq!(inspect(path).unwrap().labels, whole.labels(), "{name}, class {at}");
+            }
+        }
+    }
 }
 
 /// Each number of each config.json at 0, below 0, and far above what it can be: an error that names the field or

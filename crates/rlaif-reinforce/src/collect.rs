@@ -6,6 +6,7 @@ use rlaif_core::{RewardModel, Score, Scores};
 use rlaif_lm::{
     Draw, Policy, Sampled, Sampler, Weights,
     generate::{GenerationConfig, Sampling},
+    place,
 };
 use rlaif_rl::{Prompt, RlError, ScoreConfig, sample, score};
 
@@ -127,7 +128,8 @@ impl Source<'_> {
         }
         let ended: Vec<bool> = sampled.iter().map(Sampled::is_finished).collect();
         let config = ScoreConfig { ..self.config.scores };
-        let mut scores = config.resolve(self.reward.name(), &scores, &ended)?;
+        let scores = config.resolve(self.reward.name(), &scores, &ended);
+        let mut scores = scores.map_err(|error| error.in_row(place(&prompts)))?;
         config.shape(&mut scores, &mut Default::default());
         Ok(scores.into_iter().flat_map(|score| vec![score; group_size]).collect())
     }

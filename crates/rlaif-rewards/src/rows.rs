@@ -4,8 +4,8 @@ use std::io::{BufRead, Write};
 use std::ops::ControlFlow;
 
 use rlaif_core::{
-    CodecError, Exchange, Message, Metadata, PromptRecord, Rendering, RewardError, RewardModel,
-    Sample, Score, Scores, TextOrMessages, Unread,
+    CodecError, Exchange, Message, Metadata, PromptRecord, Rendering, RewardModel, Sample, Score,
+    Scores, TextOrMessages, Unread,
     python_json::{self, LineError},
 };
 use serde::{Deserialize, Serialize, Serializer};
@@ -17,12 +17,14 @@ use crate::ProviderError;
 const AT_ONCE: usize = 4_096;
 
 /// Counts of rows by their outcome.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counted {
     /// Rows with a score.
     pub scored: usize,
     /// Rows without a score.
     pub missing: usize,
+    /// The reason of the first row without a score, of those that were counted.
+    pub first_missing: Option<String>,
 }
 
 impl Counted {
@@ -30,7 +32,10 @@ impl Counted {
     pub fn add(&mut self, verdict: &RowVerdict) {
         match verdict {
             RowVerdict::Scored { .. } => self.scored += 1,
-            RowVerdict::Missing { .. } => self.missing += 1,
+            RowVerdict::Missing { reason, .. } => {
+                self.missing += 1;
+                self.first_missing.get_or_insert_with(|| reason.clone());
+            }
         }
     }
 }
@@ -237,13 +242,12 @@ pub fn score_each_row(
             }
         });
         failure.map_or(Ok(()), Err)?;
-        // The row among all, not in its batch.
-        scored.map_err(|error| match error {
-            RewardError::NonFinite { model, row, source } => {
-                let row = chunk.get(row).copied().unwrap_or(row);
-                RewardError::NonFinite { model, row, source }
-            }
-            other => other,
+        scored.map_err(|error| {
+            error.among(chunk).in_row(|row| match rows.get(row) {
+                Some(Sample { record, .. }) if !record.id.is_empty() => record.place(),
+                Some(Sample { record, .. }) => format!("row {}, {}", row + 1, record.place()),
+                None => format!("row {}", row + 1),
+            })
         })?;
     }
     Ok(())

@@ -3,10 +3,12 @@
 use std::cell::RefCell;
 
 use rlaif_lm::{
-    Forward, Policy, PolicyLogProbs, Reference, TokenBatch, ValueFunction, policy_log_probs,
+    Forward, Mask, Policy, PolicyLogProbs, Prompt, Reference, TokenBatch, ValueFunction, place,
+    policy_log_probs,
 };
+use rlaif_torch::TorchError;
 use rlaif_train::{KlEstimator, full_kl};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::{batch::gather, error::RlError};
 
@@ -63,6 +65,30 @@ pub struct Asked {
     pub kl: Tensor,
     /// V(s_t), with a value function.
     pub values: Option<Tensor>,
+}
+
+impl Asked {
+    /// Checks that the reference and the value function give a number for every token that counts:
+    /// otherwise the optimizer would only find that no gradient is finite.
+    ///
+    /// # Errors
+    /// [`RlError::NotFinite`] names the model and the record of the first row.
+    pub fn check(&self, mask: &Mask, prompts: &[Prompt]) -> Result<(), RlError> {
+        let reference = [("reference", &self.ref_log_probs)];
+        let values = self.values.iter().map(|values| ("value function", values));
+        for (model, numbers) in reference.into_iter().chain(values) {
+            // One number waits for the device.
+            let of_rows = mask.apply(numbers).isfinite().logical_not().any_dim(1, false);
+            if of_rows.any().int64_value(&[]) == 0 {
+                continue;
+            }
+            let rows =
+                Vec::<bool>::try_from(of_rows.to_device(Device::Cpu)).map_err(TorchError::from)?;
+            let row = rows.iter().position(|lost| *lost).unwrap_or_default();
+            return Err(RlError::NotFinite { model, row: place(prompts)(row) });
+        }
+        Ok(())
+    }
 }
 
 impl Asking<'_> {

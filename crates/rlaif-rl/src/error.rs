@@ -49,17 +49,30 @@ pub enum RlError {
     },
     /// A response without a score, where `scores.missing` is `error`.
     #[error(
-        "reward `{reward}` gave response {row} no score: {reason}; set `scores.missing` (in a run \
+        "reward `{reward}` gave {} no score: {reason}; set `scores.missing` (in a run \
          file `ppo.scores.missing`, with --resume as well) to `drop` or to a value to continue \
-         without one"
+         without one", response_to(*row, named.as_deref())
     )]
     NoScore {
         /// The reward model.
         reward: String,
         /// Row of the batch, from 0.
         row: usize,
+        /// The record of the prompt, where it is known ([`RlError::in_row`]).
+        named: Option<String>,
         /// The reason for the missing score.
         reason: String,
+    },
+    /// A frozen model or a value function whose numbers for a row contain NaN or infinity.
+    #[error(
+        "the {model}'s numbers for the response to {row} are not finite; its weights are damaged, or \
+         its activations overflow (f16 above all: try bf16 or f32)"
+    )]
+    NotFinite {
+        /// The model.
+        model: &'static str,
+        /// The record of the prompt.
+        row: String,
     },
     /// No response of the batch has a score.
     #[error(
@@ -170,7 +183,36 @@ pub enum RlError {
     Torch(#[from] TorchError),
 }
 
+fn response_to(row: usize, named: Option<&str>) -> String {
+    match named {
+        Some(record) => format!("the response to {record}"),
+        None => format!("response {row}"),
+    }
+}
+
 impl RlError {
+    /// No response of a batch has a score, and why, by row ([`rlaif_core::Scores::reasons`]).
+    pub fn nothing_scored(reward: &str, reasons: &[(usize, String)]) -> Self {
+        let reason = reasons.first().map(|(_, reason)| reason.clone());
+        Self::NothingScored {
+            reward: reward.to_owned(),
+            reason: reason.unwrap_or_else(|| "it tells none".to_owned()),
+        }
+    }
+
+    /// The same error with the row of the batch named by its record, if it has a row without a name.
+    #[must_use]
+    pub fn in_row(self, place: impl FnOnce(usize) -> String) -> Self {
+        match self {
+            Self::NoScore { reward, row, named: None, reason } => {
+                Self::NoScore { reward, row, named: Some(place(row)), reason }
+            }
+            Self::Reward(error) => Self::Reward(error.in_row(place)),
+            Self::Lm(error) => Self::Lm(error.in_row(place)),
+            other => other,
+        }
+    }
+
     /// The same error with `section` before the setting's name, if it is one of a setting.
     #[must_use]
     pub fn within(self, section: &str) -> Self {
@@ -193,6 +235,8 @@ impl Fault for RlError {
             // A whole batch without a score is a fault of the service behind the reward, not of the
             // input.
             Self::NothingScored { .. } => false,
+            // Of the model, or of its dtype.
+            Self::NotFinite { .. } => false,
             // Faults of the caller's own loop.
             Self::Rows { .. }
             | Self::EmptyResponse { .. }

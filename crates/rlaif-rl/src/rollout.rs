@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use rlaif_core::{PromptRecord, Score, Scores, stats::RunningMoments};
-use rlaif_lm::{Mask, Padding, Prompt, Sampled, TokenBatch, generate::FinishReason};
+use rlaif_lm::{Mask, Padding, Prompt, Sampled, TokenBatch, generate::FinishReason, place};
 use rlaif_train::Advantages;
 use serde_json::{Value, json};
 use tch::Tensor;
@@ -125,13 +125,10 @@ impl Rollout {
             return Err(RlError::EmptyResponse { row });
         }
         let ended: Vec<bool> = sampled.iter().map(Sampled::is_finished).collect();
-        let scores = plan.scores.resolve(reward, given, &ended)?;
+        let scores = plan.scores.resolve(reward, given, &ended);
+        let scores = scores.map_err(|error| error.in_row(place(prompts)))?;
         if scores.iter().all(Option::is_none) {
-            let reason = given.reasons.first().map(|(_, reason)| reason.clone());
-            return Err(RlError::NothingScored {
-                reward: reward.to_owned(),
-                reason: reason.unwrap_or_else(|| "it tells none".to_owned()),
-            });
+            return Err(RlError::nothing_scored(reward, &given.reasons));
         }
         let mut moments = *plan.moments;
         let mut shaped_scores = scores.clone();
@@ -155,6 +152,7 @@ impl Rollout {
         let responses = TokenBatch::responses(ids, spec)?;
         let mask = counted(&responses, &scores, plan.skipped);
         let asked = asking.ask(&queries, &responses, &plan.chunks)?;
+        asked.check(&mask, prompts)?;
         let log_probs = mask.apply(&asked.log_probs);
         let sampler_log_probs =
             told.map(|told| spread(&told, &responses, &log_probs)).transpose()?;

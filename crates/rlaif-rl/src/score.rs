@@ -1,7 +1,7 @@
 //! From responses to scores.
 
 use rlaif_core::{Exchange, RewardModel, Scores};
-use rlaif_lm::{Prompt, Sampled};
+use rlaif_lm::{Prompt, Sampled, place};
 
 use crate::error::RlError;
 
@@ -17,5 +17,6 @@ pub fn score(
     let exchanges: Vec<Exchange<'_>> = (prompts.iter().zip(sampled))
         .map(|(prompt, response)| prompt.record.exchange(&response.text))
         .collect();
-    Ok(reward.score(&exchanges)?.check(reward.name(), exchanges.len())?)
+    let scores = reward.score(&exchanges).map_err(|error| error.in_row(place(prompts)))?;
+    Ok(scores.check(reward.name(), exchanges.len())?)
 }

@@ -84,6 +84,7 @@ impl ScoreConfig {
                         return Err(RlError::NoScore {
                             reward: reward.to_owned(),
                             row,
+                            named: None,
                             reason: reason.map_or_else(
                                 || "the reward model does not say why".to_owned(),
                                 |(_, reason)| reason.clone(),

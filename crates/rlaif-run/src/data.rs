@@ -139,7 +139,7 @@ impl DataSection {
             held_out.truncate(self.held_out_rows);
         }
         if train.is_empty() {
-            let found = format!("`{}`, which has no row", self.train);
+            let found = format!("`{}`, of which no row is left ({skipped})", self.train);
             return Err(BadSetting::new("data.train", found, "at least one row").into());
         }
         read_as.retain(|said| !said.is_empty());

@@ -191,6 +191,16 @@ pub enum RunError {
         /// The judge and its reason, or its habit, and the remedy.
         why: String,
     },
+    /// Rows or questions of which none has a verdict.
+    #[error("none of {count} {what} has a verdict: {why}")]
+    NoVerdicts {
+        /// `rows` or `questions`.
+        what: &'static str,
+        /// Their number.
+        count: usize,
+        /// The first reason.
+        why: String,
+    },
     /// Prompts of which none has a response.
     #[error("none of {prompts} prompts has a response: {why}")]
     NoResponses {
@@ -315,6 +325,8 @@ impl Fault for RunError {
     fn is_users(&self) -> bool {
         match self {
             Self::Read { source, .. } => is_bad_input_file(source),
+            // A fault of the service behind the reward.
+            Self::NoVerdicts { .. } => false,
             Self::NoConfig { .. }
             | Self::Syntax { .. }
             | Self::Content { .. }

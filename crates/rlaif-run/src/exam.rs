@@ -210,7 +210,23 @@ impl ExamFile {
             .map(|pair| verdict(labeller.shown_first(pair, 0, &opinions), true, Orders::Both))
             .collect();
         let examinee = labeller.names().join(", ");
+        any_verdict(&verdicts)?;
         Ok(grade(exam, &examinee, &questions, &verdicts, &settings.options)?)
+    }
+}
+
+/// Checks that at least one question has a verdict: an exam without any has no grade.
+fn any_verdict(verdicts: &[ExamVerdict]) -> Result<(), RunError> {
+    let mut reasons = verdicts.iter().map(|verdict| match verdict {
+        ExamVerdict::Missing(why) => Some(why),
+        _ => None,
+    });
+    match reasons.next().flatten() {
+        Some(why) if reasons.all(|why| why.is_some()) => {
+            let (count, why) = (verdicts.len(), why.clone());
+            Err(RunError::NoVerdicts { what: "questions", count, why })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -259,6 +275,7 @@ impl ExamSettings {
                 scores.map_or_else(ExamVerdict::Missing, ExamVerdict::Scores)
             })
             .collect();
+        any_verdict(&verdicts)?;
         Ok(grade(exam, reward.name(), &questions, &verdicts, &self.options)?)
     }
 }

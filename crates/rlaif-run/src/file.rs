@@ -294,26 +294,52 @@ pub(crate) fn table(config: &impl Serialize) -> Result<Table, RunError> {
     Table::try_from(config).map_err(|source| RunError::Unwritable { source: source.into() })
 }
 
-/// Sets `a.b=v`.
+/// Sets `a.b=v`, and `a.0.b=v` or `a[0].b=v` in an element of a list.
 pub(crate) fn set(table: &mut Table, assignment: &str) -> Result<(), RunError> {
     let refuse = |problem| RunError::Set { assignment: assignment.to_owned(), problem };
     let (key, value) = assignment.split_once('=').ok_or_else(|| refuse("expected KEY=VALUE"))?;
     let value = value.trim();
     let parsed = format!("v = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
     let value = parsed.unwrap_or_else(|| Value::String(value.to_owned()));
-    let parts: Vec<&str> = key.trim().split('.').collect();
+    // `terms[0].reward` is `terms.0.reward`.
+    let key = key.trim().replace('[', ".").replace(']', "");
+    let parts: Vec<&str> = key.split('.').collect();
     // Checked before any change, so that a refusal leaves the table unchanged.
     if parts.iter().any(|part| part.is_empty()) {
         return Err(refuse("a part of the key is empty"));
     }
     let (last, above) = parts.split_last().expect("split gives at least one part");
-    let mut place = table;
+    let (first, above) = match above.split_first() {
+        Some((first, above)) => (*first, above),
+        None => {
+            table.insert((*last).to_owned(), value);
+            return Ok(());
+        }
+    };
+    let empty = || Value::Table(Table::new());
+    let mut place = table.entry(first).or_insert_with(empty);
     for part in above {
-        let entry = place.entry(*part).or_insert_with(|| Value::Table(Table::new()));
-        place = entry.as_table_mut().ok_or_else(|| refuse("the key leads into a value"))?;
+        place = match place {
+            Value::Table(table) => table.entry(*part).or_insert_with(empty),
+            Value::Array(list) => element(list, part).map_err(refuse)?,
+            _ => return Err(refuse("the key leads into a value")),
+        };
     }
-    place.insert((*last).to_owned(), value);
+    match place {
+        Value::Table(table) => {
+            table.insert((*last).to_owned(), value);
+        }
+        Value::Array(list) => *element(list, last).map_err(refuse)? = value,
+        _ => return Err(refuse("the key leads into a value")),
+    }
     Ok(())
+}
+
+/// The element of a list that a part of a key names.
+fn element<'a>(list: &'a mut [Value], part: &str) -> Result<&'a mut Value, &'static str> {
+    let at: usize =
+        part.parse().map_err(|_| "the key leads into a list: name an element, from 0")?;
+    list.get_mut(at).ok_or("the list is shorter; elements are numbered from 0")
 }
 
 #[cfg(test)]
@@ -337,6 +363,22 @@ mod tests {
         assert_eq!(table["model"]["path"].as_str(), Some("org/name"));
         assert_eq!(table["a"].as_array().unwrap().len(), 2);
         assert_eq!(table["b"].as_bool(), Some(true));
+        let mut listed: Table =
+            "terms = [{ weight = 1 }, { weight = 2 }]\nn = [3, 4]".parse().unwrap();
+        for assignment in ["terms.1.weight=5", "terms[0].reward.kind=\"length\"", "n[1]=6"] {
+            set(&mut listed, assignment).unwrap();
+        }
+        assert_eq!(listed["terms"][1]["weight"].as_integer(), Some(5));
+        assert_eq!(listed["terms"][0]["reward"]["kind"].as_str(), Some("length"));
+        assert_eq!(listed["n"].as_array().unwrap()[1].as_integer(), Some(6));
+        for (assignment, problem) in [
+            ("terms.weight=1", "name an element, from 0"),
+            ("terms[2].weight=1", "the list is shorter"),
+            ("n.0.x=1", "leads into a value"),
+        ] {
+            let error = set(&mut listed, assignment).unwrap_err().to_string();
+            assert!(error.contains(problem), "{error}");
+        }
         for (assignment, problem) in [
             ("seed", "expected KEY=VALUE"),
             ("seed.x=1", "leads into a value"),

@@ -150,5 +150,5 @@ pub use schema::{
 };
 pub use sft::SftFile;
 pub use skipped::SkippedRows;
-pub use verdicts::score_into;
+pub use verdicts::{any_scored, score_into};
 pub use vocabulary::OtherVocabulary;

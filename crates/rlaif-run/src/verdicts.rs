@@ -20,7 +20,7 @@ use crate::{
 /// # Errors
 /// [`RunError::Verdicts`] if `out` exists, or another process uses it, or the verdicts so far are
 /// on other rows; [`RunError::Changed`] for those of another reward; [`RunError::Write`];
-/// [`RunError::Reward`].
+/// [`RunError::Reward`]; [`RunError::NoVerdicts`], and no file `out`, if no row has a score.
 pub fn score_into(
     config: &RewardConfig,
     reward: &dyn RewardModel,
@@ -29,11 +29,26 @@ pub fn score_into(
 ) -> Result<Counted, RunError> {
     let files = ResultFile::new(out)?;
     let mut journal = open(config, rows, &files.journal())?;
-    let mut counted = Counted { scored: journal.known().len(), missing: 0 };
+    let mut counted = Counted { scored: journal.known().len(), ..Counted::default() };
     score_open(reward, rows, &mut journal, |verdict| counted.add(verdict))?;
+    any_scored(&counted)?;
     journal.finish(rows.len(), out)?;
     files.remove_journal()?;
     Ok(counted)
+}
+
+/// Checks that at least one row has a score, if there are rows.
+///
+/// # Errors
+/// [`RunError::NoVerdicts`] with the first reason: a whole file without a score is a fault of the service
+/// behind the reward, or of its settings.
+pub fn any_scored(counted: &Counted) -> Result<(), RunError> {
+    match &counted.first_missing {
+        Some(why) if counted.scored == 0 => {
+            Err(RunError::NoVerdicts { what: "rows", count: counted.missing, why: why.clone() })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Scores rows, each kept in the file `path` as soon as it is there: the score of each row, or why it has
@@ -125,7 +140,7 @@ pub(crate) fn texts_of(record: &PromptRecord, replies: &[&Reply]) -> Vec<String>
 mod tests {
     use std::{fs, ops::ControlFlow};
 
-    use rlaif_core::{Exchange, RewardError, Scores, Tell};
+    use rlaif_core::{Exchange, Fault, RewardError, Scores, Tell};
 
     use super::*;
 
@@ -209,6 +224,30 @@ mod tests {
         assert!(!unordered.exists());
         let error = score_into(&config, &backwards(None), &rows, &out).unwrap_err();
         assert!(error.to_string().contains("is there already"), "{error}");
+    }
+
+    #[test]
+    fn rows_without_any_verdict_are_an_error_and_can_be_judged_again() {
+        struct Down;
+        impl RewardModel for Down {
+            fn name(&self) -> &'static str {
+                "down"
+            }
+            fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
+                let mut scores = Scores::new(vec![None; batch.len()]);
+                scores.reasons = (0..batch.len()).map(|row| (row, "503".to_owned())).collect();
+                Ok(scores)
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("v.jsonl");
+        let config: RewardConfig = toml::from_str("kind = 'repetition'\nn = 2").unwrap();
+        let error = score_into(&config, &Down, &rows(3), &out).unwrap_err();
+        assert_eq!(error.to_string(), "none of 3 rows has a verdict: 503");
+        assert!(!error.is_users() && !out.exists());
+        // The same call asks again.
+        let counted = score_into(&config, &backwards(None), &rows(3), &out).unwrap();
+        assert_eq!(counted, Counted { scored: 3, ..Counted::default() });
     }
 
     #[test]

@@ -103,7 +103,10 @@ fn foreign(head: &[u8]) -> Option<&'static str> {
     if begins(b"<!doctype html") || begins(b"<html") {
         return Some("a web page");
     }
-    if begins(b"<?xml") {
+    let is_tag = text.starts_with(b"<")
+        && text.get(1).is_some_and(u8::is_ascii_alphabetic)
+        && text.trim_ascii_end().ends_with(b">");
+    if begins(b"<?xml") || is_tag {
         return Some("an XML document");
     }
     // In UTF-16, every other byte of a Latin letter is zero.
@@ -164,6 +167,7 @@ impl Format {
                 for (separator, what) in [
                     (b'\t', "text with tabs between the columns (TSV)"),
                     (b';', "text with semicolons between the columns"),
+                    (b'|', "text with vertical bars between the columns"),
                 ] {
                     if line.contains(&separator) && !line.contains(&b',') {
                         let source_name = source_name.to_owned();

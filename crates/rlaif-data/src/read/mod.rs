@@ -286,6 +286,14 @@ impl<R> std::fmt::Debug for Records<R> {
     }
 }
 
+/// The beginning of the first line that is not blank, for messages.
+fn first_line(head: &[u8]) -> String {
+    const SHOWN: usize = 60;
+    let head = head.strip_prefix(format::BYTE_ORDER_MARK).unwrap_or(head).trim_ascii_start();
+    let line = head.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    String::from_utf8_lossy(line).trim().chars().take(SHOWN).collect()
+}
+
 /// Waits for a worker. If the caller is itself one of rayon's workers, it works meanwhile: if all
 /// workers waited, none would parse.
 fn wait_for<T>(receiver: &Receiver<std::thread::Result<T>>) -> std::thread::Result<T> {
@@ -364,12 +372,17 @@ impl<C: Corpus> Producer<C> {
         format: Format,
         name: &Arc<str>,
     ) -> Result<Result<u64, DataError>, Abandoned> {
+        let first_line = first_line(content.head());
         let mut chunks = Chunks::new(name, content, format);
         let mut header = None;
         let mut bytes = 0;
         loop {
             let mut chunk = match chunks.next_chunk() {
                 Ok(Some(chunk)) => chunk,
+                Ok(None) if bytes == 0 && header.is_some() => {
+                    let source_name = name.to_string();
+                    return Ok(Err(DataError::HeaderAlone { source_name, header: first_line }));
+                }
                 Ok(None) => return Ok(Ok(bytes)),
                 Err(error) => return Ok(Err(error)),
             };

@@ -54,9 +54,7 @@ pub(super) fn choose(
     let raw: Vec<RowChoice> = raw
         .into_iter()
         .zip(situations)
-        .map(|(choice, row)| {
-            choice.ok_or(LmError::NotFinite { row: row.row, token: row.response.len() })
-        })
+        .map(|(choice, row)| choice.ok_or(LmError::not_finite(row.row, row.response.len())))
         .collect::<Result<_, _>>()?;
     if !edits {
         let plain = |choice: RowChoice| Choice { id: choice.id, log_prob: choice.log_prob };
@@ -271,7 +269,7 @@ mod tests {
         assert!(matches!(error, LmError::NothingAllowed { row: 4, token: 0 }), "{error}");
         for config in [config, GenerationConfig::default()] {
             let error = choose(logits([0., 0., f32::NAN, 0.]), &rows, &config).unwrap_err();
-            assert!(matches!(error, LmError::NotFinite { row: 7, token: 1 }), "{error}");
+            assert!(matches!(error, LmError::NotFinite { row: 7, token: 1, .. }), "{error}");
         }
     }
 }

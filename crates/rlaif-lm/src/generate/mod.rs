@@ -389,7 +389,7 @@ impl Job<'_> {
                 if finishes[place].is_none() {
                     let row = &mut active[place];
                     if log_prob.is_nan() {
-                        return Err(LmError::NotFinite { row: row.row, token: row.ids.len() });
+                        return Err(LmError::not_finite(row.row, row.ids.len()));
                     }
                     finishes[place] = self.take(row, Choice { id, log_prob }, hooks)?;
                 }

@@ -85,12 +85,13 @@ pub(super) fn attach(
     if !made.iter().any(|(_, adapter)| matches!(adapter.form, Form::Lora(_))) {
         return no_target("target_modules", described(&config.target_modules));
     }
-    let unsaved = unsaved(&config, &rules, &layers, parts.parameters);
-    match (origin, unsaved.as_slice()) {
-        (Origin::Fresh, [first, ..]) => {
+    let (others, unknown) = unsaved(&config, &rules, &layers, parts.parameters);
+    match (origin, others.iter().chain(&unknown).next()) {
+        (Origin::Fresh, Some(first)) => {
             return no_target("modules_to_save", format!("`{first}`"));
         }
-        _ => maker.not_saved(unsaved),
+        // A name that the model lacks has no effect, as in peft.
+        _ => maker.not_saved(others),
     }
     if maker.without_head {
         config.modules_to_save.retain(|module| !HEADS.contains(&module.as_str()));
@@ -111,14 +112,14 @@ pub(super) fn attach(
     Ok(without_effect)
 }
 
-/// The modules that `modules_to_save` names and that contain no layer, under that name or, if the model has
-/// them, under their own.
+/// The modules of the model that `modules_to_save` names and that contain no layer, and the names that
+/// the model lacks.
 fn unsaved(
     config: &AdapterConfig,
     rules: &AdapterRules,
     layers: &[&str],
     parameters: &Parameters,
-) -> Vec<String> {
+) -> (Vec<String>, Vec<String>) {
     let module =
         |parameter: &'_ str| parameter.rsplit_once('.').map(|(module, _)| module.to_owned());
     let of_model = parameters.iter().filter(|(name, _)| !is_adapter(name));
@@ -133,8 +134,8 @@ fn unsaved(
     let head = |name: &str| HEADS.contains(&name);
     let of_classifier = config.task_type == Some(TaskType::SequenceClassification);
     let unknown = rules.unsaved(&all).filter(|name| !(of_classifier && head(name)));
-    let unknown: Vec<String> = unknown.map(str::to_owned).collect();
-    others.into_iter().chain(unknown).collect()
+    let unknown = unknown.map(str::to_owned).collect();
+    (others.into_iter().collect(), unknown)
 }
 
 fn described(targets: &TargetModules) -> String {

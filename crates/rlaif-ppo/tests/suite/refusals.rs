@@ -288,11 +288,15 @@ fn rewards_that_give_no_or_wrong_scores_are_errors() {
     }
     let mut trainer = build(policy(Family::Llama, 1), config()).unwrap();
     let error = trainer.rollout(&prompts(0, 4), &Letters, &Silent).unwrap_err().to_string();
-    assert!(error.contains("`silent`") && error.contains("it did not answer"), "{error}");
+    let record = prompts(0, 4)[1].record.place();
+    let said = format!("`silent` gave the response to {record} no score: it did not answer");
+    assert!(error.contains(&said), "{error}");
 
     let nan = |batch: &[Exchange<'_>]| vec![f32::NAN; batch.len()];
     let error = trainer.rollout(&prompts(0, 4), &Letters, &nan).unwrap_err();
     assert!(matches!(error, PpoError::Reward(RewardError::NonFinite { row: 0, .. })), "{error}");
+    let record = prompts(0, 4)[0].record.place();
+    assert!(error.to_string().contains(&format!("`function`, {record}: ")), "{error}");
     let few = |_: &[Exchange<'_>]| vec![1.];
     let error = trainer.rollout(&prompts(0, 4), &Letters, &few).unwrap_err();
     assert!(matches!(error, PpoError::Reward(RewardError::Count { .. })), "{error}");

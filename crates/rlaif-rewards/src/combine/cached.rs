@@ -124,8 +124,9 @@ impl<R: RewardModel> RewardModel for Cached<R> {
         }
         let mut scores = Scores::new(vec![None; distinct.len()]);
         if !open.is_empty() {
-            let asked: Vec<Exchange<'_>> = open.iter().map(|&at| batch[distinct[at]]).collect();
-            let answered = checked(&self.inner, &asked)?;
+            let rows: Vec<usize> = open.iter().map(|&at| distinct[at]).collect();
+            let asked: Vec<Exchange<'_>> = rows.iter().map(|&row| batch[row]).collect();
+            let answered = checked(&self.inner, &asked).map_err(|error| error.among(&rows))?;
             let mut memory = self.memory();
             for (at, &place) in open.iter().enumerate() {
                 if answered.total[at].is_some() {
@@ -168,14 +169,16 @@ impl<R: RewardModel> RewardModel for Cached<R> {
         if open.is_empty() {
             return Ok(());
         }
-        let asked: Vec<Exchange<'_>> = open.iter().map(|(_, rows)| batch[rows[0]]).collect();
-        self.inner.score_each(&asked, &mut |at, verdict| {
+        let firsts: Vec<usize> = open.iter().map(|(_, rows)| rows[0]).collect();
+        let asked: Vec<Exchange<'_>> = firsts.iter().map(|&row| batch[row]).collect();
+        let scored = self.inner.score_each(&asked, &mut |at, verdict| {
             let (key, rows) = &open[at];
             if verdict.total.first().copied().flatten().is_some() {
                 self.memory().insert(*key, verdict.clone());
             }
             all(rows, &verdict)
-        })
+        });
+        scored.map_err(|error| error.among(&firsts))
     }
 
     state_of_inner!();

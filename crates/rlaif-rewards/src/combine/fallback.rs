@@ -49,7 +49,7 @@ impl<R: RewardModel, O: RewardModel> RewardModel for OrElse<R, O> {
             return Ok(scores);
         }
         let asked: Vec<Exchange<'_>> = open.iter().map(|&row| batch[row]).collect();
-        let mut other = checked(&self.other, &asked)?;
+        let mut other = checked(&self.other, &asked).map_err(|error| error.among(&open))?;
         for (_, reason) in &mut other.reasons {
             *reason = format!("{}: {reason}", self.other.name());
         }
@@ -72,8 +72,9 @@ impl<R: RewardModel, O: RewardModel> RewardModel for OrElse<R, O> {
         if ended || open.is_empty() {
             return Ok(());
         }
-        let asked: Vec<Exchange<'_>> = open.iter().map(|(row, _)| batch[*row]).collect();
-        self.other.score_each(&asked, &mut |at, mut other| {
+        let rows: Vec<usize> = open.iter().map(|(row, _)| *row).collect();
+        let asked: Vec<Exchange<'_>> = rows.iter().map(|&row| batch[row]).collect();
+        let scored = self.other.score_each(&asked, &mut |at, mut other| {
             for (_, reason) in &mut other.reasons {
                 *reason = format!("{}: {reason}", self.other.name());
             }
@@ -81,7 +82,8 @@ impl<R: RewardModel, O: RewardModel> RewardModel for OrElse<R, O> {
             let mut scores = first.clone();
             scores.fill_from(other, &[0]);
             tell(*row, scores)
-        })
+        });
+        scored.map_err(|error| error.among(&rows))
     }
 
     fn metrics(&self) -> Vec<(String, f64)> {

@@ -55,7 +55,7 @@ impl<R: RewardModel, G: RewardModel> RewardModel for Gated<R, G> {
         let passes = |row: &usize| gate.total[*row].is_some_and(|s| s.get() >= self.threshold);
         let passed: Vec<usize> = (0..batch.len()).filter(passes).collect();
         let asked: Vec<Exchange<'_>> = passed.iter().map(|&row| batch[row]).collect();
-        let inner = checked(&self.inner, &asked)?;
+        let inner = checked(&self.inner, &asked).map_err(|error| error.among(&passed))?;
         Ok(self.joined(gate, inner, &passed))
     }
 
@@ -75,11 +75,13 @@ impl<R: RewardModel, G: RewardModel> RewardModel for Gated<R, G> {
         if ended || passed.is_empty() {
             return Ok(());
         }
-        let asked: Vec<Exchange<'_>> = passed.iter().map(|(row, _)| batch[*row]).collect();
-        self.inner.score_each(&asked, &mut |at, inner| {
+        let rows: Vec<usize> = passed.iter().map(|(row, _)| *row).collect();
+        let asked: Vec<Exchange<'_>> = rows.iter().map(|&row| batch[row]).collect();
+        let scored = self.inner.score_each(&asked, &mut |at, inner| {
             let (row, gate) = &passed[at];
             tell(*row, self.joined(gate.clone(), inner, &[0]))
-        })
+        });
+        scored.map_err(|error| error.among(&rows))
     }
 
     fn metrics(&self) -> Vec<(String, f64)> {

@@ -172,7 +172,7 @@ impl RewardModel for Kept {
             let model = self.inner.name().to_owned();
             return Err(RewardError::Failed { model, source: Box::new(source) });
         }
-        scored?;
+        scored.map_err(|error| error.among(&open))?;
         Ok(scores)
     }
 

@@ -1,6 +1,6 @@
 //! Calls of a combinator's members, and their states.
 
-use rlaif_core::{BadSetting, Exchange, NonFinite, RewardError, RewardModel, Score, Scores};
+use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Score, Scores};
 
 use crate::ProviderError;
 
@@ -13,11 +13,7 @@ pub(super) fn checked(
 }
 
 pub(super) fn finite(value: f32, model: &str, row: usize) -> Result<Score, RewardError> {
-    Score::new(value).map_err(|source: NonFinite| RewardError::NonFinite {
-        model: model.to_owned(),
-        row,
-        source,
-    })
+    Score::new(value).map_err(|source| RewardError::non_finite(model, row, source))
 }
 
 pub(super) fn finite_setting(setting: &'static str, value: f32) -> Result<f32, ProviderError> {

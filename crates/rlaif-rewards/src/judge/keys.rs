@@ -201,7 +201,7 @@ impl ServiceKeys<'_> {
             Some(BudgetConfig { money: Some(_), .. }) if self.price.is_none() => {
                 Err(ProviderError::Setting(BadSetting::new(
                     "budget.money",
-                    "no `price`",
+                    "given without `price`",
                     "used with `price.input_per_million` and `price.output_per_million`",
                 )))
             }

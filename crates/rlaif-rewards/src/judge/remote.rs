@@ -157,11 +157,8 @@ impl RemoteReward {
         let mut scores = Scores::default();
         for (at, (reward, &row)) in reply.rewards.iter().zip(rows).enumerate() {
             let score = reward.map(|value| {
-                Score::new(value as f32).map_err(|source| RewardError::NonFinite {
-                    model: self.name.clone(),
-                    row,
-                    source,
-                })
+                Score::new(value as f32)
+                    .map_err(|source| RewardError::non_finite(&self.name, row, source))
             });
             if score.is_none() {
                 scores.reasons.push((at, "the reward server gave null".to_owned()));
@@ -245,8 +242,8 @@ impl Asking for Asked<'_> {
             }),
             Err(error) => {
                 if let Some((row, value)) = no_number(body) {
-                    let (model, row) = (self.server.name.clone(), self.first + row);
-                    return Err(RewardError::NonFinite { model, row, source: NonFinite(value) });
+                    let row = self.first + row;
+                    return Err(RewardError::non_finite(&self.server.name, row, NonFinite(value)));
                 }
                 Ok(Read::Foreign(format!(
                     "200: the reply of {} is not {{\"rewards\": [numbers]}}, check `api.url`: \

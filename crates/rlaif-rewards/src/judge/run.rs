@@ -75,6 +75,6 @@ pub fn run_with_environment(
         Judge::Llm(judge) => judge.usage(),
         Judge::Remote(judge) => judge.usage(),
     };
-    let Counted { scored, missing } = counted;
+    let Counted { scored, missing, .. } = counted;
     Ok(Summary { scored, missing, usage })
 }

@@ -3,8 +3,9 @@
 use std::ops::ControlFlow;
 
 #[cfg(feature = "neural")]
-use rlaif_core::Interrupted;
 use rlaif_core::{BadSetting, RewardError};
+#[cfg(feature = "neural")]
+use rlaif_core::{Interrupted, PromptRecord};
 #[cfg(feature = "neural")]
 use rlaif_lm::{Draw, RowIds, generate::Ask};
 
@@ -241,7 +242,14 @@ impl LocalLlm {
             }
             let asks: Vec<Ask> = rows.iter().map(|(_, ask)| ask.clone()).collect();
             let draw = Draw { seed: self.seed, step: 0 };
-            let written = self.asker.write(&asks, &self.how, draw).map_err(failed(name))?;
+            let written = self.asker.write(&asks, &self.how, draw);
+            let written = written.map_err(|error| {
+                let place = |row: usize| {
+                    let (question, _) = &questions[rows[row].0];
+                    PromptRecord::new("", &question.user).place()
+                };
+                failed(name)(error.in_row(place))
+            })?;
             for ((at, _), written) in rows.iter().zip(written) {
                 let is_cut = !written.is_finished();
                 let text = match written.text.trim() {

@@ -633,7 +633,7 @@ impl RewardModel for ClassifierReward {
                 let score = rlaif_core::Score::new(value).map_err(|source| {
                     // A label alone does not say which model it is.
                     let model = format!("{} ({})", self.name, model.tokenizer.name());
-                    RewardError::NonFinite { model, row, source }
+                    RewardError::non_finite(model, row, source)
                 })?;
                 column[row] = Some(score);
             }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use rlaif_core::{
-    BadSetting, ChatOptions, Exchange, RewardError, RewardModel, Scores, Seed, Specials, TextCodec,
+    BadSetting, ChatOptions, Exchange, PromptRecord, RewardError, RewardModel, Scores, Seed,
+    Specials, TextCodec,
 };
 use rlaif_lm::generate::{Ask, GenerationConfig, Sampling};
 use rlaif_lm::{Draw, Forward, LmError, Padding, Policy, RowIds, Sampled, TokenBatch};
@@ -68,6 +69,8 @@ struct Prompt {
     /// A function of the question and the sample only, so that a row's answer does not depend on
     /// the other rows.
     row: u64,
+    /// The exchange that the question is about, by its place in the batch.
+    about: usize,
 }
 
 impl PolicyJudge {
@@ -160,7 +163,11 @@ impl PolicyJudge {
         move |source| RewardError::Failed { model: model.clone(), source: Box::new(source) }
     }
 
-    fn answers(&self, prompts: &[Prompt]) -> Result<Vec<Answer>, RewardError> {
+    fn answers(
+        &self,
+        prompts: &[Prompt],
+        batch: &[Exchange<'_>],
+    ) -> Result<Vec<Answer>, RewardError> {
         let row = |prompt: &Prompt| Ask {
             id: prompt.row,
             prompt: prompt.ids.clone(),
@@ -168,7 +175,11 @@ impl PolicyJudge {
         };
         let rows: Vec<Ask> = prompts.iter().map(row).collect();
         let draw = Draw { seed: self.seed, step: 0 };
-        let sampled = self.asker.write(&rows, &self.generation, draw).map_err(self.failed())?;
+        let sampled = self.asker.write(&rows, &self.generation, draw);
+        let sampled = sampled.map_err(|error| {
+            let asked = |row: usize| batch[prompts[row].about].prompt;
+            self.failed()(error.in_row(|row| PromptRecord::new("", asked(row)).place()))
+        })?;
         let tokens = match self.rubric.form() {
             AnswerForm::Expectation => {
                 no_grad(|| self.alternatives(prompts, &sampled)).map_err(self.failed())?
@@ -272,7 +283,7 @@ impl RewardModel for PolicyJudge {
         let mut prompts: Vec<Prompt> = Vec::new();
         let mut known: HashMap<u64, usize> = HashMap::new();
         let mut rows: Vec<Result<Vec<usize>, String>> = Vec::with_capacity(batch.len());
-        for exchange in batch {
+        for (about, exchange) in batch.iter().enumerate() {
             let question = match self.rubric.ask(exchange) {
                 Ok(question) => question,
                 Err(unread) => {
@@ -286,14 +297,14 @@ impl RewardModel for PolicyJudge {
                 let mut of_sample = |sample: u32| {
                     let row = RowIds::of_tokens(&ids, sample);
                     *known.entry(row).or_insert_with(|| {
-                        prompts.push(Prompt { ids: ids.clone(), row });
+                        prompts.push(Prompt { ids: ids.clone(), row, about });
                         prompts.len() - 1
                     })
                 };
                 (0..self.samples).map(&mut of_sample).collect()
             }));
         }
-        let answers = self.answers(&prompts)?;
+        let answers = self.answers(&prompts, batch)?;
         let read = |answer: &Answer| self.rubric.read(answer).map_err(|unread| unread.to_string());
         let verdicts: Vec<Judged> = answers.iter().map(read).collect();
         let rows = rows

@@ -124,11 +124,9 @@ pub(super) fn collected(
     let mut scores = Scores::default();
     for (row, result) in results.enumerate() {
         let score = match result {
-            Ok(value) => Some(Score::new(value).map_err(|source| RewardError::NonFinite {
-                model: name.to_owned(),
-                row,
-                source,
-            })?),
+            Ok(value) => Some(
+                Score::new(value).map_err(|source| RewardError::non_finite(name, row, source))?,
+            ),
             Err(reason) => {
                 scores.reasons.push((row, reason));
                 None

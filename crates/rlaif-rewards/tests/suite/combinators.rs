@@ -178,6 +178,28 @@ fn the_error_of_a_member_is_the_error_of_the_whole() {
     assert!(matches!(error, RewardError::NonFinite { .. }), "{error}");
 }
 
+/// A combinator that asks its member about some rows alone names the row of the whole batch.
+#[test]
+fn a_score_that_is_not_finite_is_of_the_row_of_the_batch() {
+    let nan_at_two = |batch: &[Exchange<'_>]| -> Vec<f32> {
+        batch.iter().map(|x| if x.response == "2" { f32::NAN } else { 1. }).collect()
+    };
+    let passes = |batch: &[Exchange<'_>]| -> Vec<f32> {
+        batch.iter().map(|x| if x.response == "0" { 0. } else { 1. }).collect()
+    };
+    let batch = batch(&["0", "1", "0", "2"]);
+    let gated = || Gated::new(nan_at_two, passes, 0.5, 0.).unwrap();
+    let error = gated().score(&batch).unwrap_err();
+    assert!(matches!(error, RewardError::NonFinite { row: 3, .. }), "{error}");
+    let error = gated().score_each(&batch, &mut |_, _| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(error, RewardError::NonFinite { row: 3, .. }), "{error}");
+    let cached = Cached::new(nan_at_two, 9);
+    let error = cached.score(&batch).unwrap_err();
+    assert!(matches!(error, RewardError::NonFinite { row: 3, .. }), "{error}");
+    let error = cached.score_each(&batch, &mut |_, _| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(error, RewardError::NonFinite { row: 3, .. }), "{error}");
+}
+
 #[test]
 fn a_gate_asks_only_about_what_passes() {
     let asked = Arc::new(Mutex::new(Vec::new()));

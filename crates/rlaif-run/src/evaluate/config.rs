@@ -676,6 +676,8 @@ impl EvalFile {
         let rendering = serde_json::to_value(&how).unwrap_or_default();
         details.configuration.insert("prompt".to_owned(), rendering);
         let prompts = self.data.prompts(&rows, &baseline.codec, how)?;
+        // The form of the rows, and what was left out.
+        prompts.provenance().steps.iter().for_each(|step| say(format_args!("{step}")));
         for notice in baseline.codec.take_notices() {
             say(format_args!("{notice}"));
         }

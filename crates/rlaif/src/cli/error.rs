@@ -260,7 +260,7 @@ mod tests {
             (CliError::Torch(out_of_memory()), 1),
             (CliError::Model(out_of_memory().into()), 1),
             (RunError::from(PpoError::from(LmError::from(out_of_memory()))).into(), 1),
-            (RunError::from(TrainError::from(LmError::NotFinite { row: 0, token: 0 })).into(), 1),
+            (RunError::from(TrainError::from(LmError::not_finite(0, 0))).into(), 1),
             (RunError::from(TrainError::from(MetricError::new("log", "disk full"))).into(), 1),
             (
                 RunError::from(TrainError::Write {

@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use rlaif_core::say;
 use rlaif_rewards::{ReadRows, RewardConfig, RewardInput, read_rows, score_in_order};
-use rlaif_run::{command::open, rewards_for_file, rewards_from_config, score_into};
+use rlaif_run::{any_scored, command::open, rewards_for_file, rewards_from_config, score_into};
 use rlaif_torch::DeviceChoice;
 
 use super::{error::CliError, kept::keeping, prompt::AskedArguments};
@@ -59,6 +59,7 @@ impl Judge {
         for (name, value) in reward.metrics() {
             say(format_args!("{name} {value}"));
         }
+        any_scored(&counted)?;
         Ok(())
     }
 }
