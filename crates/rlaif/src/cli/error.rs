@@ -13,8 +13,6 @@ use rlaif_torch::TorchError;
 
 use rlaif_run::{EvaluateError, FetchError, RunError, command::CommandError};
 
-use super::print::unwritable;
-
 /// Reasons why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
@@ -68,7 +66,7 @@ pub(crate) enum CliError {
 impl From<CommandError> for CliError {
     fn from(error: CommandError) -> Self {
         match error {
-            CommandError::Output(source) => unwritable(source),
+            CommandError::Output(source) => Self::Io { what: "standard output".to_owned(), source },
             CommandError::Setting(setting) => Self::Flag(setting),
             other => Self::Command(other),
         }

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use rlaif_dpo::Prompts;
 use rlaif_run::command::bench;
 
-use super::{Activations, steps::TimedSteps};
+use super::{output::Activations, steps::TimedSteps};
 use crate::cli::error::CliError;
 
 /// Source of the reference's log-probabilities.

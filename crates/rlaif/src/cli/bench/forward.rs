@@ -3,7 +3,7 @@
 use clap::Args;
 use rlaif_run::command::bench;
 
-use super::Output;
+use super::output::Output;
 use crate::cli::{error::CliError, model::ModelArguments};
 
 #[derive(Debug, Args)]

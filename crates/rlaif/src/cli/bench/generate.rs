@@ -3,7 +3,7 @@
 use clap::Args;
 use rlaif_run::command::bench::{self, RowLengths};
 
-use super::Output;
+use super::output::Output;
 use crate::cli::{error::CliError, generate::SamplingArguments, model::Placement};
 
 #[derive(Debug, Args)]

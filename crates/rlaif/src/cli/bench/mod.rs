@@ -3,15 +3,15 @@
 mod dpo;
 mod forward;
 mod generate;
+mod output;
 mod ppo;
 mod reinforce;
 mod sft;
 mod steps;
 
-use clap::{Args, Subcommand, ValueEnum};
-use rlaif_run::command::bench::Measured;
+use clap::Subcommand;
 
-use super::{error::CliError, print::print};
+use super::error::CliError;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
@@ -39,36 +39,6 @@ impl Bench {
             Self::Ppo(bench) => bench.run(),
             Self::Reinforce(bench) => bench.run(),
             Self::Generate(bench) => bench.run(),
-        }
-    }
-}
-
-/// The form of a bench's result.
-#[derive(Debug, Args)]
-struct Output {
-    /// Prints one JSON object instead of text.
-    #[arg(long)]
-    json: bool,
-}
-
-impl Output {
-    fn print(&self, measured: &Measured) -> Result<(), CliError> {
-        if self.json { print(measured.to_json()) } else { print(measured.to_text()) }
-    }
-}
-
-/// Activations of `--activations`.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Activations {
-    Keep,
-    Recompute,
-}
-
-impl From<Activations> for rlaif_lm::Activations {
-    fn from(activations: Activations) -> Self {
-        match activations {
-            Activations::Keep => Self::Keep,
-            Activations::Recompute => Self::Recompute,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use clap::Args;
 use rlaif_run::command::bench::{self, RowLengths};
 
-use super::{Activations, Output};
+use super::output::{Activations, Output};
 use crate::cli::model::Placement;
 
 /// The settings of a bench of optimizer steps on rows of ids.
