@@ -3,8 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::asked_pair::AskedPair;
 use crate::record::{Exchange, PromptRecord, Record};
-use crate::reply::{AskedPair, Reply};
+use crate::reply::Reply;
 
 /// The exams whose files and rules of grading are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]

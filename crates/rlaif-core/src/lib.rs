@@ -3,6 +3,7 @@
 //! This crate needs no libtorch: a crate with a reward model, a data source or a metric depends on
 //! this crate only.
 
+mod asked_pair;
 mod codec;
 mod exam;
 mod fault;
@@ -26,6 +27,7 @@ mod setting;
 mod shown;
 pub mod stats;
 
+pub use asked_pair::{AskedPair, Unread};
 pub use codec::{ChatOptions, CodecError, GenerationPrompt, Specials, TextCodec};
 pub use exam::{ExamName, ExamQuestion};
 pub use fault::{Fault, is_bad_input_file};
@@ -42,7 +44,7 @@ pub use record::{
     Conversation, Demonstration, Desirability, Exchange, PreferencePair, PromptRecord, Record,
     Sample, TextKind, UnpairedPreference,
 };
-pub use reply::{AskedPair, Reply, Unread};
+pub use reply::Reply;
 pub use reward::{
     NonFinite, RewardError, RewardModel, Score, Scores, StepScore, Tell, undone_if_interrupted,
 };

@@ -275,7 +275,7 @@ struct ModernBert {
     norm: LayerNorm,
     blocks: Vec<Block>,
     final_norm: LayerNorm,
-    /// Of layers that attend to all tokens, and of the others.
+    /// Rotations of layers that attend to all tokens, and of the others.
     ropes: [Rope; 2],
     /// The farthest token that a local layer attends to, on either side.
     reach: i64,

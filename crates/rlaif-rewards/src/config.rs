@@ -518,7 +518,7 @@ struct Node<'a> {
     parts: Vec<&'a RewardConfig>,
     /// The columns that it reads beside prompt, response and reference.
     columns: Vec<String>,
-    /// What it reads of a row.
+    /// The part of a row that it reads.
     input: RewardInput,
     /// The model that it runs in this process.
     #[cfg(feature = "neural")]

@@ -22,7 +22,7 @@ use crate::{
 pub enum WeightsInMemory {
     /// None of them.
     NotLoaded,
-    /// Those of the trained models and their references, and no rewards.
+    /// Weights of the trained models and their references, and no rewards.
     Loaded,
 }
 

@@ -117,7 +117,7 @@ pub enum LoraBias {
     /// None of them.
     #[default]
     None,
-    /// Those of the layers with an adapter.
+    /// Biases of the layers with an adapter.
     LoraOnly,
 }
 

@@ -99,7 +99,7 @@ pub enum TrainedBiases {
     /// None of them.
     #[default]
     Absent,
-    /// Those of the linear layers with factors: `lora_only`.
+    /// Biases of the linear layers with factors: `lora_only`.
     OfLora,
 }
 

@@ -331,7 +331,7 @@ impl JudgeConfig {
         self.api.local_model()
     }
 
-    /// What it reads of a row.
+    /// The part of a row that it reads.
     pub fn input(&self) -> RewardInput {
         match &self.api {
             ApiConfig::RewardServer(_) => RewardInput::Messages,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     error::RunError,
-    pipeline::{PlannedStage, StageRecord},
+    pipeline::stage::{PlannedStage, StageRecord},
 };
 
 /// Writes `report.md`, `report.html` and `pipeline.json`.

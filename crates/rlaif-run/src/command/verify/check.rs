@@ -25,7 +25,7 @@ pub struct Check {
 }
 
 impl Check {
-    /// Whether the deviation is within the bound. A check that does not apply has no deviation.
+    /// Returns `true` if the deviation is within the bound. A check that does not apply has no deviation.
     pub fn holds(&self) -> bool {
         self.largest.is_none_or(|largest| largest <= self.bound)
     }

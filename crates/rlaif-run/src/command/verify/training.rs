@@ -13,9 +13,9 @@ use rlaif_train::{Checkpoints, Keep, OptimizerConfig};
 use tch::{Device, Tensor};
 
 use super::{
-    Trained, Verification,
     check::Check,
     policy::{Tell, generation},
+    settings::{Trained, Verification},
 };
 use crate::{command::error::CommandError, error::RunError};
 
