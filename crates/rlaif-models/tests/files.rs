@@ -579,7 +579,7 @@ fn weights_that_are_not_finite_are_refused_with_their_count() {
     load(folder.path()).unwrap();
 }
 
-/// A reward model is one by its head, whichever class config.json names (as in transformers'
+/// A reward model is one by its head, for every class that config.json names (as in transformers'
 /// `AutoModelForSequenceClassification`): its logits are those of the golden.
 #[test]
 fn a_head_makes_a_reward_model_without_the_name_of_its_class() {

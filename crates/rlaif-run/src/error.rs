@@ -196,7 +196,7 @@ pub enum RunError {
     NoVerdicts {
         /// `rows` or `questions`.
         what: &'static str,
-        /// Their number.
+        /// Number of rows or questions.
         count: usize,
         /// The first reason.
         why: String,
