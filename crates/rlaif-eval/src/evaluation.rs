@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 
-use rlaif_core::{BadSetting, Exchange, Metadata, Provenance, Sample, Seed};
+use rlaif_core::{BadSetting, Exchange, Metadata, Provenance, RewardError, Sample, Seed};
 use serde::{Deserialize, Serialize};
 
 use crate::journal::Journal;
@@ -323,6 +323,8 @@ impl Work<'_> {
             if self.stopped.load(Ordering::Relaxed) {
                 break;
             }
+            RewardError::if_interrupted(&info.name)
+                .map_err(|source| EvalError::Reward { metric: info.name.clone(), source })?;
             let batch: Vec<Exchange<'_>> = rows.iter().map(|&r| samples[r].exchange()).collect();
             let found = metric.evaluate(&batch).map_err(|error| match error {
                 EvalError::Reward { metric, source } => {

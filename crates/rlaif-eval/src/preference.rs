@@ -42,6 +42,7 @@ impl<R: RewardModel> PairJudge for ScoreJudge<R> {
 }
 
 fn score(model: &dyn RewardModel, batch: &[Exchange<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
+    RewardError::if_interrupted(model.name())?;
     let scores = model.score(batch).and_then(|scores| scores.check(model.name(), batch.len()))?;
     Ok(scores.total.iter().map(|s| s.map(|s| f64::from(s.get()))).collect())
 }
@@ -204,7 +205,8 @@ fn ask_both_orders(
                 [shown(after, before), shown(before, after)]
             })
             .collect();
-        let said = judge.prefer(&shown).map_err(|source| {
+        let said = RewardError::if_interrupted(judge.name()).and_then(|()| judge.prefer(&shown));
+        let said = said.map_err(|source| {
             let source = source.in_row(|row| match batch.get(row / 2) {
                 Some((sample, _)) => sample.record.place(),
                 None => format!("pair {row}"),

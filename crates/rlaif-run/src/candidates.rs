@@ -16,21 +16,24 @@ use serde_json::{Map, Value, json};
 use tch::Device;
 
 use crate::{
-    device::{cpu, device},
     error::RunError,
+    evaluate::EvaluateProgress,
+    file::RunFile,
     journal::{Costed, Header, Journal, Kept},
+    model::Placement,
     results::ResultFile,
     rewards::surroundings,
     source::source,
+    work::Work,
 };
 
 /// The file of `rlaif candidates`. `docs/feedback.md` describes every key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CandidatesFile {
-    /// `cpu`, `cuda`, `cuda:N` or `auto`: for policies.
-    #[serde(default = "cpu")]
-    pub device: String,
+    /// Device, threads and memory.
+    #[serde(default)]
+    pub placement: Placement,
     /// The prompts.
     pub data: CandidateData,
     /// The models that write.
@@ -161,15 +164,34 @@ pub(crate) fn prompt_text(
     }
 }
 
-impl CandidatesFile {
-    /// A file's contents.
-    ///
-    /// # Errors
-    /// [`RunError::Reward`] names the line, the unknown key and the nearest known one.
-    pub fn from_file(path: &Path) -> Result<Self, RunError> {
-        Ok(rlaif_rewards::read_toml(path)?)
-    }
+impl RunFile for CandidatesFile {
+    const COMMAND: &'static str = "candidates";
 
+    fn locations(&mut self) -> Vec<&mut String> {
+        let mut all = vec![&mut self.data.file];
+        all.extend(self.data.responses.iter_mut().map(|responses| &mut responses.file));
+        all.extend(self.writers.iter_mut().flat_map(|writer| writer.locations()));
+        all
+    }
+}
+
+impl Work for CandidatesFile {
+    const OUT: Option<&'static str> = Some("the file of prompts with their responses");
+    const KEEPS: &'static str = "responses";
+    type Summary = CandidatesSummary;
+    type Error = RunError;
+
+    fn work(
+        &self,
+        base: &Path,
+        out: Option<&Path>,
+        _: &mut dyn FnMut(EvaluateProgress<'_>),
+    ) -> Result<CandidatesSummary, RunError> {
+        self.run(base, out.unwrap_or(Path::new("candidates.jsonl")))
+    }
+}
+
+impl CandidatesFile {
     /// Has responses written into the file `out`. Paths of caches are relative to `base`.
     ///
     /// Until the last response has come, responses are in `OUT.unordered`, each as soon as it is there. The
@@ -194,7 +216,9 @@ impl CandidatesFile {
         let mut unread = Unread::default();
         prompts.iter().for_each(|row| unread.add([&row.prompt]));
         unread.sentences("writers").iter().for_each(say);
-        let device = device(&self.device)?;
+        let device = self.placement.device()?;
+        let models = self.writers.iter().filter_map(WriterConfig::local_model);
+        self.placement.check_models(device, models, [])?;
         let made: Result<_, _> =
             self.writers.iter().map(|config| writer(config, base, device)).collect();
         let writers: Vec<Writer> = made?;

@@ -19,12 +19,15 @@ use serde_json::Value;
 use tch::Device;
 
 use crate::{
-    device::{cpu, device},
     error::RunError,
+    evaluate::EvaluateProgress,
+    file::RunFile,
     label::{opinions_kept, verdict},
+    model::Placement,
     rewards::{rewards_beside, surroundings},
     source::source,
     verdicts::scores_kept,
+    work::Work,
 };
 
 /// The file of `rlaif exam`. `docs/feedback.md` describes every key.
@@ -39,9 +42,9 @@ pub struct ExamFile {
     /// The folder of verdicts and result; `--out` overrides it. Without a folder nothing is
     /// written.
     pub out: Option<PathBuf>,
-    /// `cpu`, `cuda`, `cuda:N` or `auto`.
-    #[serde(default = "cpu")]
-    pub device: String,
+    /// Device, threads and memory.
+    #[serde(default)]
+    pub placement: Placement,
     /// Words in the names of models from the examinee's family, such as `gpt`.
     #[serde(default)]
     pub family: Vec<String>,
@@ -99,17 +102,41 @@ pub struct ExamSettings {
     pub options: ExamOptions,
 }
 
+impl RunFile for ExamFile {
+    const COMMAND: &'static str = "exam";
+
+    fn locations(&mut self) -> Vec<&mut String> {
+        let Self { data, reward, judge, .. } = self;
+        let mut all = vec![&mut data.file];
+        all.extend(reward.iter_mut().flat_map(|reward| reward.locations()));
+        all.extend(judge.iter_mut().flat_map(|judge| judge.locations()));
+        all
+    }
+}
+
+impl Work for ExamFile {
+    const OUT: Option<&'static str> = None;
+    const KEEPS: &'static str = "verdicts";
+    type Summary = ExamReport;
+    type Error = RunError;
+
+    fn out(&self) -> Option<&Path> {
+        self.out.as_deref()
+    }
+
+    fn work(
+        &self,
+        base: &Path,
+        out: Option<&Path>,
+        _: &mut dyn FnMut(EvaluateProgress<'_>),
+    ) -> Result<ExamReport, RunError> {
+        self.run(base, out)
+    }
+}
+
 impl ExamFile {
     fn resamples() -> usize {
         ExamOptions::default().resamples
-    }
-
-    /// Reads a configuration file.
-    ///
-    /// # Errors
-    /// [`RunError::Reward`] names the line, the unknown key and the nearest known one.
-    pub fn from_file(path: &Path) -> Result<Self, RunError> {
-        Ok(rlaif_rewards::read_toml(path)?)
     }
 
     fn settings(&self) -> ExamSettings {
@@ -129,7 +156,10 @@ impl ExamFile {
         if self.resamples < 100 {
             return Err(BadSetting::new("resamples", self.resamples, "at least 100").into());
         }
-        let device = device(&self.device)?;
+        let device = self.placement.device()?;
+        let reward = self.reward.iter().flat_map(RewardConfig::local_models);
+        let judge = self.judge.iter().filter_map(ComparerConfig::local_model);
+        self.placement.check_models(device, [], reward.chain(judge))?;
         let report = match (&self.reward, &self.judge) {
             (Some(config), None) => {
                 let facets =

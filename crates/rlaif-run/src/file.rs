@@ -21,7 +21,8 @@ pub trait RunFile: Serialize + DeserializeOwned {
     /// The command's name on the command line.
     const COMMAND: &'static str;
 
-    /// Returns the locations in the file that may be local files or folders.
+    /// Returns the locations in the file that may be local files or folders: a run's folder keeps them as
+    /// absolute paths.
     fn locations(&mut self) -> Vec<&mut String> {
         Vec::new()
     }
@@ -108,11 +109,7 @@ impl RunRequest {
     }
 
     fn read<T: RunFile>(&self, path: &Path) -> Result<T, RunError> {
-        let mut table = read_table(path, T::COMMAND)?;
-        for assignment in &self.set {
-            set(&mut table, assignment)?;
-        }
-        let mut config: T = parse(path, &table)?;
+        let mut config: T = read(path, &self.set)?;
         let here = env::current_dir()
             .map_err(|source| RunError::Read { path: PathBuf::from("."), source })?;
         for location in config.locations() {
@@ -120,6 +117,15 @@ impl RunRequest {
         }
         Ok(config)
     }
+}
+
+/// A run file with these overrides of its keys.
+pub(crate) fn read<T: RunFile>(path: &Path, overrides: &[String]) -> Result<T, RunError> {
+    let mut table = read_table(path, T::COMMAND)?;
+    for assignment in overrides {
+        set(&mut table, assignment)?;
+    }
+    parse(path, &table)
 }
 
 /// Makes a location independent of the current folder. A hub id that is not a file in the folder
@@ -207,7 +213,8 @@ pub(crate) fn read_table(path: &Path, command: &'static str) -> Result<Table, Ru
 }
 
 /// Keys of earlier versions, by their path, and their replacements.
-const RENAMED: [(&str, &str); 9] = [
+const RENAMED: [(&str, &str); 10] = [
+    ("device", "`placement.device`"),
     ("model.precision", "`model.dtype`"),
     ("learn.microbatch", "`learn.microbatch_size`"),
     ("learn.recompute", "`learn.activations`, which is `keep` or `recompute`"),
@@ -222,8 +229,10 @@ const RENAMED: [(&str, &str); 9] = [
 /// Refuses a key of an earlier version, with its current name.
 fn check_names(path: &Path, table: &Table) -> Result<(), RunError> {
     let find = |key: &str| {
-        let (parts, last) = key.rsplit_once('.')?;
-        table.get(parts)?.as_table()?.get(last)
+        match key.rsplit_once('.') {
+            Some((parts, last)) => table.get(parts)?.as_table()?.get(last),
+            None => table.get(key),
+        }
     };
     let refuse = |key: &str, problem: String| {
         Err(RunError::Content { path: path.to_owned(), key: key.to_owned(), problem })

@@ -18,14 +18,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    device::{cpu, device},
     error::RunError,
+    evaluate::EvaluateProgress,
+    file::RunFile,
     groups::{Groups, as_written, groups},
     journal::{Costed, Header, Journal, Kept},
+    model::Placement,
     results::ResultFile,
     rewards::surroundings,
     source::source,
     verdicts::texts_of,
+    work::Work,
 };
 
 /// The file of `rlaif label`. `docs/feedback.md` describes every key.
@@ -36,9 +39,9 @@ pub struct LabelFile {
     /// that are drawn from constitutions.
     #[serde(default)]
     pub seed: Seed,
-    /// `cpu`, `cuda`, `cuda:N` or `auto`: for judges and rewards that run a model.
-    #[serde(default = "cpu")]
-    pub device: String,
+    /// Device, threads and memory.
+    #[serde(default)]
+    pub placement: Placement,
     /// The pairs.
     pub data: LabelData,
     /// The judge of pairs, for facets without one of their own.
@@ -157,14 +160,6 @@ struct Pairs {
 }
 
 impl LabelFile {
-    /// A file's contents.
-    ///
-    /// # Errors
-    /// [`RunError::Reward`] names the line, the unknown key and the nearest known one.
-    pub fn from_file(path: &Path) -> Result<Self, RunError> {
-        Ok(rlaif_rewards::read_toml(path)?)
-    }
-
     fn settings(&self) -> LabelSettings {
         let Self { seed, judge, facets, combine, orders, clamp, .. } = self.clone();
         LabelSettings { judge, facets, combine, orders, clamp, seed }
@@ -182,7 +177,8 @@ impl LabelFile {
         let settings = self.settings();
         settings.check()?;
         let settings = settings.resolved()?;
-        let device = device(&self.device)?;
+        let device = self.placement.device()?;
+        self.placement.check_models(device, [], settings.local_models())?;
         let data = self.data.pairs(self.seed, settings.columns())?;
         if settings.input() != RewardInput::Messages {
             data.unread.sentences("judges and rewards").iter().for_each(say);
@@ -378,6 +374,33 @@ pub(crate) fn opinions_kept(
     let header = Header::new(section, settings, rows, texts.iter().map(String::as_str))?;
     let is_kept = |row: &Map<String, Value>| row.get("value").is_some_and(Value::is_number);
     Journal::kept(path, &header, is_kept, |known, tell| labeller.ask(pairs, known, tell))
+}
+
+impl RunFile for LabelFile {
+    const COMMAND: &'static str = "label";
+
+    fn locations(&mut self) -> Vec<&mut String> {
+        let mut all = vec![&mut self.data.file];
+        all.extend(self.judge.iter_mut().flat_map(|judge| judge.locations()));
+        all.extend(self.facets.iter_mut().flat_map(|facet| facet.locations()));
+        all
+    }
+}
+
+impl Work for LabelFile {
+    const OUT: Option<&'static str> = Some("the file of labelled pairs");
+    const KEEPS: &'static str = "answers";
+    type Summary = LabelSummary;
+    type Error = RunError;
+
+    fn work(
+        &self,
+        base: &Path,
+        out: Option<&Path>,
+        _: &mut dyn FnMut(EvaluateProgress<'_>),
+    ) -> Result<LabelSummary, RunError> {
+        self.run(base, out.unwrap_or(Path::new("labels.jsonl")))
+    }
 }
 
 impl Costed for Opinion {

@@ -109,13 +109,39 @@ impl Placement {
             WeightsInMemory::NotLoaded => 0,
             WeightsInMemory::Loaded => needed.weights,
         };
-        let limit = match self.memory_gib {
-            Some(gib) => Some((gib * f64::from(1 << 30)) as u64),
-            None => free_memory(plan.device).map(|free| free + held),
-        };
-        match limit {
+        match self.limit(plan.device, held) {
             Some(limit) => Ok(plan.check_within(limit)?),
             None => Ok(needed),
+        }
+    }
+
+    /// Compares the models of a command that trains nothing with `memory_gib`, or with what the device
+    /// has free: policies that respond, and models of rewards and judges.
+    ///
+    /// # Errors
+    /// [`RunError::Memory`]; [`RunError::Reward`] for a model that is not there.
+    pub(crate) fn check_models<'a>(
+        &self,
+        device: Device,
+        policies: impl IntoIterator<Item = LocalModel<'a>>,
+        rewards: impl IntoIterator<Item = LocalModel<'a>>,
+    ) -> Result<(), RunError> {
+        let models = HeldModels {
+            policies: reward_models(policies, device)?,
+            rewards: reward_models(rewards, device)?,
+            ..HeldModels::on(device)
+        };
+        if let Some(limit) = self.limit(device, 0) {
+            models.check_within(limit)?;
+        }
+        Ok(())
+    }
+
+    /// The limit of a run that already has some bytes in memory; `None` if it is unknown.
+    fn limit(&self, device: Device, held: u64) -> Option<u64> {
+        match self.memory_gib {
+            Some(gib) => Some((gib * f64::from(1 << 30)) as u64),
+            None => free_memory(device).map(|free| free + held),
         }
     }
 }

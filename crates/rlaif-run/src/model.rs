@@ -233,6 +233,14 @@ impl Placement {
     /// # Errors
     /// [`RunError::Torch`], [`RunError::Setting`].
     pub fn options(&self, dtype: Precision) -> Result<LoadOptions, RunError> {
+        Ok(LoadOptions::new(self.device()?, dtype.kind()))
+    }
+
+    /// Sets the threads, and resolves the device.
+    ///
+    /// # Errors
+    /// As [`Placement::options`].
+    pub(crate) fn device(&self) -> Result<Device, RunError> {
         if let Some(gib) = self.memory_gib.filter(|gib| !(gib.is_finite() && *gib > 0.)) {
             let expected = "a positive number";
             return Err(BadSetting::new("placement.memory_gib", gib, expected).into());
@@ -247,8 +255,7 @@ impl Placement {
                 }
             })?;
         }
-        let device = self.device.parse::<DeviceChoice>()?.resolve()?;
-        Ok(LoadOptions::new(device, dtype.kind()))
+        Ok(self.device.parse::<DeviceChoice>()?.resolve()?)
     }
 }
 

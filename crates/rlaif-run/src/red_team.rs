@@ -17,12 +17,15 @@ use serde_json::{Value, json};
 
 use crate::{
     candidates::{Came, prompt_text, write_open, writer},
-    device::{cpu, device},
     error::RunError,
+    evaluate::EvaluateProgress,
+    file::RunFile,
     journal::{Header, Journal},
+    model::Placement,
     results::ResultFile,
     rewards::rewards_from_config,
     source::source,
+    work::Work,
 };
 
 /// The file of `rlaif red-team`. `docs/feedback.md` describes every key.
@@ -32,9 +35,9 @@ pub struct RedTeamFile {
     /// The seed of the examples that are drawn.
     #[serde(default)]
     pub seed: Seed,
-    /// `cpu`, `cuda`, `cuda:N` or `auto`: for policies.
-    #[serde(default = "cpu")]
-    pub device: String,
+    /// Device, threads and memory.
+    #[serde(default)]
+    pub placement: Placement,
     /// The examples, and prompts that are there already.
     pub data: RedTeamData,
     /// Number of prompts to write.
@@ -111,17 +114,37 @@ struct RedTeamRow {
     score: Option<f64>,
 }
 
+impl RunFile for RedTeamFile {
+    const COMMAND: &'static str = "red-team";
+
+    fn locations(&mut self) -> Vec<&mut String> {
+        let mut all = vec![&mut self.data.file];
+        all.extend(&mut self.data.include);
+        all.extend(self.writer.locations());
+        all.extend(self.filter.iter_mut().flat_map(|filter| filter.reward.locations()));
+        all
+    }
+}
+
+impl Work for RedTeamFile {
+    const OUT: Option<&'static str> = Some("the file of prompts");
+    const KEEPS: &'static str = "texts";
+    type Summary = RedTeamSummary;
+    type Error = RunError;
+
+    fn work(
+        &self,
+        base: &Path,
+        out: Option<&Path>,
+        _: &mut dyn FnMut(EvaluateProgress<'_>),
+    ) -> Result<RedTeamSummary, RunError> {
+        self.run(base, out.unwrap_or(Path::new("prompts.jsonl")))
+    }
+}
+
 impl RedTeamFile {
     fn examples() -> usize {
         3
-    }
-
-    /// A file's contents.
-    ///
-    /// # Errors
-    /// [`RunError::Reward`] names the line, the unknown key and the nearest known one.
-    pub fn from_file(path: &Path) -> Result<Self, RunError> {
-        Ok(rlaif_rewards::read_toml(path)?)
     }
 
     /// Has prompts written into the file `out`. Paths of caches are relative to `base`.
@@ -149,7 +172,9 @@ impl RedTeamFile {
             let expected = "1: `prompts` is the number of texts".to_owned();
             return refuse("writer.responses", self.writer.responses as usize, expected);
         }
-        let device = device(&self.device)?;
+        let device = self.placement.device()?;
+        let filter = self.filter.iter().flat_map(|filter| filter.reward.local_models());
+        self.placement.check_models(device, self.writer.local_model(), filter)?;
         let model = writer(&self.writer, base, device)?;
         let reward = self.filter.as_ref();
         let reward = reward.map(|f| rewards_from_config(&f.reward, base, device)).transpose()?;

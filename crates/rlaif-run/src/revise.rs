@@ -18,13 +18,16 @@ use serde_json::{Value, json};
 
 use crate::{
     candidates::{Came, prompt_text, write_open, writer},
-    device::{cpu, device},
     error::RunError,
+    evaluate::EvaluateProgress,
+    file::RunFile,
     groups::{Groups, as_written, groups},
     journal::{Header, Journal, Kept},
+    model::Placement,
     results::ResultFile,
     rewards::rewards_from_config,
     source::source,
+    work::Work,
 };
 
 /// The file of `rlaif revise`. `docs/feedback.md` describes every key.
@@ -34,9 +37,9 @@ pub struct ReviseFile {
     /// The seed of the principles that are drawn.
     #[serde(default)]
     pub seed: Seed,
-    /// `cpu`, `cuda`, `cuda:N` or `auto`: for policies.
-    #[serde(default = "cpu")]
-    pub device: String,
+    /// Device, threads and memory.
+    #[serde(default)]
+    pub placement: Placement,
     /// The prompts, with or without responses.
     pub data: ReviseData,
     /// Files of the constitution: TOML, or published JSON.
@@ -191,14 +194,6 @@ impl ReviseFile {
         true
     }
 
-    /// A file's contents.
-    ///
-    /// # Errors
-    /// [`RunError::Reward`] names the line, the unknown key and the nearest known one.
-    pub fn from_file(path: &Path) -> Result<Self, RunError> {
-        Ok(rlaif_rewards::read_toml(path)?)
-    }
-
     /// Has responses revised into the file `out`. Paths of caches are relative to `base`.
     ///
     /// Until the last text has come, texts are in `OUT.unordered`, each as soon as it is there. The same
@@ -212,7 +207,9 @@ impl ReviseFile {
             return Err(BadSetting::new("rounds", self.rounds, "a number from 1 to 64").into());
         }
         let constitution = self.constitution()?;
-        let device = device(&self.device)?;
+        let device = self.placement.device()?;
+        let harmlessness = self.harmlessness.iter().flat_map(RewardConfig::local_models);
+        self.placement.check_models(device, self.writer.local_model(), harmlessness)?;
         let rows = self.rows()?;
         let writer = &writer(&self.writer, base, device)?;
         let harmlessness = self.harmlessness.as_ref();
@@ -333,6 +330,34 @@ impl ReviseFile {
             return Err(BadSetting::new("writer.responses", self.writer.responses, expected).into());
         }
         Ok(rows)
+    }
+}
+
+impl RunFile for ReviseFile {
+    const COMMAND: &'static str = "revise";
+
+    fn locations(&mut self) -> Vec<&mut String> {
+        let mut all = vec![&mut self.data.file];
+        all.extend(&mut self.constitution);
+        all.extend(self.writer.locations());
+        all.extend(self.harmlessness.iter_mut().flat_map(|reward| reward.locations()));
+        all
+    }
+}
+
+impl Work for ReviseFile {
+    const OUT: Option<&'static str> = Some("the file of revisions");
+    const KEEPS: &'static str = "texts";
+    type Summary = ReviseSummary;
+    type Error = RunError;
+
+    fn work(
+        &self,
+        base: &Path,
+        out: Option<&Path>,
+        _: &mut dyn FnMut(EvaluateProgress<'_>),
+    ) -> Result<ReviseSummary, RunError> {
+        self.run(base, out.unwrap_or(Path::new("revisions.jsonl")))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
 /// Creates the schema of a file.
 type Maker = fn() -> Schema;
 
-/// The commands that read a run file, with the file's type.
+/// The commands that train by a run file, with the file's type.
 const RUNS: [(&str, Maker); 7] = [
     run::<SftFile>(),
     run::<ClassifierFile>(),
@@ -29,15 +29,15 @@ const fn run<T: RunFile + JsonSchema>() -> (&'static str, Maker) {
     (T::COMMAND, of::<T>)
 }
 
-/// The other commands that read a file, with the file's type.
+/// The other commands that read a run file, with the file's type.
 const OTHERS: [(&str, Maker); 8] = [
-    ("eval", of::<EvalFile>),
+    run::<EvalFile>(),
     ("judge", of::<JudgeFile>),
-    ("exam", of::<ExamFile>),
-    ("label", of::<LabelFile>),
-    ("candidates", of::<CandidatesFile>),
-    ("revise", of::<ReviseFile>),
-    ("red-team", of::<RedTeamFile>),
+    run::<ExamFile>(),
+    run::<LabelFile>(),
+    run::<CandidatesFile>(),
+    run::<ReviseFile>(),
+    run::<RedTeamFile>(),
     ("pipeline", of::<PipelineFile>),
 ];
 

@@ -21,7 +21,7 @@ use rlaif_hub::Hub;
 use rlaif_lm::generate::GenerationConfig;
 use rlaif_lm::{Forward, Policy};
 use rlaif_models::{LanguageModel, LoadOptions, ModelError, ModelNames};
-use rlaif_rewards::neural::{ModelDtype, tokenizer_folder};
+use rlaif_rewards::neural::{Copies, LocalModel, ModelDtype, tokenizer_folder};
 use rlaif_rewards::{ClassifierConfig, Input, Preset, RewardConfig, RewardInput, Surroundings};
 use rlaif_text::HfTokenizer;
 use schemars::JsonSchema;
@@ -33,13 +33,14 @@ use super::responses::check_references;
 use super::training;
 use super::{Evaluate, EvaluateError, EvaluateProgress, Responder, tell_of_training};
 use crate::{
-    device::{cpu, device},
     fetch::model_files,
-    model::{tell_of_slow_dtype, tell_of_unread},
+    file::RunFile,
+    model::{Placement, tell_of_slow_dtype, tell_of_unread},
     prompt::{PromptSection, described, held_in},
     rewards::found,
     source::source,
     vocabulary::same_vocabulary,
+    work::Work,
 };
 
 /// Contents of a file for `rlaif eval`. `docs/evaluation.md` describes every key.
@@ -55,9 +56,9 @@ pub struct EvalFile {
     pub seed: Seed,
     /// The folder of report, responses and scores; `--out` overrides it.
     pub out: Option<PathBuf>,
-    /// `cpu`, `cuda`, `cuda:N` or `auto`.
-    #[serde(default = "cpu")]
-    pub device: String,
+    /// Device, threads and memory.
+    #[serde(default)]
+    pub placement: Placement,
     /// The model before tuning.
     pub baseline: PolicyConfig,
     /// The model after tuning.
@@ -280,6 +281,21 @@ impl MetricConfig {
         Box::new(ClassifierConfig { preset: Some(Preset::Hate), ..ClassifierConfig::default() })
     }
 
+    /// The reward behind it, with its defaults.
+    fn as_reward(&self) -> Option<RewardConfig> {
+        match self {
+            Self::Toxicity { classifier, .. } => {
+                Some(RewardConfig::Classifier(of_toxicity(classifier)))
+            }
+            Self::Reward { reward, .. } => Some(reward.clone()),
+            Self::Rouge { .. }
+            | Self::Length { .. }
+            | Self::Repetition { .. }
+            | Self::Refusal {}
+            | Self::Evasion {} => None,
+        }
+    }
+
     /// The configured reward, if it is one.
     fn reward(&self) -> Option<&RewardConfig> {
         match self {
@@ -299,11 +315,7 @@ impl MetricConfig {
         // depends on.
         Ok(match self {
             Self::Toxicity { name, classifier } => {
-                let mut classifier = classifier.clone();
-                classifier.preset.get_or_insert(Preset::Hate);
-                if classifier.input == Some(Input::PromptAndResponse) {
-                    classifier.separator.get_or_insert_with(|| " ".to_owned());
-                }
+                let classifier = of_toxicity(classifier);
                 let about = about("P(hate)", &classifier);
                 let info = MetricInfo::new(name, Better::Lower).threshold(0.5).about(about);
                 let reward = RewardConfig::Classifier(classifier).build(around)?;
@@ -325,6 +337,16 @@ impl MetricConfig {
     }
 }
 
+/// The classifier of toxicity with its defaults.
+fn of_toxicity(classifier: &ClassifierConfig) -> Box<ClassifierConfig> {
+    let mut classifier = Box::new(classifier.clone());
+    classifier.preset.get_or_insert(Preset::Hate);
+    if classifier.input == Some(Input::PromptAndResponse) {
+        classifier.separator.get_or_insert_with(|| " ".to_owned());
+    }
+    classifier
+}
+
 /// Describes a metric by its configuration in one line of JSON, without keys that are not set.
 fn about(what: &str, config: &impl Serialize) -> String {
     fn told(value: Value) -> Value {
@@ -343,6 +365,22 @@ fn about(what: &str, config: &impl Serialize) -> String {
     format!("{what} {config}")
 }
 
+impl PolicyConfig {
+    /// The names of the model.
+    fn names(&self) -> ModelNames<'_> {
+        ModelNames {
+            model: &self.model,
+            revision: self.revision.as_deref(),
+            adapter: self.adapter.as_deref(),
+            base: self.base.as_deref(),
+        }
+    }
+
+    fn local_model(&self) -> LocalModel<'_> {
+        LocalModel { names: self.names(), device: None, dtype: self.dtype, copies: Copies::Own }
+    }
+}
+
 /// A policy in memory.
 struct Loaded {
     name: String,
@@ -352,12 +390,7 @@ struct Loaded {
 
 impl Loaded {
     fn of(config: &PolicyConfig, device: Device) -> Result<Self, EvaluateError> {
-        let files = model_files(&ModelNames {
-            model: &config.model,
-            revision: config.revision.as_deref(),
-            adapter: config.adapter.as_deref(),
-            base: config.base.as_deref(),
-        })?;
+        let files = model_files(&config.names())?;
         let codec = HfTokenizer::from_folder(tokenizer_folder(&files))?;
         let kind = config.dtype.map(Into::into);
         let policy = files.language_model(LoadOptions::new(device, kind))?;
@@ -512,43 +545,6 @@ struct PromptForms {
 }
 
 impl EvalFile {
-    /// Reads a configuration file.
-    ///
-    /// # Errors
-    /// [`EvaluateError::File`] and [`EvaluateError::Reward`], which names the line, the unknown
-    /// key and the nearest known one.
-    pub fn from_file(path: &Path) -> Result<Self, EvaluateError> {
-        Ok(rlaif_rewards::read_toml(path)?)
-    }
-
-    /// Returns the locations in the file that may be local files or folders, except for `run` and `out`.
-    pub fn locations(&mut self) -> Vec<&mut String> {
-        let Self { baseline, tuned, data, metrics, judges, preferences, run_judge, .. } = self;
-        let mut all: Vec<&mut String> = Vec::new();
-        for PolicyConfig { model, adapter, base, .. } in [baseline, tuned] {
-            all.push(model);
-            all.extend(adapter.iter_mut().chain(base));
-        }
-        all.extend(&mut data.file);
-        for metric in metrics {
-            match metric {
-                MetricConfig::Toxicity { classifier, .. } => all.extend(classifier.locations()),
-                MetricConfig::Reward { reward, .. } => all.extend(reward.locations()),
-                MetricConfig::Rouge { .. }
-                | MetricConfig::Length { .. }
-                | MetricConfig::Repetition { .. }
-                | MetricConfig::Refusal {}
-                | MetricConfig::Evasion {} => {}
-            }
-        }
-        all.extend(judges.iter_mut().chain(run_judge).flat_map(RewardConfig::locations));
-        for PreferenceCheck { file, reward, .. } in preferences {
-            all.push(file);
-            all.extend(reward.locations());
-        }
-        all
-    }
-
     /// Returns the rendering of prompts in this evaluation, and its origin.
     ///
     /// # Errors
@@ -598,6 +594,17 @@ impl EvalFile {
         Ok(None)
     }
 
+    /// Checks that both policies and all models of metrics, judges and checks fit into memory.
+    fn check_memory(&self, device: Device) -> Result<(), EvaluateError> {
+        let policies = [&self.baseline, &self.tuned].map(PolicyConfig::local_model);
+        let metrics: Vec<RewardConfig> =
+            self.metrics.iter().filter_map(MetricConfig::as_reward).collect();
+        let checks = self.preferences.iter().map(|check| &check.reward);
+        let rewards = metrics.iter().chain(&self.judges).chain(&self.run_judge).chain(checks);
+        let rewards = rewards.flat_map(RewardConfig::local_models);
+        Ok(self.placement.check_models(device, policies, rewards)?)
+    }
+
     /// Tells what prompts have that no reward reads.
     fn tell_of_unread(&self, rows: &Dataset<PromptRow>) {
         let metrics = self.metrics.iter().filter_map(MetricConfig::reward);
@@ -622,7 +629,9 @@ impl EvalFile {
         out: &Path,
         progress: impl FnMut(EvaluateProgress<'_>),
     ) -> Result<Report, EvaluateError> {
-        let device = device(&self.device)?;
+        let device = self.placement.device()?;
+        self.check_memory(device)?;
+        say(self.about_prompts()?);
         let around = Surroundings::of_folder(beside).models(&found).device(device);
         // Checks come before slow work: files before models.
         let mut details = Details::default();
@@ -724,6 +733,59 @@ impl EvalFile {
             evaluate = evaluate.judge(judge as &dyn PairJudge);
         }
         evaluate.run(&baseline.responder(), &tuned.responder(), prompts.records())
+    }
+}
+
+impl RunFile for EvalFile {
+    const COMMAND: &'static str = "eval";
+
+    // Without `run` and `out`.
+    fn locations(&mut self) -> Vec<&mut String> {
+        let Self { baseline, tuned, data, metrics, judges, preferences, run_judge, .. } = self;
+        let mut all: Vec<&mut String> = Vec::new();
+        for PolicyConfig { model, adapter, base, .. } in [baseline, tuned] {
+            all.push(model);
+            all.extend(adapter.iter_mut().chain(base));
+        }
+        all.extend(&mut data.file);
+        for metric in metrics {
+            match metric {
+                MetricConfig::Toxicity { classifier, .. } => all.extend(classifier.locations()),
+                MetricConfig::Reward { reward, .. } => all.extend(reward.locations()),
+                MetricConfig::Rouge { .. }
+                | MetricConfig::Length { .. }
+                | MetricConfig::Repetition { .. }
+                | MetricConfig::Refusal {}
+                | MetricConfig::Evasion {} => {}
+            }
+        }
+        all.extend(judges.iter_mut().chain(run_judge).flat_map(RewardConfig::locations));
+        for PreferenceCheck { file, reward, .. } in preferences {
+            all.push(file);
+            all.extend(reward.locations());
+        }
+        all
+    }
+}
+
+impl Work for EvalFile {
+    const OUT: Option<&'static str> =
+        Some("the folder of the report, here or as `out` in the run file");
+    const KEEPS: &'static str = "responses and scores";
+    type Summary = Report;
+    type Error = EvaluateError;
+
+    fn out(&self) -> Option<&Path> {
+        self.out.as_deref()
+    }
+
+    fn work(
+        &self,
+        base: &Path,
+        out: Option<&Path>,
+        progress: &mut dyn FnMut(EvaluateProgress<'_>),
+    ) -> Result<Report, EvaluateError> {
+        self.run(base, out.unwrap_or(Path::new("eval")), progress)
     }
 }
 

@@ -11,7 +11,7 @@ use rlaif_rewards::ProviderError;
 use rlaif_text::TextError;
 use rlaif_torch::TorchError;
 
-use crate::{FetchError, OtherVocabulary};
+use crate::{FetchError, OtherVocabulary, RunError};
 
 /// Reasons why an evaluation failed.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +133,15 @@ pub enum EvaluateError {
     /// A device is not there.
     #[error(transparent)]
     Torch(#[from] TorchError),
+    /// The run file cannot be used, or the models do not fit into memory.
+    #[error(transparent)]
+    Run(#[from] Box<RunError>),
+}
+
+impl From<RunError> for EvaluateError {
+    fn from(error: RunError) -> Self {
+        Self::Run(Box::new(error))
+    }
 }
 
 impl Fault for EvaluateError {
@@ -156,6 +165,7 @@ impl Fault for EvaluateError {
             Self::OtherVocabulary(error) => error.is_users(),
             Self::Codec(error) => error.is_users(),
             Self::Torch(error) => error.is_users(),
+            Self::Run(error) => error.is_users(),
         }
     }
 }

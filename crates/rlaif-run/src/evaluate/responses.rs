@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 
-use rlaif_core::PromptRecord;
+use rlaif_core::{Interrupted, PromptRecord};
 use rlaif_eval::Metric;
 use rlaif_lm::{
     Draw, Joiner, LmError, LocalSampler, Padding, Prompt, Sampled, Sampler, TokenBatch, Weights,
@@ -231,6 +231,7 @@ impl Evaluate<'_> {
         let mut sums = vec![0.; responses.len()];
         let temperature = self.generation.sampling.temperature();
         for rows in order.chunks(self.generation.batch_size) {
+            Interrupted::check().map_err(LmError::from).map_err(failed)?;
             let of_rows = |of: &dyn Fn(&Response) -> Vec<u32>| -> Vec<Vec<u32>> {
                 rows.iter().map(|&row| of(&responses[row])).collect()
             };

@@ -19,9 +19,10 @@ use crate::{
     CandidatesFile, ClassifierFile, DistillFile, DpoFile, EvalFile, ExamFile, LabelFile, PpoFile,
     RedTeamFile, ReinforceFile, ReviseFile, RewardFile, SftFile,
     error::RunError,
-    file::{RunRequest, parse, table},
+    file::{RunFile, RunRequest, parse, table},
     recipe::{Basics, Recipe, train},
     source::{is_pattern, source},
+    work::Work,
 };
 
 /// A command that a stage can run.
@@ -80,7 +81,7 @@ const fn training<R: Recipe + 'static>() -> StageCommand {
 
 const fn rows<T: Writes + 'static>() -> StageCommand {
     StageCommand {
-        name: T::NAME,
+        name: T::COMMAND,
         outputs: &[("rows", ROWS)],
         open: |file, settings| Ok(Box::new(Written(parse::<T>(file, settings)?))),
     }
@@ -216,16 +217,8 @@ impl<R: Recipe> StageRun for Training<R> {
 }
 
 /// A command that writes a file of rows, and keeps its results as they come.
-pub(crate) trait Writes: Serialize + serde::de::DeserializeOwned {
-    const NAME: &'static str;
-    /// The numbers that [`Writes::write`] returns.
-    type Summary: Serialize;
-
-    fn locations(&mut self) -> Vec<&mut String>;
-
+pub(crate) trait Writes: Work<Error = RunError, Summary: Serialize> {
     fn size(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize;
-
-    fn write(&self, caches: &Path, out: &Path) -> Result<Self::Summary, RunError>;
 }
 
 struct Written<T>(T);
@@ -255,7 +248,7 @@ impl<T: Writes> StageRun for Written<T> {
                 .map_err(|source| RunError::Read { path: out.clone(), source })?;
             return Ok(json!({"rows": text.lines().count()}));
         }
-        let summary = self.0.write(place.caches, &out)?;
+        let summary = self.0.work(place.caches, Some(&out), &mut |_| ())?;
         Ok(serde_json::to_value(summary).unwrap_or_default())
     }
 }
@@ -287,17 +280,6 @@ fn plus(a: Option<f64>, b: Option<f64>) -> Option<f64> {
 }
 
 impl Writes for RedTeamFile {
-    const NAME: &'static str = "red-team";
-    type Summary = crate::RedTeamSummary;
-
-    fn locations(&mut self) -> Vec<&mut String> {
-        let mut all = vec![&mut self.data.file];
-        all.extend(&mut self.data.include);
-        all.extend(self.writer.locations());
-        all.extend(self.filter.iter_mut().flat_map(|filter| filter.reward.locations()));
-        all
-    }
-
     fn size(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize {
         let included: Option<usize> = self.data.include.iter().map(|file| rows_of(file)).sum();
         let output = self.writer.sampling.max_tokens.unwrap_or(512) as usize;
@@ -307,23 +289,9 @@ impl Writes for RedTeamFile {
         let about = format!("{} prompts to write", self.prompts);
         StageSize { about, rows: included.map(|rows| rows + self.prompts), cost, budget }
     }
-
-    fn write(&self, caches: &Path, out: &Path) -> Result<Self::Summary, RunError> {
-        self.run(caches, out)
-    }
 }
 
 impl Writes for CandidatesFile {
-    const NAME: &'static str = "candidates";
-    type Summary = crate::CandidatesSummary;
-
-    fn locations(&mut self) -> Vec<&mut String> {
-        let mut all = vec![&mut self.data.file];
-        all.extend(self.data.responses.iter_mut().map(|responses| &mut responses.file));
-        all.extend(self.writers.iter_mut().flat_map(|writer| writer.locations()));
-        all
-    }
-
     fn size(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize {
         let rows = rows_of(&self.data.file);
         let rows = rows.map(|rows| rows.min(self.data.take.unwrap_or(usize::MAX)));
@@ -342,23 +310,9 @@ impl Writes for CandidatesFile {
         }
         size
     }
-
-    fn write(&self, caches: &Path, out: &Path) -> Result<Self::Summary, RunError> {
-        self.run(caches, out)
-    }
 }
 
 impl Writes for LabelFile {
-    const NAME: &'static str = "label";
-    type Summary = crate::LabelSummary;
-
-    fn locations(&mut self) -> Vec<&mut String> {
-        let mut all = vec![&mut self.data.file];
-        all.extend(self.judge.iter_mut().flat_map(|judge| judge.locations()));
-        all.extend(self.facets.iter_mut().flat_map(|facet| facet.locations()));
-        all
-    }
-
     fn size(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize {
         let rows = rows_of(&self.data.file);
         let rows = rows.map(|rows| rows.min(self.data.take.unwrap_or(usize::MAX)));
@@ -382,24 +336,9 @@ impl Writes for LabelFile {
         size.budget = plus(size.budget, of_all);
         size
     }
-
-    fn write(&self, caches: &Path, out: &Path) -> Result<Self::Summary, RunError> {
-        self.run(caches, out)
-    }
 }
 
 impl Writes for ReviseFile {
-    const NAME: &'static str = "revise";
-    type Summary = crate::ReviseSummary;
-
-    fn locations(&mut self) -> Vec<&mut String> {
-        let mut all = vec![&mut self.data.file];
-        all.extend(&mut self.constitution);
-        all.extend(self.writer.locations());
-        all.extend(self.harmlessness.iter_mut().flat_map(|reward| reward.locations()));
-        all
-    }
-
     fn size(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize {
         let rows = rows_of(&self.data.file);
         let rows = rows.map(|rows| {
@@ -419,10 +358,6 @@ impl Writes for ReviseFile {
         };
         StageSize { about, rows: rows.map(|rows| rows * of_each), cost, budget }
     }
-
-    fn write(&self, caches: &Path, out: &Path) -> Result<Self::Summary, RunError> {
-        self.run(caches, out)
-    }
 }
 
 /// Refuses a folder of its own for a stage.
@@ -440,11 +375,7 @@ struct Exam(ExamFile);
 
 impl StageRun for Exam {
     fn locations(&mut self) -> Vec<&mut String> {
-        let ExamFile { data, reward, judge, .. } = &mut self.0;
-        let mut all = vec![&mut data.file];
-        all.extend(reward.iter_mut().flat_map(|reward| reward.locations()));
-        all.extend(judge.iter_mut().flat_map(|judge| judge.locations()));
-        all
+        self.0.locations()
     }
 
     fn settings(&self) -> Result<Table, RunError> {

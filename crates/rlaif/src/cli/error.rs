@@ -83,6 +83,7 @@ impl From<EvaluateError> for CliError {
             EvaluateError::Text(source) => Self::Text(source),
             EvaluateError::Codec(source) => Self::Codec(source),
             EvaluateError::Torch(source) => Self::Torch(source),
+            EvaluateError::Run(source) => (*source).into(),
             other => Self::Evaluate(other),
         }
     }

@@ -1,35 +1,13 @@
-//! `rlaif label`.
+//! Results of `rlaif label`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clap::Args;
 use rlaif_core::say;
-use rlaif_run::{LabelFile, LabelSummary};
+use rlaif_run::LabelSummary;
 
-use super::{error::CliError, kept::keeping, print::print};
+use super::{error::CliError, print::print};
 
-#[derive(Debug, Args)]
-pub(crate) struct Label {
-    /// TOML that names the pairs, the judge and the facets; docs/feedback.md.
-    #[arg(long)]
-    config: PathBuf,
-    /// The file of labelled pairs. Answers are in OUT.unordered as they come, and the same command goes
-    /// on after an interruption; pairs without a label are in OUT.missing.
-    #[arg(long)]
-    out: PathBuf,
-}
-
-impl Label {
-    pub(crate) fn run(&self) -> Result<(), CliError> {
-        let config = LabelFile::from_file(&self.config)?;
-        let folder = self.config.parent().unwrap_or(Path::new(""));
-        let summary = keeping(Some("answers"), || config.run(folder, &self.out))?;
-        tell(&summary);
-        print(format_args!("{}", self.out.display()))
-    }
-}
-
-fn tell(summary: &LabelSummary) {
+pub(crate) fn tell(summary: &LabelSummary, out: Option<&Path>) -> Result<(), CliError> {
     let LabelSummary { pairs, labelled, ties, missing, first_missing, estimate, .. } = summary;
     say(format_args!("{labelled} labels of {pairs} pairs, {ties} ties, {missing} without a label"));
     if let Some(reason) = first_missing {
@@ -78,5 +56,8 @@ fn tell(summary: &LabelSummary) {
     }
     for (name, value) in &summary.usage {
         say(format_args!("{name} {value}"));
+    }    match out {
+        Some(out) => print(format_args!("{}", out.display())),
+        None => Ok(()),
     }
 }

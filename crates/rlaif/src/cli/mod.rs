@@ -27,6 +27,7 @@ mod run_arguments;
 mod schema;
 mod score;
 mod verify;
+mod work;
 
 use std::process::ExitCode;
 
@@ -34,11 +35,13 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use rlaif_core::say;
 use rlaif_run::{
-    ClassifierFile, DistillFile, DpoFile, PpoFile, ReinforceFile, RewardFile, SftFile,
+    CandidatesFile, ClassifierFile, DistillFile, DpoFile, EvalFile, ExamFile, LabelFile, PpoFile,
+    RedTeamFile, ReinforceFile, ReviseFile, RewardFile, SftFile,
 };
 
 use error::CliError;
 use run_arguments::RunArguments;
+use work::WorkArguments;
 
 /// Reinforcement learning from AI and human feedback for language models.
 #[derive(Debug, Parser)]
@@ -123,31 +126,33 @@ enum Command {
     )]
     Judge(judge::Judge),
     /// Has policies and APIs write several responses to each prompt.
-    #[command(after_help = "The configuration with what has no default:\n\n    \
+    #[command(after_help = "A run file with what has no default:\n\n    \
         [data]\n    file = \"prompts.jsonl\"      # {\"prompt\": \"..\"}\n    \
         [[writers]]\n    responses = 4\n    sampling = { temperature = 1.0 }\n    \
-        api = { kind = \"policy\", model = \"MODEL\" }\n\nEvery key: docs/feedback.md.")]
-    Candidates(candidates::Candidates),
+        api = { kind = \"policy\", model = \"MODEL\" }\n\nResponses are first in OUT.unordered, and \
+        failed ones in OUT.missing, with the reasons.\nEvery key: docs/feedback.md.")]
+    Candidates(WorkArguments),
     /// Has a model write prompts after examples, beside imported ones, and keeps those that a reward lets
     /// through.
-    #[command(after_help = "The configuration with what has no default:\n\n    \
+    #[command(after_help = "A run file with what has no default:\n\n    \
         prompts = 200\n    \
         [data]\n    file = \"examples.jsonl\"     # {\"prompt\": \"..\"}\n    \
         [writer]\n    api = { kind = \"policy\", model = \"MODEL\" }\n\nEvery key: docs/feedback.md.")]
-    RedTeam(red_team::RedTeam),
+    RedTeam(WorkArguments),
     /// Has a model criticise and revise responses by the principles of a constitution; writes rows to train
     /// on.
-    #[command(after_help = "The configuration with what has no default:\n\n    \
+    #[command(after_help = "A run file with what has no default:\n\n    \
         constitution = [\"constitution.toml\"]\n    \
         [data]\n    file = \"prompts.jsonl\"      # {\"prompt\": \"..\"}, also with a \"response\"\n    \
         [writer]\n    api = { kind = \"policy\", model = \"MODEL\" }\n\nEvery key: docs/feedback.md.")]
-    Revise(revise::Revise),
+    Revise(WorkArguments),
     /// Labels pairs of responses by judges and rewards; writes preference pairs with soft labels.
-    #[command(after_help = "The configuration with what has no default:\n\n    \
+    #[command(after_help = "A run file with what has no default:\n\n    \
         [data]\n    file = \"candidates.jsonl\"   # {\"prompt\": \"..\", \"responses\": [\"..\", \"..\"]}\n    \
         [judge.api]\n    kind = \"anthropic\"         # docs/feedback.md has the others\n    \
-        model = \"MODEL\"\n    [[facets]]\n    facet = \"helpful\"\n\nEvery key: docs/feedback.md.")]
-    Label(label::Label),
+        model = \"MODEL\"\n    [[facets]]\n    facet = \"helpful\"\n\nAnswers are first in OUT.unordered, and pairs \
+        without a label in OUT.missing.\nEvery key: docs/feedback.md.")]
+    Label(WorkArguments),
     /// Fine-tunes a language model on responses, conversations or texts; writes a run folder.
     #[command(after_help = run_file!("training",
         "[model]"
@@ -174,19 +179,19 @@ enum Command {
     ))]
     Reward(RunArguments),
     /// Compares a tuned policy with its baseline on held-out prompts, and writes a report.
-    #[command(after_help = "The configuration with what has no default:\n\n    \
+    #[command(after_help = "A run file with what has no default:\n\n    \
         metrics = [{ kind = \"length\" }]\n    \
         [baseline]\n    model = \"MODEL\"\n    [tuned]\n    model = \"MODEL\"\n    \
         [data]\n    corpus = \"builtin\"\n\n\
         MODEL is a folder or a hub id. Every key: docs/evaluation.md.")]
-    Eval(eval::Eval),
+    Eval(WorkArguments),
     /// Examines a reward model or a judge on RewardBench, RewardBench 2, JudgeBench, HHH or any file of
     /// preference pairs.
-    #[command(after_help = "The configuration with what has no default:\n\n    \
+    #[command(after_help = "A run file with what has no default:\n\n    \
         [data]\n    file = \"pairs.jsonl\"    # {\"prompt\": \"..\", \"chosen\": \"..\", \"rejected\": \"..\"}\n    \
         [reward]\n    kind = \"classifier\"     # docs/rewards.md has the others\n    \
         model = \"MODEL\"\n\nEvery key: docs/feedback.md.")]
-    Exam(exam::Exam),
+    Exam(WorkArguments),
     /// Writes the report of a run again, or the trade-off between two metrics over several runs.
     Report(report::ReportCommand),
     /// Trains a language model by PPO on the scores of any reward; writes a run folder.
@@ -283,15 +288,15 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::Merge(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Judge(command) => command.run(),
-        Command::Candidates(command) => command.run(),
-        Command::Label(command) => command.run(),
-        Command::Revise(command) => command.run(),
-        Command::RedTeam(command) => command.run(),
+        Command::Candidates(command) => command.run::<CandidatesFile>(candidates::tell),
+        Command::Label(command) => command.run::<LabelFile>(label::tell),
+        Command::Revise(command) => command.run::<ReviseFile>(revise::tell),
+        Command::RedTeam(command) => command.run::<RedTeamFile>(red_team::tell),
         Command::Sft(command) => command.train::<SftFile>(),
         Command::Classifier(command) => command.train::<ClassifierFile>(),
         Command::Reward(command) => command.train::<RewardFile>(),
-        Command::Eval(command) => command.run(),
-        Command::Exam(command) => command.run(),
+        Command::Eval(command) => command.run::<EvalFile>(eval::tell),
+        Command::Exam(command) => command.run::<ExamFile>(exam::tell),
         Command::Report(command) => command.run(),
         Command::Ppo(command) => command.train::<PpoFile>(),
         Command::Reinforce(command) => command.train::<ReinforceFile>(),

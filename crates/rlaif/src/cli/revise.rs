@@ -1,35 +1,13 @@
-//! `rlaif revise`.
+//! Results of `rlaif revise`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clap::Args;
 use rlaif_core::say;
-use rlaif_run::{ReviseFile, ReviseSummary};
+use rlaif_run::ReviseSummary;
 
-use super::{error::CliError, kept::keeping, print::print};
+use super::{error::CliError, print::print};
 
-#[derive(Debug, Args)]
-pub(crate) struct Revise {
-    /// TOML that names the responses, the constitution and who writes; docs/feedback.md.
-    #[arg(long)]
-    config: PathBuf,
-    /// The file of revisions. Texts are first written to OUT.unordered as they arrive; after an
-    /// interruption, the same command continues. Failed ones are in OUT.missing, with the reasons.
-    #[arg(long)]
-    out: PathBuf,
-}
-
-impl Revise {
-    pub(crate) fn run(&self) -> Result<(), CliError> {
-        let config = ReviseFile::from_file(&self.config)?;
-        let folder = self.config.parent().unwrap_or(Path::new(""));
-        let summary = keeping(Some("texts"), || config.run(folder, &self.out))?;
-        tell(&summary);
-        print(format_args!("{}", self.out.display()))
-    }
-}
-
-fn tell(summary: &ReviseSummary) {
+pub(crate) fn tell(summary: &ReviseSummary, out: Option<&Path>) -> Result<(), CliError> {
     let ReviseSummary { responses, revisions, unchanged, missing, first_missing, .. } = summary;
     say(format_args!(
         "{revisions} revisions of {responses} responses, {unchanged} without a change, {missing} \
@@ -52,5 +30,8 @@ fn tell(summary: &ReviseSummary) {
     }
     if let Some(cost) = summary.cost {
         say(format_args!("cost of all texts {cost:.6}"));
+    }    match out {
+        Some(out) => print(format_args!("{}", out.display())),
+        None => Ok(()),
     }
 }

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use rlaif::EvalFile;
+use rlaif::{EvalFile, WorkRequest};
 use rlaif::core::Finding;
 use rlaif::ppo::Symptom;
 use serde_json::{Value, json};
 
-use crate::support::{language_model, refusal, repository, succeeded, tokenizer};
+use crate::support::{language_model, length, refusal, repository, succeeded, tokenizer};
 
 /// A folder with a tiny T5, and one with the same architecture and other weights.
 fn policies(root: &Path) {
@@ -286,9 +286,39 @@ fn the_configurations_of_the_documentation_are_some() {
     let path = folder.path().join("eval.toml");
     let read = |text: &str| {
         fs::write(&path, text).unwrap();
-        EvalFile::from_file(&path).unwrap()
+        WorkRequest { config: path, ..WorkRequest::default() }.open::<EvalFile>().unwrap().config
     };
     let config = read(whole);
     assert_eq!((config.metrics.len(), config.judges.len(), config.preferences.len()), (5, 1, 1));
     assert_eq!(read(&format!("{more}\n{whole}")).slices.len(), 2);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_evaluation_hears_ctrl_c_and_keeps_what_has_come() {
+    let root = tempfile::tempdir().unwrap();
+    policies(root.path());
+    let config = config(root.path(), "");
+    let out = root.path().join("out");
+    let run = |set: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
+        command.args(["eval", "--config"]).arg(&config).arg("--out").arg(&out);
+        command.args(set).env("OMP_NUM_THREADS", "1");
+        command
+    };
+    let long = ["--set", "responses=200", "--set", "generation.max_new_tokens=100"];
+    let mut child = run(&long).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let kept = out.join("responses-before.jsonl");
+    while child.try_wait().unwrap().is_none() && length(&kept) == 0 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("run the same command again to continue"), "{said}");
+    // Another setting is refused, and without a folder there is no evaluation.
+    refused(&run(&["--set", "responses=1"]).output().unwrap(), "`responses`: 200 -> 1");
+    let nowhere = rlaif(&["eval", "--config", config.to_str().unwrap()]);
+    refused(&nowhere, "`--out` is missing; expected the folder of the report");
 }

@@ -131,6 +131,33 @@ fn reward_models_count_before_anything_is_loaded() {
 }
 
 #[test]
+fn commands_that_train_nothing_count_the_models_that_they_hold() {
+    let place = workplace();
+    let root = place.path();
+    large_classifier(&root.join("large"));
+    let large = "{ kind = 'classifier', model = 'large', label = 'x' }";
+    let policy = "api = { kind = 'policy', model = 'large' }";
+    let data = "[data]\nfile = 'rows.jsonl'\n";
+    let eval = "metrics = [{ kind = 'length' }]\n[baseline]\nmodel = 't5'\n[tuned]\nmodel = 'large'\n\
+                [data]\ncorpus = 'builtin'\n";
+    for (command, text, held) in [
+        ("exam", format!("reward = {large}\n{data}"), "rewards 256 MiB"),
+        ("label", format!("facets = [{{ name = 'f', reward = {large} }}]\n{data}"), "rewards"),
+        ("candidates", format!("writers = [{{ {policy} }}]\n{data}"), "weights 256 MiB"),
+        ("eval", eval.to_owned(), "weights 256 MiB"),
+    ] {
+        fs::write(root.join(format!("{command}.toml")), text).unwrap();
+        let set = ["placement.device=cpu", "placement.memory_gib=0.1"];
+        let said = refused(root, command, 1, &set);
+        assert!(said.contains("the run needs about 256 MiB") && said.contains(held), "{said}");
+        let said = refused(root, command, 2, &["placement.memory=0.1"]);
+        assert!(said.contains("`placement.memory`") && said.contains("memory_gib"), "{said}");
+        let said = refused(root, command, 2, &["device=cpu"]);
+        assert!(said.contains("`device`: renamed to `placement.device`"), "{said}");
+    }
+}
+
+#[test]
 fn rows_and_responses_count() {
     let place = workplace();
     let limit = "placement.memory_gib=0.3";
