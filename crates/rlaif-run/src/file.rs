@@ -228,11 +228,9 @@ const RENAMED: [(&str, &str); 10] = [
 
 /// Refuses a key of an earlier version, with its current name.
 fn check_names(path: &Path, table: &Table) -> Result<(), RunError> {
-    let find = |key: &str| {
-        match key.rsplit_once('.') {
-            Some((parts, last)) => table.get(parts)?.as_table()?.get(last),
-            None => table.get(key),
-        }
+    let find = |key: &str| match key.rsplit_once('.') {
+        Some((parts, last)) => table.get(parts)?.as_table()?.get(last),
+        None => table.get(key),
     };
     let refuse = |key: &str, problem: String| {
         Err(RunError::Content { path: path.to_owned(), key: key.to_owned(), problem })

@@ -56,7 +56,8 @@ pub(crate) fn tell(summary: &LabelSummary, out: Option<&Path>) -> Result<(), Cli
     }
     for (name, value) in &summary.usage {
         say(format_args!("{name} {value}"));
-    }    match out {
+    }
+    match out {
         Some(out) => print(format_args!("{}", out.display())),
         None => Ok(()),
     }

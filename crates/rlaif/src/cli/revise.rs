@@ -30,7 +30,8 @@ pub(crate) fn tell(summary: &ReviseSummary, out: Option<&Path>) -> Result<(), Cl
     }
     if let Some(cost) = summary.cost {
         say(format_args!("cost of all texts {cost:.6}"));
-    }    match out {
+    }
+    match out {
         Some(out) => print(format_args!("{}", out.display())),
         None => Ok(()),
     }

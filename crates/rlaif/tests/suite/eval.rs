@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use rlaif::{EvalFile, WorkRequest};
+use rlaif::EvalFile;
 use rlaif::core::Finding;
 use rlaif::ppo::Symptom;
+use rlaif::run::WorkRequest;
 use serde_json::{Value, json};
 
 use crate::support::{language_model, length, refusal, repository, succeeded, tokenizer};
@@ -286,7 +287,10 @@ fn the_configurations_of_the_documentation_are_some() {
     let path = folder.path().join("eval.toml");
     let read = |text: &str| {
         fs::write(&path, text).unwrap();
-        WorkRequest { config: path, ..WorkRequest::default() }.open::<EvalFile>().unwrap().config
+        WorkRequest { config: path.clone(), ..WorkRequest::default() }
+            .open::<EvalFile>()
+            .unwrap()
+            .config
     };
     let config = read(whole);
     assert_eq!((config.metrics.len(), config.judges.len(), config.preferences.len()), (5, 1, 1));
