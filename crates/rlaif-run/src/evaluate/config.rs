@@ -630,7 +630,6 @@ impl EvalFile {
         progress: impl FnMut(EvaluateProgress<'_>),
     ) -> Result<Report, EvaluateError> {
         let device = self.placement.device()?;
-        self.check_memory(device)?;
         say(self.about_prompts()?);
         let around = Surroundings::of_folder(beside).models(&found).device(device);
         // Checks come before slow work: files before models.
@@ -668,6 +667,7 @@ impl EvalFile {
                 check_references(&[metric.build(&around)?], &records)?;
             }
         }
+        self.check_memory(device)?;
         let metrics: Vec<Box<dyn Metric>> =
             self.metrics.iter().map(|metric| metric.build(&around)).collect::<Result<_, _>>()?;
         let judges: Vec<ScoreJudge<_>> = self

@@ -287,10 +287,9 @@ fn the_configurations_of_the_documentation_are_some() {
     let path = folder.path().join("eval.toml");
     let read = |text: &str| {
         fs::write(&path, text).unwrap();
-        WorkRequest { config: path.clone(), ..WorkRequest::default() }
-            .open::<EvalFile>()
-            .unwrap()
-            .config
+        let out = Some("out".into());
+        let request = WorkRequest { config: path.clone(), out, ..WorkRequest::default() };
+        request.open::<EvalFile>().unwrap().config
     };
     let config = read(whole);
     assert_eq!((config.metrics.len(), config.judges.len(), config.preferences.len()), (5, 1, 1));
