@@ -20,7 +20,7 @@ use rlaif::core::{PreferencePair, PromptRecord, Sample, Seed};
 use rlaif::data::builtin::{self, Part};
 use rlaif::data::corpora::Hh;
 use rlaif::data::{Fraction, Reader, Remainder, Shuffle, Source};
-use rlaif::dpo::{DpoConfig, DpoTrainer, PairOutcome, PairRow, Reference, RowConfig, pair_rows};
+use rlaif::dpo::{DpoConfig, DpoTrainer, PairOutcome, Reference, RowConfig, TokenPair, pair_rows};
 use rlaif::eval::{
     About, Better, Column, CompareOptions, Comparison, Details, Evaluation, Measurement, Metric,
     MetricInfo, Report, RewardMetric, read_curves,
@@ -139,7 +139,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let size = NonZeroUsize::new(options.batch).ok_or("--batch is at least 1")?;
     for step in 1..=options.steps {
         let places = order.next_batch(size, Remainder::Drop)?;
-        let batch: Vec<&PairRow> = places.iter().map(|&place| &rows[place]).collect();
+        let batch: Vec<&TokenPair> = places.iter().map(|&place| &rows[place]).collect();
         let given: Vec<[f32; 2]> = places.iter().map(|&place| reference.rows()[place]).collect();
         let stats = trainer.update_pairs(&batch, Some(&given))?;
         folder.record(step, &stats.metrics())?;
@@ -195,7 +195,7 @@ fn answers(
     policy: &LanguageModel,
     tokenizer: &HfTokenizer,
     pairs: &[PreferencePair],
-    rows: &[PairRow],
+    rows: &[TokenPair],
     seed: Seed,
 ) -> Result<Vec<Sample>, Box<dyn Error>> {
     let config = GenerationConfig {
@@ -204,7 +204,7 @@ fn answers(
         ..GenerationConfig::default()
     };
     let text = |id: &str| pairs.iter().find(|pair| pair.id == id).map_or("", |pair| &pair.prompt);
-    let prompt = |row: &PairRow| {
+    let prompt = |row: &TokenPair| {
         Prompt::new(PromptRecord::new(row.id.clone(), text(&row.id)), row.prompt.clone())
     };
     let prompts: Vec<Prompt> = rows.iter().map(prompt).collect();

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use clap::{Parser, builder::ArgPredicate};
 use rlaif::core::{RewardModel, Seed, TextCodec};
 use rlaif::data::{PromptBuilder, PromptForm, PromptTemplate};
-use rlaif::eval::text::{Length, LengthUnit, Rouge, RougeKind, Stemming};
+use rlaif::eval::text::{LengthMetric, LengthUnit, Rouge, RougeKind, Stemming};
 use rlaif::eval::{self, Better, Evaluation, Metric, MetricInfo, Report, RewardMetric};
 use rlaif::lm::generate::{GenerationConfig, Sampling};
 use rlaif::lm::{Joiner, Policy, Reference, ValueHead, ValueInit};
@@ -184,7 +184,7 @@ fn prepare(options: &Options) -> Outcome<(Prepared, PpoTrainer<LanguageModel>)> 
         metric("toxicity_judge", "P(hate), by a classifier not trained on", judge),
         Box::new(Rouge::new(RougeKind::N(1), Stemming::Porter)?),
         Box::new(Rouge::new(RougeKind::L, Stemming::Porter)?),
-        Box::new(Length::new(LengthUnit::Words)),
+        Box::new(LengthMetric::new(LengthUnit::Words)),
     ];
     let about = [
         format!("{} on {device:?}: {needed}", options.policy),

@@ -50,7 +50,7 @@ pub use import::{
     Unusable,
 };
 pub use prompt::{BuiltPrompt, PromptBuilder, PromptForm, PromptTemplate, Shortening};
-pub use read::{Format, Mode, ProgressUpdate, Reader, ReadingProgress, Records};
+pub use read::{FileFormat, Mode, ProgressUpdate, Reader, ReadingProgress, Records};
 pub use row::Row;
 pub use shuffle::{Position, Shuffle};
 pub use source::Source;

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use rlaif_core::Seed;
-use rlaif_data::corpora::{DialogSum, Divergence, Hh, PairColumns, Typed};
+use rlaif_data::corpora::{DialogSum, DivergencePoint, Hh, PairColumns, Typed};
 use rlaif_data::{Dataset, Fraction, Reader, Source};
 use serde::Deserialize;
 
@@ -78,8 +78,8 @@ fn every_hh_row_loads_and_its_parts_put_together_are_the_source() {
             .map(|turn| format!("{}{}", turn.speaker.marker(), turn.text))
             .collect();
         assert_eq!(turns, source);
-        earlier += usize::from(apart.divergence == Divergence::Earlier);
-        assert!(apart.divergence == Divergence::Earlier || !row.multi_turn_tail);
+        earlier += usize::from(apart.divergence == DivergencePoint::Earlier);
+        assert!(apart.divergence == DivergencePoint::Earlier || !row.multi_turn_tail);
     }
     let noted = &read.provenance().steps[0].noted;
     let parts = noted.get("the dialogues part before the last turn").copied().unwrap_or(0);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use common::{Folder, gzip, parquet, zstd};
 use proptest::prelude::*;
 use rlaif_data::corpora::{Corpus, Outcome, PromptColumns, Typed};
-use rlaif_data::{DataError, Format, Mode, Reader, ReadingProgress, Row, Source};
+use rlaif_data::{DataError, FileFormat, Mode, Reader, ReadingProgress, Row, Source};
 use serde::Deserialize;
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -173,7 +173,7 @@ fn a_format_can_be_given_where_content_misleads() {
     let path = folder.write("f", "[prompt],prompt\n1,hello\n");
     let reader = Reader::new(Source::file(path).unwrap());
     assert!(reader.clone().dataset(PromptColumns::default()).is_err());
-    let read = reader.format(Format::Csv).dataset(PromptColumns::default()).unwrap();
+    let read = reader.format(FileFormat::Csv).dataset(PromptColumns::default()).unwrap();
     assert_eq!(read.records()[0].prompt, "hello");
 }
 
@@ -245,7 +245,9 @@ fn a_corpus_that_panics_panics_in_its_caller() {
 fn survives(content: &[u8]) {
     let folder = Folder::new();
     let path = folder.write("f", content);
-    for format in [None, Some(Format::JsonLines), Some(Format::JsonArray), Some(Format::Csv)] {
+    for format in
+        [None, Some(FileFormat::JsonLines), Some(FileFormat::JsonArray), Some(FileFormat::Csv)]
+    {
         for mode in [Mode::Strict, Mode::Lenient] {
             let mut reader = Reader::new(Source::file(&path).unwrap()).mode(mode);
             if let Some(format) = format {

@@ -7,7 +7,7 @@ use rlaif_train::OptimizerConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::divergence::Divergence;
+use crate::divergence::TeacherDivergence;
 
 /// The settings of a distillation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -21,7 +21,7 @@ pub struct DistillConfig {
     /// else.
     pub microbatch_size: usize,
     /// The distance of the student from its teacher.
-    pub divergence: Divergence,
+    pub divergence: TeacherDivergence,
     /// λ: the probability that a step learns on the student's own responses; the others learn on the
     /// reference responses to their prompts ([Agarwal et al. 2023](https://arxiv.org/abs/2306.13649)).
     pub on_policy: f64,
@@ -48,7 +48,7 @@ impl Default for DistillConfig {
             steps: 100,
             batch_size: 32,
             microbatch_size: 0,
-            divergence: Divergence::default(),
+            divergence: TeacherDivergence::default(),
             on_policy: 1.,
             temperature: 1.,
             dropout: Dropout::Off,
@@ -81,8 +81,8 @@ impl DistillConfig {
     /// [`RlError::Rollout`] a setting of generation that breaks training.
     ///
     /// ```
-    /// use rlaif_distill::{DistillConfig, Divergence};
-    /// let divergence = Divergence::Jsd { beta: 2. };
+    /// use rlaif_distill::{DistillConfig, TeacherDivergence};
+    /// let divergence = TeacherDivergence::Jsd { beta: 2. };
     /// let error = DistillConfig { divergence, ..Default::default() }.check().unwrap_err();
     /// assert_eq!(error.to_string(), "`divergence.jsd.beta` is 2; expected from 0 to 1");
     /// ```
@@ -99,7 +99,9 @@ impl DistillConfig {
         if !(0. ..=1.).contains(&self.on_policy) {
             return Err(BadSetting::new("on_policy", self.on_policy, "from 0 to 1").into());
         }
-        if self.on_policy < 1. && matches!(self.divergence, Divergence::PolicyGradient { .. }) {
+        if self.on_policy < 1.
+            && matches!(self.divergence, TeacherDivergence::PolicyGradient { .. })
+        {
             let expected = "1 with the divergence `policy_gradient`, which is a mean over the \
                             student's own responses";
             return Err(BadSetting::new("on_policy", self.on_policy, expected).into());

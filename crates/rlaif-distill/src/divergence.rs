@@ -8,19 +8,19 @@ use tch::{Kind, Tensor};
 /// The distance of the student's distribution S from the teacher's T at a token.
 ///
 /// ```
-/// use rlaif_distill::Divergence;
+/// use rlaif_distill::TeacherDivergence;
 /// use tch::Tensor;
 /// // The teacher is sure of the first token, the student undecided: ln 2 nats.
 /// let student = Tensor::from_slice(&[0f64, 0.]).unsqueeze(0);
 /// let teacher = Tensor::from_slice(&[50f64, 0.]).unsqueeze(0);
 /// let sampled = Tensor::from_slice(&[0i64]);
-/// let forward = Divergence::Jsd { beta: 0. };
+/// let forward = TeacherDivergence::Jsd { beta: 0. };
 /// let loss = forward.of_tokens(&student, &teacher, &sampled).double_value(&[0]);
 /// assert!((loss - 2f64.ln()).abs() < 1e-9);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Divergence {
+pub enum TeacherDivergence {
     /// Generalised Jensen-Shannon: `β KL(T ‖ M) + (1 − β) KL(S ‖ M)` with `M = (1 − β) S + β T`; at its ends
     /// the forward `KL(T ‖ S)` for β = 0 and the reverse `KL(S ‖ T)` for β = 1, as TRL has it.
     Jsd {
@@ -39,14 +39,14 @@ pub enum Divergence {
     },
 }
 
-impl Default for Divergence {
+impl Default for TeacherDivergence {
     /// The reverse KL, with which students of several sizes learned best on their own responses.
     fn default() -> Self {
         Self::Jsd { beta: 1. }
     }
 }
 
-impl Divergence {
+impl TeacherDivergence {
     pub(crate) fn check(self) -> Result<(), BadSetting> {
         match self {
             Self::Jsd { beta } if !(0. ..=1.).contains(&beta) => {
@@ -66,7 +66,7 @@ impl Divergence {
     /// logits have the same shape, and `sampled` names the token of each row, i64 `[N]`. Logits are
     /// divided by the temperature before.
     ///
-    /// For [`Divergence::PolicyGradient`] the loss is `−A ρ` with ρ = 1 at the weights that sampled: its gradient is
+    /// For [`TeacherDivergence::PolicyGradient`] the loss is `−A ρ` with ρ = 1 at the weights that sampled: its gradient is
     /// that of the policy gradient, its value minus the clipped advantage.
     pub fn of_tokens(self, student: &Tensor, teacher: &Tensor, sampled: &Tensor) -> Tensor {
         let kind = student.kind();

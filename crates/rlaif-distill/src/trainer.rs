@@ -15,7 +15,7 @@ use rlaif_train::{CheckpointFiles, Optimizer, OptimizerProgress, Saved, TrainErr
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
-use crate::{config::DistillConfig, divergence::Divergence};
+use crate::{config::DistillConfig, divergence::TeacherDivergence};
 
 /// Most elements of f32 logits that are held of each model at a time: 64 MiB.
 const CHUNK_ELEMENTS: i64 = 16 << 20;
@@ -259,7 +259,9 @@ impl<P: Policy> DistillTrainer<P> {
             let loss = loss.sum(Kind::Float);
             sums.loss += loss.double_value(&[]);
             sums.reverse_kl += no_grad(|| {
-                Divergence::reverse_kl(&student, &teacher).sum(Kind::Double).double_value(&[])
+                TeacherDivergence::reverse_kl(&student, &teacher)
+                    .sum(Kind::Double)
+                    .double_value(&[])
             });
             (loss / total).backward();
             start += length;

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rlaif_core::{PromptRecord, Seed, Specials, TextCodec};
-use rlaif_distill::{DistillConfig, DistillTask, DistillTrainer, Divergence};
+use rlaif_distill::{DistillConfig, DistillTask, DistillTrainer, TeacherDivergence};
 use rlaif_lm::{LocalSampler, Policy, Sampled, generate::FinishReason};
 use rlaif_models::{Config, LanguageModel};
 use rlaif_rl::Prompt;
@@ -45,7 +45,7 @@ fn prompts(n: usize) -> Vec<Prompt> {
         .collect()
 }
 
-fn config(divergence: Divergence) -> DistillConfig {
+fn config(divergence: TeacherDivergence) -> DistillConfig {
     let mut config = DistillConfig {
         steps: 6,
         batch_size: 4,
@@ -62,12 +62,12 @@ fn trainer(family: &str, config: DistillConfig) -> DistillTrainer<LanguageModel>
     DistillTrainer::new(policy(family, 5), Box::new(policy(family, 6)), config).unwrap()
 }
 
-const DIVERGENCES: [Divergence; 5] = [
-    Divergence::Jsd { beta: 0. },
-    Divergence::Jsd { beta: 0.5 },
-    Divergence::Jsd { beta: 1. },
-    Divergence::TopK { k: 4 },
-    Divergence::PolicyGradient { clip: 5. },
+const DIVERGENCES: [TeacherDivergence; 5] = [
+    TeacherDivergence::Jsd { beta: 0. },
+    TeacherDivergence::Jsd { beta: 0.5 },
+    TeacherDivergence::Jsd { beta: 1. },
+    TeacherDivergence::TopK { k: 4 },
+    TeacherDivergence::PolicyGradient { clip: 5. },
 ];
 
 #[test]
@@ -82,8 +82,8 @@ fn values_and_gradients_are_those_of_trl() {
         let number = |name: &str| case[name].as_f64().unwrap();
         let (beta, temperature) = (number("beta"), number("temperature"));
         let student = tensor("student").set_requires_grad(true);
-        let divergence = Divergence::Jsd { beta };
-        let of = |divergence: Divergence| {
+        let divergence = TeacherDivergence::Jsd { beta };
+        let of = |divergence: TeacherDivergence| {
             let (student, teacher) = (&student / temperature, tensor("teacher") / temperature);
             divergence.of_tokens(&student, &teacher, &sampled).mean(Kind::Double)
         };
@@ -93,7 +93,7 @@ fn values_and_gradients_are_those_of_trl() {
         close(&student.grad(), &list(&case["gradient"]), 1e-12);
         if beta == 0. {
             // The k most probable tokens are the whole vocabulary.
-            close(&of(Divergence::TopK { k: shape[1] }), &[number("loss")], 1e-12);
+            close(&of(TeacherDivergence::TopK { k: shape[1] }), &[number("loss")], 1e-12);
         }
     }
 }
@@ -111,13 +111,14 @@ fn the_policy_gradient_is_that_of_the_reverse_kl_on_average() {
     let gradient =
         |loss: &Tensor| numbers(&Tensor::run_backward(&[loss], &[&student], true, false)[0]);
     let none = Tensor::from_slice(&[0i64]);
-    let exact = Divergence::Jsd { beta: 1. }.of_tokens(&student, &teacher, &none);
+    let exact = TeacherDivergence::Jsd { beta: 1. }.of_tokens(&student, &teacher, &none);
     let wanted = gradient(&exact.sum(Kind::Double));
     let probabilities = numbers(&student.softmax(-1, Kind::Double));
     let mut mean = vec![0.; wanted.len()];
     for token in 0..vocabulary {
         let sampled = Tensor::from_slice(&[token]);
-        let loss = Divergence::PolicyGradient { clip: 1e9 }.of_tokens(&student, &teacher, &sampled);
+        let loss =
+            TeacherDivergence::PolicyGradient { clip: 1e9 }.of_tokens(&student, &teacher, &sampled);
         for (mean, part) in mean.iter_mut().zip(gradient(&loss.sum(Kind::Double))) {
             *mean += probabilities[token as usize] * part;
         }
@@ -213,7 +214,7 @@ fn student(seed: u64, lr: f64, steps: u64, every: u64) -> Vec<f64> {
         batch_size: prompts.len(),
         optimizer: OptimizerConfig { lr, schedule, ..OptimizerConfig::default() },
         seed: Seed::new(seed),
-        ..config(Divergence::Jsd { beta: 0. })
+        ..config(TeacherDivergence::Jsd { beta: 0. })
     };
     config.generation.max_new_tokens = 4;
     let own = policy(rlaif_testing::LLAMA, seed.cast_signed());
@@ -313,7 +314,8 @@ fn a_share_of_the_steps_learns_on_reference_responses() {
         version: 0,
     };
     let references: Vec<Sampled> = (0..4).map(reference).collect();
-    let of = |on_policy| DistillConfig { on_policy, ..config(Divergence::Jsd { beta: 0.5 }) };
+    let of =
+        |on_policy| DistillConfig { on_policy, ..config(TeacherDivergence::Jsd { beta: 0.5 }) };
     // Without own responses, a step is an update on the references.
     let mut task = DistillTask::new(trainer(rlaif_testing::LLAMA, of(0.)), &all, &Letters)
         .references(references.clone())
@@ -342,7 +344,7 @@ fn a_share_of_the_steps_learns_on_reference_responses() {
     let error = none.step(&[0, 1, 2, 3]).unwrap_err().to_string();
     assert!(error.contains("`on_policy` is 0"), "{error}");
     for (on_policy, divergence) in
-        [(1.5, DIVERGENCES[0]), (0.5, Divergence::PolicyGradient { clip: 5. })]
+        [(1.5, DIVERGENCES[0]), (0.5, TeacherDivergence::PolicyGradient { clip: 5. })]
     {
         let error = DistillConfig { on_policy, ..config(divergence) }.check().unwrap_err();
         assert!(error.to_string().starts_with("`on_policy` is"), "{error}");
@@ -353,9 +355,9 @@ fn a_share_of_the_steps_learns_on_reference_responses() {
 fn bad_settings_are_refused_by_name() {
     let _alone = alone();
     for (set, says) in [
-        (Divergence::Jsd { beta: 1.5 }, "`divergence.jsd.beta` is 1.5"),
-        (Divergence::TopK { k: 0 }, "`divergence.top_k.k` is 0"),
-        (Divergence::PolicyGradient { clip: 0. }, "`divergence.policy_gradient.clip` is 0"),
+        (TeacherDivergence::Jsd { beta: 1.5 }, "`divergence.jsd.beta` is 1.5"),
+        (TeacherDivergence::TopK { k: 0 }, "`divergence.top_k.k` is 0"),
+        (TeacherDivergence::PolicyGradient { clip: 0. }, "`divergence.policy_gradient.clip` is 0"),
     ] {
         let error = config(set).check().unwrap_err().to_string();
         assert!(error.contains(says), "{error}");

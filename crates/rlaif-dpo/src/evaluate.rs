@@ -9,7 +9,7 @@ use crate::{
     error::DpoError,
     loss::{BatchScale, PairSums},
     reference::ReferenceSums,
-    rows::PairRow,
+    rows::TokenPair,
     trainer::DpoTrainer,
 };
 
@@ -70,18 +70,18 @@ pub struct PairEvaluation {
 
 /// A share and its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Share {
+pub struct PairShare {
     /// The share.
     pub value: f64,
     /// The interval.
     pub ci95: (f64, f64),
 }
 
-impl Share {
+impl PairShare {
     /// The share `value` of `n` with its interval, see [`rlaif_core::stats::wilson`].
     ///
     /// ```
-    /// let share = rlaif_dpo::Share::wilson(0.9, 10);
+    /// let share = rlaif_dpo::PairShare::wilson(0.9, 10);
     /// assert!((share.ci95.0 - 0.5958).abs() < 1e-4 && (share.ci95.1 - 0.9821).abs() < 1e-4);
     /// ```
     pub fn wilson(value: f64, n: usize) -> Self {
@@ -95,13 +95,13 @@ impl PairEvaluation {
     }
 
     /// Share of pairs whose chosen response has the higher implicit reward; a tie counts half.
-    pub fn accuracy(&self) -> Share {
-        Share::wilson(self.mean(PairOutcome::reward_accuracy), self.outcomes.len())
+    pub fn accuracy(&self) -> PairShare {
+        PairShare::wilson(self.mean(PairOutcome::reward_accuracy), self.outcomes.len())
     }
 
     /// Share of pairs whose chosen response has the higher likelihood per token; a tie counts half.
-    pub fn likelihood_accuracy(&self) -> Share {
-        Share::wilson(self.mean(PairOutcome::likelihood_accuracy), self.outcomes.len())
+    pub fn likelihood_accuracy(&self) -> PairShare {
+        PairShare::wilson(self.mean(PairOutcome::likelihood_accuracy), self.outcomes.len())
     }
 
     /// Mean difference of implicit rewards, chosen minus rejected.
@@ -138,7 +138,7 @@ impl<P: Policy> DpoTrainer<P> {
     /// [`DpoError::NoRows`] without pairs; else as [`DpoTrainer::update_pairs`].
     pub fn evaluate(
         &self,
-        rows: &[PairRow],
+        rows: &[TokenPair],
         reference: Option<&ReferenceSums>,
     ) -> Result<PairEvaluation, DpoError> {
         if rows.is_empty() {
@@ -146,12 +146,12 @@ impl<P: Policy> DpoTrainer<P> {
         }
         let objective = self.pairs()?;
         // Batched by length, and returned in the original order.
-        let order = crate::trainer::by_length(rows.iter().map(PairRow::len));
+        let order = crate::trainer::by_length(rows.iter().map(TokenPair::len));
         let size = self.config().evaluation_batch();
         let mut parts = Vec::new();
         for places in order.chunks(size) {
             Interrupted::check().map_err(LmError::from)?;
-            let part: Vec<&PairRow> = places.iter().map(|&place| &rows[place]).collect();
+            let part: Vec<&TokenPair> = places.iter().map(|&place| &rows[place]).collect();
             let given: Option<Vec<[f32; 2]>> =
                 reference.map(|sums| places.iter().map(|&place| sums.rows()[place]).collect());
             parts.push(self.evaluated(&part, given.as_deref())?);

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
-use crate::{error::DpoError, rows::PairRow};
+use crate::{error::DpoError, rows::TokenPair};
 
 /// Sharing of the prompt's computation between the two responses of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -65,9 +65,9 @@ impl Batch {
     }
 
     /// Pairs, chosen responses first.
-    pub(crate) fn pairs(policy: &dyn Policy, rows: &[&PairRow]) -> Result<Self, DpoError> {
+    pub(crate) fn pairs(policy: &dyn Policy, rows: &[&TokenPair]) -> Result<Self, DpoError> {
         let column =
-            |of: fn(&PairRow) -> &Vec<u32>| rows.iter().map(|row| of(row).clone()).collect();
+            |of: fn(&TokenPair) -> &Vec<u32>| rows.iter().map(|row| of(row).clone()).collect();
         Self::new(
             policy,
             column(|row| &row.prompt),
@@ -197,7 +197,7 @@ pub(crate) fn reference_sums(
 }
 
 /// Margins of the rows, f32 `[B]`, NaN where a row has none.
-pub(crate) fn margins(rows: &[&PairRow], like: &Tensor) -> Tensor {
+pub(crate) fn margins(rows: &[&TokenPair], like: &Tensor) -> Tensor {
     let margins: Vec<f32> =
         rows.iter().map(|row| row.margin.map_or(f32::NAN, |margin| margin as f32)).collect();
     Tensor::from_slice(&margins).to_device(like.device())

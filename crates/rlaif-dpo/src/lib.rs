@@ -1,7 +1,7 @@
 //! Direct preference optimization of language models, and its family of losses.
 //!
 //! ```text
-//! PreferencePair ─► pair_rows ─► PairRow ─┬─► reference_of_pairs ─► ReferenceSums (once, on disk)
+//! PreferencePair ─► pair_rows ─► TokenPair ─┬─► reference_of_pairs ─► ReferenceSums (once, on disk)
 //!  text             a tokenizer           └─► DpoTrainer::update_pairs ─► DpoStats
 //! PromptRecord ─► DpoTrainer::sample_pairs (the policy answers twice, a RewardModel picks) ─┘
 //! ```
@@ -33,18 +33,19 @@ mod trainer;
 
 pub use config::{DpoConfig, Objective, ReferenceConfig};
 pub use error::{DpoError, PairProblem};
-pub use evaluate::{PairEvaluation, PairOutcome, Share};
+pub use evaluate::{PairEvaluation, PairOutcome, PairShare};
 pub use forward::Prompts;
 pub use loss::{
-    BatchScale, Coupling, Divergence, Lengths, PairLoss, PairObjective, PairSums, ResponseSums,
-    RewardShift, RunningMean, Term, UnpairedLoss, Weighting, paired, unpaired,
+    BatchScale, Coupling, Lengths, LossTerm, PairLoss, PairObjective, PairSums,
+    ReferenceDivergence, ResponseSums, RewardShift, RunningMean, UnpairedLoss, Weighting, paired,
+    unpaired,
 };
 pub use online::{Contest, OnlineBatch, OnlineConfig, OnlineReport};
 pub use reference::{CacheKey, ReferenceSums, ReferenceUpdate};
 pub use responses::{ResponseEvaluation, ResponseOutcome};
 pub use rlaif_lm::Reference;
 pub use rows::{
-    Boundary, OnProblem, PairRow, ResponseRow, RowConfig, RowEnd, RowReport, TooLong, pair_rows,
+    Boundary, OnProblem, ResponseRow, RowConfig, RowEnd, RowReport, TokenPair, TooLong, pair_rows,
     response_rows,
 };
 pub use stats::DpoStats;

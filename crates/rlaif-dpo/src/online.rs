@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{error::DpoError, rows::PairRow, trainer::DpoTrainer};
+use crate::{error::DpoError, rows::TokenPair, trainer::DpoTrainer};
 
 /// Making of pairs from the policy's own responses (Guo et al. 2024, online AI feedback,
 /// [arXiv:2402.04792](https://arxiv.org/abs/2402.04792)).
@@ -137,7 +137,7 @@ impl Contest {
 #[derive(Debug, Clone, PartialEq)]
 pub struct OnlineBatch {
     /// The pairs, in the order of the prompts, with the difference of scores as the margin.
-    pub rows: Vec<PairRow>,
+    pub rows: Vec<TokenPair>,
     /// The two responses to every prompt.
     pub contests: Vec<Contest>,
     /// The counts of the prompts.
@@ -198,7 +198,7 @@ impl<P: Policy> DpoTrainer<P> {
             match pick_pair(responses, scores, config) {
                 Pick::Pair { chosen, margin } => {
                     contest.chosen = Some(chosen);
-                    rows.push(PairRow {
+                    rows.push(TokenPair {
                         id: prompt.record.id.clone(),
                         prompt: prompt.ids.to_vec(),
                         chosen: responses[chosen].ids.clone(),

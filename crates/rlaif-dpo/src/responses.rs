@@ -8,7 +8,7 @@ use tch::{Kind, Tensor, no_grad};
 use crate::{
     config::Objective,
     error::{DpoError, PairProblem},
-    evaluate::Share,
+    evaluate::PairShare,
     forward::{Batch, Pass, pass, reference_sums},
     loss::{ResponseSums, RunningMean, UnpairedLoss, unpaired},
     reference::ReferenceSums,
@@ -43,14 +43,14 @@ pub struct ResponseEvaluation {
 
 impl ResponseEvaluation {
     /// Share of responses whose implicit reward has the right sign; 0 counts half.
-    pub fn accuracy(&self) -> Share {
+    pub fn accuracy(&self) -> PairShare {
         let verdict = |outcome: &ResponseOutcome| match outcome.sign * outcome.reward {
             right if right > 0. => 1.,
             0. => 0.5,
             _ => 0.,
         };
         let n = self.outcomes.len();
-        Share::wilson(self.outcomes.iter().map(verdict).sum::<f64>() / n as f64, n)
+        PairShare::wilson(self.outcomes.iter().map(verdict).sum::<f64>() / n as f64, n)
     }
 
     /// The numbers under the names used for pairs: desirable responses stand for chosen ones.

@@ -11,7 +11,7 @@ use crate::error::{DpoError, PairProblem};
 
 /// A preference pair in token ids.
 #[derive(Debug, Clone, PartialEq)]
-pub struct PairRow {
+pub struct TokenPair {
     /// The pair's id.
     pub id: String,
     /// The prompt of both responses.
@@ -24,7 +24,7 @@ pub struct PairRow {
     pub margin: Option<f64>,
 }
 
-impl PairRow {
+impl TokenPair {
     /// Tokens of the prompt and the longer response.
     #[expect(clippy::len_without_is_empty, reason = "a row without tokens is never made")]
     pub fn len(&self) -> usize {
@@ -57,7 +57,7 @@ impl ResponseRow {
     }
 }
 
-impl Record for PairRow {
+impl Record for TokenPair {
     fn id(&self) -> &str {
         &self.id
     }
@@ -233,7 +233,7 @@ pub fn pair_rows(
     codec: &dyn TextCodec,
     spec: &LmSpec,
     config: &RowConfig,
-) -> Result<(Vec<PairRow>, RowReport), DpoError> {
+) -> Result<(Vec<TokenPair>, RowReport), DpoError> {
     config.check()?;
     let texts = pairs.iter().map(|pair| {
         let responses = vec![pair.chosen.as_str(), &pair.rejected];
@@ -249,7 +249,7 @@ pub fn pair_rows(
             report.uncount(shortened, row.merged);
             continue;
         }
-        kept.push(PairRow {
+        kept.push(TokenPair {
             id: pairs[at].id.clone(),
             prompt: row.prompt,
             chosen,

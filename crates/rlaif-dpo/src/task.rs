@@ -16,7 +16,7 @@ use crate::{
     online::{OnlineBatch, OnlineConfig},
     reference::ReferenceSums,
     responses::ResponseEvaluation,
-    rows::{PairRow, ResponseRow},
+    rows::{ResponseRow, TokenPair},
     trainer::DpoTrainer,
 };
 
@@ -24,7 +24,7 @@ use crate::{
 #[derive(Debug)]
 pub enum HeldOutRows {
     /// Pairs.
-    Pairs(Vec<PairRow>),
+    Pairs(Vec<TokenPair>),
     /// Single responses.
     Responses(Vec<ResponseRow>),
 }
@@ -67,7 +67,7 @@ impl HeldOutEvaluation {
 #[derive(Debug)]
 pub enum TrainRows {
     /// Pairs.
-    Pairs(Vec<PairRow>),
+    Pairs(Vec<TokenPair>),
     /// Single responses.
     Responses(Vec<ResponseRow>),
     /// Prompts that the policy answers itself.
@@ -276,7 +276,7 @@ impl<'a, P: Policy> DpoTask<'a, P> {
             let sampler = &mut *online.sampler;
             self.trainer.sample_pairs(sampler, &prompts, online.reward, online.config, draw)
         })?;
-        let pairs: Vec<&PairRow> = rows.iter().collect();
+        let pairs: Vec<&TokenPair> = rows.iter().collect();
         let (mut metrics, not_finite) = if pairs.is_empty() {
             (Metrics::new(), 0.)
         } else {
@@ -315,7 +315,7 @@ impl<P: Policy> Fit for DpoTask<'_, P> {
             self.train_sums.as_ref().map(|sums| rows.iter().map(|&row| sums.rows()[row]).collect());
         let metrics = match &self.train {
             TrainRows::Pairs(all) => {
-                let batch: Vec<&PairRow> = rows.iter().map(|&row| &all[row]).collect();
+                let batch: Vec<&TokenPair> = rows.iter().map(|&row| &all[row]).collect();
                 self.trainer.update_pairs(&batch, given.as_deref())?.metrics()
             }
             TrainRows::Responses(all) => {

@@ -14,7 +14,7 @@ use crate::{
     forward::{Batch, Pass, halves, margins, pass, reference_sums},
     loss::{BatchScale, Coupling, PairObjective, PairSums, RunningMean, Weighting},
     reference::{CacheInputs, CacheKey, ReferenceSums, read_cache, write_cache},
-    rows::{PairRow, ResponseRow},
+    rows::{ResponseRow, TokenPair},
     stats::DpoStats,
 };
 
@@ -23,7 +23,7 @@ use crate::{
 /// The caller writes the loop:
 ///
 /// ```
-/// use rlaif_dpo::{DpoConfig, DpoTrainer, PairRow, Reference};
+/// use rlaif_dpo::{DpoConfig, DpoTrainer, TokenPair, Reference};
 /// # use rlaif_models::{Config, LanguageModel};
 /// # use tch::{Device, Kind};
 /// # let json = r#"{"model_type": "llama", "vocab_size": 32, "hidden_size": 8,
@@ -34,12 +34,12 @@ use crate::{
 /// #     let config = Config::from_value(serde_json::from_str(json).unwrap());
 /// #     LanguageModel::random(config, Kind::Float, Device::Cpu)
 /// # };
-/// let row = |chosen: &[u32], rejected: &[u32]| PairRow {
+/// let row = |chosen: &[u32], rejected: &[u32]| TokenPair {
 ///     id: String::new(), prompt: vec![5, 6], chosen: chosen.into(), rejected: rejected.into(),
 ///     margin: None,
 /// };
 /// let rows = [row(&[7, 8, 1], &[9, 1]), row(&[10, 1], &[11, 12, 1])];
-/// let batch: Vec<&PairRow> = rows.iter().collect();
+/// let batch: Vec<&TokenPair> = rows.iter().collect();
 ///
 /// let mut trainer = DpoTrainer::new(random()?, Reference::frozen(random()?), DpoConfig::default(), 2)?;
 /// let first = trainer.update_pairs(&batch, None)?;
@@ -109,7 +109,7 @@ impl<P: Policy> DpoTrainer<P> {
     /// [`DpoError::Cache`] if the folder cannot be written; any error of the model.
     pub fn reference_of_pairs(
         &self,
-        rows: &[PairRow],
+        rows: &[TokenPair],
         folder: Option<&Path>,
     ) -> Result<ReferenceSums, DpoError> {
         let parts = rows.iter().map(|row| [row.prompt.as_slice(), &row.chosen, &row.rejected]);
@@ -229,7 +229,7 @@ impl<P: Policy> DpoTrainer<P> {
     /// steps with non-finite gradients; any error of the model. The policy is unchanged.
     pub fn update_pairs(
         &mut self,
-        rows: &[&PairRow],
+        rows: &[&TokenPair],
         given: Option<&[[f32; 2]]>,
     ) -> Result<DpoStats, DpoError> {
         let objective = self.pairs()?.clone();
@@ -238,7 +238,7 @@ impl<P: Policy> DpoTrainer<P> {
         let parts: Vec<PairPart> = order
             .chunks(self.config.microbatch(rows.len()))
             .map(|places| {
-                let part: Vec<&PairRow> = places.iter().map(|&place| rows[place]).collect();
+                let part: Vec<&TokenPair> = places.iter().map(|&place| rows[place]).collect();
                 let given = given.map(|given| column_major(places, given));
                 Ok(PairPart { batch: Batch::pairs(&self.policy, &part)?, rows: part, given })
             })
@@ -419,7 +419,7 @@ impl<P: Policy> DpoTrainer<P> {
     /// The sums for pairs under the current policy, without a graph.
     pub(crate) fn evaluated(
         &self,
-        rows: &[&PairRow],
+        rows: &[&TokenPair],
         given: Option<&[[f32; 2]]>,
     ) -> Result<PairSums, DpoError> {
         let objective = self.pairs()?;
@@ -439,7 +439,7 @@ impl<P: Policy> DpoTrainer<P> {
 /// A part of a batch of pairs.
 struct PairPart<'a> {
     batch: Batch,
-    rows: Vec<&'a PairRow>,
+    rows: Vec<&'a TokenPair>,
     /// The reference's sums, `[2B]`.
     given: Option<Tensor>,
 }
@@ -542,7 +542,7 @@ pub(crate) fn wrong_rows(given: &str, needed: &'static str) -> DpoError {
     BadSetting::new("objective", format!("rows of {given}"), needed).into()
 }
 
-fn check_pairs(rows: &[&PairRow], objective: &PairObjective) -> Result<(), DpoError> {
+fn check_pairs(rows: &[&TokenPair], objective: &PairObjective) -> Result<(), DpoError> {
     for row in rows {
         let problem = if row.chosen.is_empty() || row.rejected.is_empty() {
             PairProblem::EmptyResponse

@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 
 use rlaif_core::Seed;
 use rlaif_dpo::{
-    DpoConfig, DpoTrainer, Objective, PairLoss, PairRow, Prompts, Reference, RewardShift,
+    DpoConfig, DpoTrainer, Objective, PairLoss, Prompts, Reference, RewardShift, TokenPair,
 };
 use rlaif_lm::Activations;
 use rlaif_models::{AdapterConfig, LanguageModel, TaskType};
@@ -35,12 +35,12 @@ fn adapted(json: &str) -> LanguageModel {
 }
 
 /// 64 pairs: prompts of 1 to 17 tokens, responses of 1 to 19.
-fn rows() -> Vec<PairRow> {
+fn rows() -> Vec<TokenPair> {
     let draw = |i: u64, what: &str, low: u64, span: u64| -> Vec<u32> {
         let length = low + Seed::new(i).derive(what, 0).get() % span;
         (1..=length).map(|t| 2 + (Seed::new(i).derive(what, t).get() % 59) as u32).collect()
     };
-    let row = |i: u64| PairRow {
+    let row = |i: u64| TokenPair {
         id: i.to_string(),
         prompt: draw(i, "prompt", 1, 17),
         chosen: draw(i, "chosen", 1, 19),
@@ -68,7 +68,7 @@ fn trajectory(trainer: &mut DpoTrainer<LanguageModel>, given: Option<&[[f32; 2]]
     (0..STEPS)
         .map(|step| {
             let places: Vec<usize> = (0..BATCH).map(|i| (step * BATCH + i * 3) % 64).collect();
-            let batch: Vec<&PairRow> = places.iter().map(|&place| &rows[place]).collect();
+            let batch: Vec<&TokenPair> = places.iter().map(|&place| &rows[place]).collect();
             let given: Option<Vec<[f32; 2]>> =
                 given.map(|given| places.iter().map(|&place| given[place]).collect());
             trainer.update_pairs(&batch, given.as_deref()).unwrap().loss

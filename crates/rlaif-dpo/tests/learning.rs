@@ -5,7 +5,7 @@ use rlaif_core::{
     Scores, Seed, Specials, TextCodec,
 };
 use rlaif_dpo::{
-    Contest, DpoConfig, DpoTask, DpoTrainer, HeldOutRows, OnlineConfig, PairRow, Reference,
+    Contest, DpoConfig, DpoTask, DpoTrainer, HeldOutRows, OnlineConfig, Reference, TokenPair,
     TrainRows,
 };
 use rlaif_lm::{
@@ -31,7 +31,7 @@ fn model(json: &str) -> LanguageModel {
 }
 
 /// Ids 2 to 31; words that end in an even id are polite. The chosen response is the politer one.
-fn rows(from: u64, count: u64) -> Vec<PairRow> {
+fn rows(from: u64, count: u64) -> Vec<TokenPair> {
     let draw = |i: u64, what: &str, n: u64| Seed::new(i).derive(what, 0).get() % n;
     let response = |i: u64, what: &str, polite: u64| -> Vec<u32> {
         let length = 3 + draw(i, &format!("{what} length"), 5);
@@ -43,7 +43,7 @@ fn rows(from: u64, count: u64) -> Vec<PairRow> {
         (0..length).map(word).chain([1]).collect()
     };
     (from..from + count)
-        .map(|i| PairRow {
+        .map(|i| TokenPair {
             id: i.to_string(),
             prompt: (0..4).map(|t| 2 + draw(i, &format!("prompt {t}"), 30) as u32).collect(),
             chosen: response(i, "chosen", 0),
@@ -71,7 +71,7 @@ fn held_out_pairs_are_told_apart_after_training() {
         for epoch in 0..2 {
             for (at, batch) in train.chunks(16).enumerate() {
                 let given = &sums.rows()[at * 16..][..batch.len()];
-                let batch: Vec<&PairRow> = batch.iter().collect();
+                let batch: Vec<&TokenPair> = batch.iter().collect();
                 let stats = trainer.update_pairs(&batch, Some(given)).unwrap();
                 assert!(epoch + at > 0 || (stats.loss - 2f64.ln()).abs() < 1e-5);
             }
@@ -152,7 +152,7 @@ fn online_the_policy_comes_to_give_what_the_reward_prefers() {
             }
         }
         scores.push(batch.report.mean_score);
-        let pairs: Vec<&PairRow> = batch.rows.iter().collect();
+        let pairs: Vec<&TokenPair> = batch.rows.iter().collect();
         trainer.update_pairs(&pairs, None).unwrap();
     }
     let mean = |scores: &[f64]| scores.iter().sum::<f64>() / scores.len() as f64;

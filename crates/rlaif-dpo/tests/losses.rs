@@ -5,8 +5,8 @@ use std::{f64::consts::LN_2, path::Path};
 
 use proptest::prelude::*;
 use rlaif_dpo::{
-    BatchScale, Divergence, Lengths, PairLoss, PairObjective, PairSums, ResponseSums, RewardShift,
-    RunningMean, Term, UnpairedLoss, Weighting, paired, unpaired,
+    BatchScale, Lengths, LossTerm, PairLoss, PairObjective, PairSums, ReferenceDivergence,
+    ResponseSums, RewardShift, RunningMean, UnpairedLoss, Weighting, paired, unpaired,
 };
 use serde_json::Value;
 use tch::{Kind, Tensor};
@@ -140,18 +140,18 @@ fn objectives_of_trl_1() -> Vec<(&'static str, PairObjective)> {
         ("discopop", one(PairLoss::Discopop { beta: B, tau: 0.05 })),
         ("sft", one(PairLoss::Nll {})),
         ("sigmoid_norm", one(PairLoss::SigmoidNorm { beta: 5., label_smoothing: 0. })),
-        ("forward_kl", diverging(Divergence::ForwardKl)),
-        ("js_divergence", diverging(Divergence::JensenShannon)),
-        ("alpha_divergence", diverging(Divergence::Alpha { alpha: 0.5 })),
+        ("forward_kl", diverging(ReferenceDivergence::ForwardKl)),
+        ("js_divergence", diverging(ReferenceDivergence::JensenShannon)),
+        ("alpha_divergence", diverging(ReferenceDivergence::Alpha { alpha: 0.5 })),
         ("ld", PairObjective { tail_weight: 0.3, ..sigmoid.into() }),
         ("wpo", PairObjective { weighting: Weighting::Wpo, ..sigmoid.into() }),
         (
             "sum",
             PairObjective {
                 terms: vec![
-                    Term { weight: 0.8, loss: sigmoid },
-                    Term { weight: 0.2, loss: bco },
-                    Term { weight: 1., loss: PairLoss::Nll {} },
+                    LossTerm { weight: 0.8, loss: sigmoid },
+                    LossTerm { weight: 0.2, loss: bco },
+                    LossTerm { weight: 1., loss: PairLoss::Nll {} },
                 ],
                 ..sigmoid.into()
             },
@@ -214,7 +214,7 @@ fn losses_of_each_pair_are_those_of_trl_0_11() {
     let scale = BatchScale { reward_shift: shift.mean, ..inputs.scale() };
 
     let sigmoid = PairLoss::Sigmoid { beta: B, label_smoothing: 0. };
-    let kl = Divergence::ReverseKl;
+    let kl = ReferenceDivergence::ReverseKl;
     let cases = [
         ("sigmoid", PairLoss::Sigmoid { beta: B, label_smoothing: 0.1 }, kl),
         ("robust", PairLoss::Robust { beta: B, label_smoothing: 0.1 }, kl),
@@ -228,8 +228,8 @@ fn losses_of_each_pair_are_those_of_trl_0_11() {
         ("aot_pair", PairLoss::AotUnpaired { beta: B, label_smoothing: 0.1 }, kl),
         ("apo_zero", PairLoss::ApoZero { beta: B }, kl),
         ("apo_down", PairLoss::ApoDown { beta: B }, kl),
-        ("js_divergence", sigmoid, Divergence::JensenShannon),
-        ("alpha_divergence", sigmoid, Divergence::Alpha { alpha: 1. - 0.7 }),
+        ("js_divergence", sigmoid, ReferenceDivergence::JensenShannon),
+        ("alpha_divergence", sigmoid, ReferenceDivergence::Alpha { alpha: 1. - 0.7 }),
     ];
     assert_eq!(cases.len(), goldens["paired"].as_object().unwrap().len());
     for (name, loss, divergence) in cases {
@@ -289,7 +289,7 @@ fn losses_without_a_reference_are_those_of_trl() {
     let inputs = Inputs::read(&goldens);
     let sums = inputs.sums(1.);
     let scale = inputs.scale();
-    let kl = Divergence::ReverseKl;
+    let kl = ReferenceDivergence::ReverseKl;
     let want = |name: &str| numbers(&goldens["reference_free"][name]);
     let nll = values(&PairLoss::Nll {}.losses(&sums, kl, scale));
 
@@ -398,12 +398,12 @@ proptest! {
         let u = log_u.exp();
         prop_assume!((alpha - 1.).abs() > 0.05 && alpha.abs() > 0.05);
         type Generator = Box<dyn Fn(f64) -> f64>;
-        let generators: [(Divergence, Generator); 4] = [
-            (Divergence::ReverseKl, Box::new(|u| u * u.ln())),
-            (Divergence::ForwardKl, Box::new(|u| -u.ln())),
-            (Divergence::JensenShannon, Box::new(|u| u * u.ln() - (1. + u) * ((1. + u) / 2.).ln())),
+        let generators: [(ReferenceDivergence, Generator); 4] = [
+            (ReferenceDivergence::ReverseKl, Box::new(|u| u * u.ln())),
+            (ReferenceDivergence::ForwardKl, Box::new(|u| -u.ln())),
+            (ReferenceDivergence::JensenShannon, Box::new(|u| u * u.ln() - (1. + u) * ((1. + u) / 2.).ln())),
             (
-                Divergence::Alpha { alpha },
+                ReferenceDivergence::Alpha { alpha },
                 Box::new(move |u| (u.powf(alpha) - alpha * u - (1. - alpha)) / (alpha * (alpha - 1.))),
             ),
         ];
@@ -459,7 +459,7 @@ fn settings_are_read_with_their_defaults_and_checked() {
     )
     .unwrap();
     assert_eq!(objective.terms[0].loss, PairLoss::Sigmoid { beta: 0.1, label_smoothing: 0. });
-    assert_eq!(objective.terms[1], Term { weight: 0.2, loss: PairLoss::Nll {} });
+    assert_eq!(objective.terms[1], LossTerm { weight: 0.2, loss: PairLoss::Nll {} });
     objective.check().unwrap();
     let again: PairObjective =
         serde_json::from_value(serde_json::to_value(&objective).unwrap()).unwrap();

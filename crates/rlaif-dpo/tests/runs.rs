@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use rlaif_core::Desirability;
 use rlaif_dpo::{
-    DpoConfig, DpoStats, DpoTrainer, Lengths, Objective, PairLoss, PairRow, Reference, ResponseRow,
-    UnpairedLoss,
+    DpoConfig, DpoStats, DpoTrainer, Lengths, Objective, PairLoss, Reference, ResponseRow,
+    TokenPair, UnpairedLoss,
 };
 use rlaif_lm::Policy;
 use rlaif_models::{LanguageModel, LoadOptions};
@@ -33,9 +33,9 @@ fn ids(value: &Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).unwrap()
 }
 
-fn pairs(family: &str, file: &str) -> Vec<PairRow> {
+fn pairs(family: &str, file: &str) -> Vec<TokenPair> {
     let rows = json(&runs(family).join(file));
-    let row = |row: &Value| PairRow {
+    let row = |row: &Value| TokenPair {
         id: String::new(),
         prompt: ids(&row["prompt"]),
         chosen: ids(&row["chosen"]),
@@ -116,7 +116,7 @@ fn beside_on(
     let mut all = Vec::new();
     for (at, (batch, want)) in rows.chunks(PAIRS).zip(want["steps"].as_array().unwrap()).enumerate()
     {
-        let batch: Vec<&PairRow> = batch.iter().collect();
+        let batch: Vec<&TokenPair> = batch.iter().collect();
         let stats = trainer.update_pairs(&batch, None).unwrap();
         same(name, at + 1, &stats, want, names);
         all.push(stats);

@@ -7,9 +7,9 @@ use std::num::NonZeroU32;
 
 use rlaif_core::Desirability;
 use rlaif_dpo::{
-    DpoConfig, DpoError, DpoStats, DpoTrainer, Objective, PairLoss, PairObjective, PairProblem,
-    PairRow, Prompts, Reference, ReferenceConfig, ReferenceUpdate, ResponseRow, RewardShift, Term,
-    UnpairedLoss, Weighting,
+    DpoConfig, DpoError, DpoStats, DpoTrainer, LossTerm, Objective, PairLoss, PairObjective,
+    PairProblem, Prompts, Reference, ReferenceConfig, ReferenceUpdate, ResponseRow, RewardShift,
+    TokenPair, UnpairedLoss, Weighting,
 };
 use rlaif_lm::{Activations, Policy};
 use rlaif_models::{AdapterConfig, LanguageModel, TaskType};
@@ -20,11 +20,11 @@ use tch::{Kind, Tensor};
 use common::model;
 
 /// Seven pairs of different lengths.
-fn rows() -> Vec<PairRow> {
+fn rows() -> Vec<TokenPair> {
     (0..7u32)
         .map(|i| {
             let ids = |from: u32, n: u32| (0..n).map(|t| 2 + (from * 7 + t * 11) % 37).collect();
-            PairRow {
+            TokenPair {
                 id: format!("pair {i}"),
                 prompt: ids(i, 2 + i % 4),
                 chosen: ids(i + 10, 1 + (i * 3) % 5),
@@ -52,7 +52,7 @@ fn run(json: &str, config: DpoConfig) -> (Vec<DpoStats>, Vec<Tensor>) {
     let mut trainer =
         DpoTrainer::new(model(json), Reference::frozen(model(json)), config, 3).unwrap();
     let rows = rows();
-    let batch: Vec<&PairRow> = rows.iter().collect();
+    let batch: Vec<&TokenPair> = rows.iter().collect();
     let stats = (0..3).map(|_| trainer.update_pairs(&batch, None).unwrap()).collect();
     (stats, weights(trainer.policy()))
 }
@@ -82,13 +82,13 @@ fn same(what: &str, a: &(Vec<DpoStats>, Vec<Tensor>), b: &(Vec<DpoStats>, Vec<Te
 fn objectives() -> Vec<(&'static str, PairObjective)> {
     let sigmoid = PairLoss::Sigmoid { beta: 0.1, label_smoothing: 0. };
     let bco = PairLoss::BcoPair { beta: 0.1, shift: RewardShift::RunningMean };
-    let nll = Term { weight: 0.5, loss: PairLoss::Nll {} };
+    let nll = LossTerm { weight: 0.5, loss: PairLoss::Nll {} };
     vec![
         ("sigmoid", sigmoid.into()),
         (
             "sum",
             PairObjective {
-                terms: vec![Term { weight: 1., loss: sigmoid }, nll],
+                terms: vec![LossTerm { weight: 1., loss: sigmoid }, nll],
                 tail_weight: 0.4,
                 ..sigmoid.into()
             },
@@ -137,7 +137,7 @@ fn a_cached_reference_gives_what_a_live_one_gives_and_notices_every_change() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let rows = rows();
-    let batch: Vec<&PairRow> = rows.iter().collect();
+    let batch: Vec<&TokenPair> = rows.iter().collect();
     let settings = config(objectives().swap_remove(0).1);
     let live = run(LLAMA, settings.clone());
     let start = |json: &str, config: &DpoConfig| {
@@ -163,7 +163,7 @@ fn a_cached_reference_gives_what_a_live_one_gives_and_notices_every_change() {
 
     // Any change makes another file: a weight, a token, the temperature, the weight of the tail.
     let mut known = 1;
-    let mut changed = |what: &str, trainer: &DpoTrainer<LanguageModel>, rows: &[PairRow]| {
+    let mut changed = |what: &str, trainer: &DpoTrainer<LanguageModel>, rows: &[TokenPair]| {
         trainer.reference_of_pairs(rows, Some(folder.path())).unwrap();
         known += 1;
         assert_eq!(files(), known, "{what}");
@@ -195,7 +195,7 @@ fn adapters_are_trained_alone_and_the_reference_is_the_model_without_them() {
         let settings = config(objectives().swap_remove(0).1);
         let mut trainer = DpoTrainer::new(policy, Reference::AdaptersOff, settings, 8).unwrap();
         let rows = rows();
-        let batch: Vec<&PairRow> = rows.iter().collect();
+        let batch: Vec<&TokenPair> = rows.iter().collect();
         let first = trainer.update_pairs(&batch, None).unwrap();
         assert!((first.loss - 2f64.ln()).abs() < 1e-6, "{}", first.loss);
         let mut last = first.clone();
@@ -218,7 +218,7 @@ fn a_reference_that_follows_the_policy_is_the_average_it_should_be() {
         ..config(objectives().swap_remove(0).1)
     };
     let rows = rows();
-    let batch: Vec<&PairRow> = rows.iter().collect();
+    let batch: Vec<&TokenPair> = rows.iter().collect();
     let reference = model(LLAMA);
     let handle: Vec<Tensor> =
         reference.parameters().iter().map(|(_, tensor)| tensor.shallow_clone()).collect();
@@ -240,7 +240,7 @@ fn a_reference_that_follows_the_policy_is_the_average_it_should_be() {
 fn a_restored_trainer_goes_on_bit_by_bit() {
     let _alone = alone();
     let rows = rows();
-    let batch: Vec<&PairRow> = rows.iter().collect();
+    let batch: Vec<&TokenPair> = rows.iter().collect();
     let bco = PairLoss::BcoPair { beta: 0.1, shift: RewardShift::RunningMean };
     let update = ReferenceUpdate { every: 1, mixup: 0.5 };
     let settings = DpoConfig {
@@ -285,7 +285,7 @@ fn single_responses() -> Vec<ResponseRow> {
     rows()
         .into_iter()
         .zip(0..)
-        .map(|(row, i): (PairRow, u32)| ResponseRow {
+        .map(|(row, i): (TokenPair, u32)| ResponseRow {
             id: row.id,
             prompt: row.prompt,
             response: row.chosen,
@@ -333,7 +333,7 @@ fn single_responses_are_learnt_from_in_parts_as_in_one() {
 fn evaluation_is_that_of_an_update_before_it_learns() {
     let _alone = alone();
     let rows = rows();
-    let batch: Vec<&PairRow> = rows.iter().collect();
+    let batch: Vec<&TokenPair> = rows.iter().collect();
     for (name, objective) in objectives().into_iter().take(1) {
         let settings = DpoConfig { microbatch_size: 2, ..config(objective) };
         let reference = Reference::frozen(model(LLAMA));
@@ -404,7 +404,7 @@ fn what_cannot_be_learnt_from_is_refused_and_nothing_changes() {
     let soft = config(PairLoss::SoftSigmoid { beta: 0.1, scale: 1. });
     let mut trainer =
         DpoTrainer::new(model(LLAMA), Reference::frozen(model(LLAMA)), soft, 3).unwrap();
-    let update = |trainer: &mut DpoTrainer<_>, rows: &[PairRow]| {
+    let update = |trainer: &mut DpoTrainer<_>, rows: &[TokenPair]| {
         trainer.update_pairs(&rows.iter().collect::<Vec<_>>(), None).unwrap_err()
     };
     let error = update(&mut trainer, &bad);
@@ -435,7 +435,7 @@ fn what_cannot_be_learnt_from_is_refused_and_nothing_changes() {
 fn gradients_without_a_number_stop_the_run_in_the_end() {
     let _alone = alone();
     let rows = rows();
-    let batch: Vec<&PairRow> = rows.iter().collect();
+    let batch: Vec<&TokenPair> = rows.iter().collect();
     let settings = DpoConfig {
         optimizer: OptimizerConfig { max_skipped: 2, ..OptimizerConfig::default() },
         ..config(objectives().swap_remove(0).1)

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use rlaif_core::{AskedPair, Origin, PromptRecord, Provenance, Sample, Seed, Step};
-use rlaif_eval::text::{Length, LengthUnit, Repetition, Rouge, RougeKind, Stemming};
+use rlaif_eval::text::{LengthMetric, LengthUnit, RepetitionMetric, Rouge, RougeKind, Stemming};
 use rlaif_eval::{
     About, Better, Column, CompareOptions, Comparison, Curve, Details, Evaluation, Finding,
-    Measurement, Metric, MetricInfo, Missing, ModelCard, Repeats, Report, ScoreJudge, SliceBy,
+    Measurement, Metric, MetricInfo, Missing, Repeats, Report, ScoreJudge, ScorerCard, SliceBy,
     Timing, TradeOff, WinRateOptions, preference_accuracy, win_rate,
 };
 
@@ -83,8 +83,8 @@ fn evaluate(
     let metrics: [Box<dyn Metric>; 4] = [
         Box::new(Rouge::new(RougeKind::N(1), Stemming::Porter)?),
         Box::new(Rouge::new(RougeKind::L, Stemming::Porter)?),
-        Box::new(Length::new(LengthUnit::Words)),
-        Box::new(Repetition::new(2)?),
+        Box::new(LengthMetric::new(LengthUnit::Words)),
+        Box::new(RepetitionMetric::new(2)?),
     ];
     let mut about = About::new(policy, Seed::new(42));
     about.generation.insert("max_new_tokens".into(), 48.into());
@@ -240,7 +240,7 @@ pub(crate) fn write(folder: &Path, prompts: usize) -> Result<(), Box<dyn std::er
                 64,
                 Missing::Refuse,
             )?],
-            reward_models: vec![ModelCard {
+            reward_models: vec![ScorerCard {
                 name: "roberta-hate-speech".into(),
                 facts: vec![
                     ("labels".into(), "nothate, hate".into()),

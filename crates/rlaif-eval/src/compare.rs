@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::comparison::{
-    Columns, CompareOptions, Comparison, Folds, Missing, Row, SampleRow, SetNumber,
+    Columns, CompareOptions, Comparison, ComparisonRow, Folds, Missing, SampleRow, SetNumber,
 };
 use crate::pair::{PromptPair, pair_up};
 use crate::report::words;
@@ -16,7 +16,7 @@ impl Comparison {
     ///
     /// # Errors
     /// [`EvalError::UnknownMetric`].
-    pub fn row(&self, name: &str) -> Result<&Row, EvalError> {
+    pub fn row(&self, name: &str) -> Result<&ComparisonRow, EvalError> {
         self.rows.iter().find(|row| row.name == name).ok_or_else(|| {
             let known: Vec<&str> = self.rows.iter().map(|row| row.name.as_str()).collect();
             EvalError::UnknownMetric { name: name.to_owned(), known: known.join(", ") }
@@ -35,8 +35,8 @@ impl Comparison {
     /// ```
     /// use rlaif_core::{PromptRecord, Sample, Seed};
     /// use rlaif_eval::{About, CompareOptions, Comparison, Measurement, Metric, Verdict};
-    /// use rlaif_eval::text::Repetition;
-    /// let metrics: [Box<dyn Metric>; 1] = [Box::new(Repetition::new(1)?)];
+    /// use rlaif_eval::text::RepetitionMetric;
+    /// let metrics: [Box<dyn Metric>; 1] = [Box::new(RepetitionMetric::new(1)?)];
     /// let answers = |policy: &str, response: &str| {
     ///     let sample = |n: usize| Sample {
     ///         record: PromptRecord::new(n.to_string(), "Why?"),

@@ -191,7 +191,7 @@ pub struct Histogram {
 
 /// One metric, or one number derived from it for each prompt, before and after.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Row {
+pub struct ComparisonRow {
     /// The name, unique in the comparison.
     pub name: String,
     /// A short description.
@@ -334,7 +334,7 @@ pub struct Comparison {
     /// Method that derived the intervals from the resamples.
     pub method: IntervalMethod,
     /// Every metric.
-    pub rows: Vec<Row>,
+    pub rows: Vec<ComparisonRow>,
     /// The same by slice.
     pub slices: Vec<Slice>,
     /// Numbers of the whole sets.

@@ -62,9 +62,9 @@ impl Column {
 ///
 /// ```
 /// use rlaif_core::{PromptRecord, Sample, Seed};
-/// use rlaif_eval::{About, Measurement, Metric, text::{Length, LengthUnit}};
+/// use rlaif_eval::{About, Measurement, Metric, text::{LengthMetric, LengthUnit}};
 /// let samples = vec![Sample { record: PromptRecord::new("a", "Why?"), response: "Just so.".into() }];
-/// let metrics: [Box<dyn Metric>; 1] = [Box::new(Length::new(LengthUnit::Words))];
+/// let metrics: [Box<dyn Metric>; 1] = [Box::new(LengthMetric::new(LengthUnit::Words))];
 /// let evaluation = Measurement::of(&metrics).run(About::new("base", Seed::new(0)), samples)?;
 /// assert_eq!(evaluation.column("length_words")?.values, [Some(2.)]);
 /// # Ok::<(), rlaif_eval::EvalError>(())

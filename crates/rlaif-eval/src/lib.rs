@@ -66,8 +66,8 @@ pub mod toxicity;
 mod tradeoff;
 
 pub use comparison::{
-    CompareOptions, Comparison, Delta, Folds, Histogram, Missing, OverOptimisation, Row, SampleRow,
-    SetNumber, SideStats, Slice, SliceRow, Verdict,
+    CompareOptions, Comparison, ComparisonRow, Delta, Folds, Histogram, Missing, OverOptimisation,
+    SampleRow, SetNumber, SideStats, Slice, SliceRow, Verdict,
 };
 pub use error::EvalError;
 pub use estimate::{Estimate, Standing};
@@ -82,7 +82,7 @@ pub use preference::{
 };
 pub use repeats::{RepeatedMetric, Repeats, RunRow, Spread};
 pub use report::{
-    Curve, Details, ModelCard, OptimisationPoint, Overview, OverviewPart, Report, Timing,
+    Curve, Details, OptimisationPoint, Overview, OverviewPart, Report, ScorerCard, Timing,
     read_curves, read_findings,
 };
 pub use rlaif_core::{ExamName, Finding, PairJudge, ShownPair};

@@ -75,8 +75,8 @@ pub struct RepeatedMetric {
 /// ```
 /// # use rlaif_core::{PromptRecord, Sample, Seed};
 /// # use rlaif_eval::{About, CompareOptions, Comparison, Details, Measurement, Metric, Report};
-/// # use rlaif_eval::text::Repetition;
-/// # let metrics: [Box<dyn Metric>; 1] = [Box::new(Repetition::new(1)?)];
+/// # use rlaif_eval::text::RepetitionMetric;
+/// # let metrics: [Box<dyn Metric>; 1] = [Box::new(RepetitionMetric::new(1)?)];
 /// # let answers = |seed: u64, response: &str| {
 /// #     let sample = |n: usize| Sample {
 /// #         record: PromptRecord::new(n.to_string(), "Why?"),

@@ -4,8 +4,8 @@ use ndarray::{Array2, Axis};
 use rlaif_core::{BadSetting, PromptRecord};
 
 use crate::comparison::{
-    Columns, CompareOptions, Delta, Histogram, OverOptimisation, Row, SideStats, Slice, SliceRow,
-    Verdict,
+    Columns, CompareOptions, ComparisonRow, Delta, Histogram, OverOptimisation, SideStats, Slice,
+    SliceRow, Verdict,
 };
 use crate::pair::PromptPair;
 use crate::reading::{Reading, readings};
@@ -71,7 +71,7 @@ impl Table {
         self.values.column(at).to_vec()
     }
 
-    pub(crate) fn rows(&self, options: &CompareOptions) -> Result<Vec<Row>, EvalError> {
+    pub(crate) fn rows(&self, options: &CompareOptions) -> Result<Vec<ComparisonRow>, EvalError> {
         let drawn = resample_means(&self.values.view(), options.resamples, options.seed);
         let count = self.readings.len();
         let interval = |values: &[f64], distribution: &[f64]| {
@@ -113,7 +113,7 @@ impl Table {
                 verdict: verdict(ci95, t_test, info.better),
                 advice: advise(&differences, ci95)?,
             };
-            Ok(Row {
+            Ok(ComparisonRow {
                 name: info.name.clone(),
                 about: info.about.clone(),
                 better: info.better,

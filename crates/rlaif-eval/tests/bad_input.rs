@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rlaif_core::{Exchange, PromptRecord, RewardError, Sample, Seed};
-use rlaif_eval::text::{Repetition, Rouge, RougeKind, Stemming};
+use rlaif_eval::text::{RepetitionMetric, Rouge, RougeKind, Stemming};
 use rlaif_eval::{
     About, Better, Column, CompareOptions, Comparison, EvalError, Evaluation, Measurement, Metric,
     MetricInfo, Missing, PairJudge, RewardMetric, ShownPair, SliceBy, Values, WinRateOptions,
@@ -130,7 +130,7 @@ fn a_metric_that_gives_too_few_values_or_nan_is_refused() {
 #[test]
 fn metrics_that_share_a_name_or_differ_between_the_sides_are_refused() {
     let metrics: [Box<dyn Metric>; 2] =
-        [Box::new(Repetition::new(2).unwrap()), Box::new(Repetition::new(2).unwrap())];
+        [Box::new(RepetitionMetric::new(2).unwrap()), Box::new(RepetitionMetric::new(2).unwrap())];
     let error = run(&metrics, samples(&["a"])).unwrap_err();
     assert!(matches!(error, EvalError::DuplicateMetric { .. }), "{error}");
 
@@ -182,7 +182,7 @@ fn rouge_without_a_reference_and_without_words_is_refused() {
     let error = run(&metrics, samples(&["a"])).unwrap_err();
     assert!(matches!(error, EvalError::NoReference { row: 0, .. }), "{error}");
     assert!(Rouge::new(RougeKind::N(0), Stemming::Off).is_err());
-    assert!(Repetition::new(0).is_err());
+    assert!(RepetitionMetric::new(0).is_err());
 }
 
 struct Judge(fn(&ShownPair<'_>) -> Option<f64>);

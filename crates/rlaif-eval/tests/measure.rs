@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use rlaif_core::{Exchange, PromptRecord, RewardError, Sample, Seed};
 use rlaif_eval::stats::Advice;
-use rlaif_eval::text::{Length, LengthUnit};
+use rlaif_eval::text::{LengthMetric, LengthUnit};
 use rlaif_eval::{
     About, Better, Column, CompareOptions, Comparison, EvalError, Evaluation, Measurement, Metric,
     MetricInfo, PairJudge, ShownPair, SliceBy, Values, Verdict, WinRateOptions, win_rate,
@@ -122,7 +122,7 @@ fn metrics_are_measured_beside_each_other_and_keep_their_order() {
     let folder = tempfile::tempdir().unwrap();
     let journal = folder.path().join("scores.jsonl");
     let metrics: [Box<dyn Metric>; 3] =
-        [metric("slow"), metric("slower"), Box::new(Length::new(LengthUnit::Words))];
+        [metric("slow"), metric("slower"), Box::new(LengthMetric::new(LengthUnit::Words))];
     let measure = || {
         Measurement::of(&metrics)
             .batch(7)
@@ -159,7 +159,7 @@ fn a_metric_that_fails_stops_the_others() {
 
 #[test]
 fn progress_is_told_after_each_batch() {
-    let metrics: [Box<dyn Metric>; 1] = [Box::new(Length::new(LengthUnit::Words))];
+    let metrics: [Box<dyn Metric>; 1] = [Box::new(LengthMetric::new(LengthUnit::Words))];
     let calls = Cell::new(0);
     let last = Cell::new((0, 0));
     Measurement::of(&metrics)

@@ -31,7 +31,7 @@ mod secret;
 pub use address::{Address, BadAddress, is_loopback, shown};
 pub use agent::{Connections, agent};
 pub use pace::{Pace, Stop};
-pub use post::{Lost, Reply, post};
+pub use post::{HttpReply, Lost, post};
 pub use retry::{GivenUp, Patience, Retry, retry_after};
 pub use secret::{BadSecret, Environment, Secret, process_environment};
 pub use ureq;

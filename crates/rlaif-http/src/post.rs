@@ -8,7 +8,7 @@ const LONGEST_REPLY: u64 = 16 << 20;
 
 /// A reply of any status, in whole.
 #[derive(Debug)]
-pub struct Reply {
+pub struct HttpReply {
     /// The HTTP status.
     pub status: u16,
     /// The headers.
@@ -31,9 +31,9 @@ pub struct Lost {
 /// [`Lost`] when there is no connection, it breaks, or a time limit of the agent is over.
 ///
 /// ```no_run
-/// # use rlaif_http::{Connections, Reply, agent, post};
+/// # use rlaif_http::{Connections, HttpReply, agent, post};
 /// let agent = agent("localhost", Connections::new("my-program/1.0"));
-/// let Reply { status, body, .. } = post(&agent, "http://localhost:8000/f", &[], b"{}")?;
+/// let HttpReply { status, body, .. } = post(&agent, "http://localhost:8000/f", &[], b"{}")?;
 /// # Ok::<(), rlaif_http::Lost>(())
 /// ```
 pub fn post(
@@ -41,7 +41,7 @@ pub fn post(
     url: &str,
     headers: &[(&str, String)],
     body: &[u8],
-) -> Result<Reply, Lost> {
+) -> Result<HttpReply, Lost> {
     let mut request = agent.post(url).header("content-type", "application/json");
     for (name, value) in headers {
         request = request.header(*name, value);
@@ -54,7 +54,7 @@ pub fn post(
     if body.starts_with(MARK) {
         body.drain(..MARK.len());
     }
-    Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, body })
+    Ok(HttpReply { status: parts.status.as_u16(), headers: parts.headers, body })
 }
 
 /// The address without what may be a key: its query, and a name and password before the host.

@@ -23,7 +23,7 @@ pub enum Action {
 
 /// A fault of the next requests whose path matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct ServerFault {
     /// Substring of the decoded path of the affected requests, on either address.
     pub path: String,
     /// The fault.
@@ -32,7 +32,7 @@ pub struct Fault {
     pub times: usize,
 }
 
-impl Fault {
+impl ServerFault {
     /// Answers the next request for `path` with `status`.
     pub fn status(path: &str, status: u16) -> Self {
         let action = Action::Answer { status, headers: Vec::new(), body: String::new() };

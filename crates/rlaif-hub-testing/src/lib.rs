@@ -29,7 +29,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-pub use fault::{Action, Fault};
+pub use fault::{Action, ServerFault};
 pub use kind::Kind;
 pub use shared::Request;
 use shared::Shared;
@@ -143,7 +143,7 @@ impl HubServer {
     }
 
     /// Injects a fault from now on.
-    pub fn fail(&self, fault: Fault) {
+    pub fn fail(&self, fault: ServerFault) {
         self.shared.state().faults.push(fault);
     }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::fault::Fault;
+use crate::fault::ServerFault;
 use crate::store::Store;
 
 /// A request as the server received it.
@@ -34,7 +34,7 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub(crate) store: Store,
     pub(crate) requests: Vec<Request>,
-    pub(crate) faults: Vec<Fault>,
+    pub(crate) faults: Vec<ServerFault>,
 }
 
 impl Shared {

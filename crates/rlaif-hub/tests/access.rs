@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use common::{ID, Place, bytes};
 use rlaif_hub::{HubError, RepoKind};
-use rlaif_hub_testing::{Fault, Kind, Visibility};
+use rlaif_hub_testing::{Kind, ServerFault, Visibility};
 
 const TOKEN: &str = "hf_averysecrettoken";
 
@@ -106,7 +106,7 @@ fn a_missing_revision_or_file_is_explained() {
     let pinned = place.model(Some(&commit));
     assert_eq!(pinned.try_get("tokenizer.json").unwrap(), None);
     assert!(matches!(pinned.get("merges.txt"), Err(HubError::FileNotFound { .. })));
-    place.server.fail(Fault::status("/revision/", 403).header("X-Error-Message", "no scope"));
+    place.server.fail(ServerFault::status("/revision/", 403).header("X-Error-Message", "no scope"));
     let error = place.model(None).get("config.json").unwrap_err();
     assert!(matches!(&error, HubError::Forbidden { .. }), "{error}");
     assert!(error.to_string().contains("no scope"), "{error}");
@@ -129,7 +129,7 @@ fn the_token_goes_to_the_hub_alone_and_is_never_shown() {
     log::set_max_level(log::LevelFilter::Trace);
     let place = place();
     place.server.restrict(Kind::Model, ID, Visibility::Gated(vec![TOKEN.to_owned()]));
-    place.server.fail(Fault::status("/revision/", 503));
+    place.server.fail(ServerFault::status("/revision/", 503));
     get(&place, TOKEN, "model.safetensors").unwrap();
     let requests = place.server.requests();
     assert!(requests.iter().any(|request| request.to_storage));
@@ -141,7 +141,7 @@ fn the_token_goes_to_the_hub_alone_and_is_never_shown() {
     let elsewhere = Place::new();
     elsewhere.server.commit(Kind::Model, ID, "main", &[("config.json", b"{}")]);
     let moved = format!("{}/api/models/{ID}/revision/main", elsewhere.server.endpoint());
-    place.server.fail(Fault::status("/revision/", 302).header("Location", &moved));
+    place.server.fail(ServerFault::status("/revision/", 302).header("Location", &moved));
     get(&place, TOKEN, "config.json").unwrap_err();
     let authorizations: Vec<_> =
         elsewhere.server.requests().into_iter().map(|request| request.authorization).collect();
@@ -149,9 +149,11 @@ fn the_token_goes_to_the_hub_alone_and_is_never_shown() {
 
     // A server that echoes what it was sent, in a header and in a body.
     for fault in [
-        Fault::status("/revision/", 403).header("X-Error-Message", "denied: {authorization}"),
-        Fault::status("/revision/", 400).header("X-Error-Message", "bad: {authorization}"),
-        Fault::status("/revision/", 500).header("X-Error-Message", "{authorization}").times(10),
+        ServerFault::status("/revision/", 403).header("X-Error-Message", "denied: {authorization}"),
+        ServerFault::status("/revision/", 400).header("X-Error-Message", "bad: {authorization}"),
+        ServerFault::status("/revision/", 500)
+            .header("X-Error-Message", "{authorization}")
+            .times(10),
     ] {
         let place = self::place();
         place.server.add_token(TOKEN);
@@ -167,7 +169,7 @@ fn the_token_goes_to_the_hub_alone_and_is_never_shown() {
         std::fs::remove_dir_all(storage_down.folder()).unwrap();
         requests[0].path.clone()
     };
-    storage_down.server.fail(Fault::status(&sha256, 500).times(10));
+    storage_down.server.fail(ServerFault::status(&sha256, 500).times(10));
     let error = get(&storage_down, TOKEN, "model.safetensors").unwrap_err();
     assert!(matches!(error, HubError::Status { status: 500, .. }), "{error}");
     assert!(!whole(&error).contains("storage-secret"), "a signature: {}", whole(&error));

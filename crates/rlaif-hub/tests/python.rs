@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use common::{ID, Place, bytes};
 use rlaif_hub::HubError;
-use rlaif_hub_testing::{Action, Fault, Kind, Visibility};
+use rlaif_hub_testing::{Action, Kind, ServerFault, Visibility};
 
 fn python(place: &Place, offline: bool, script: &str) -> Output {
     let program = std::env::var("RLAIF_PYTHON").unwrap_or_else(|_| "python3".to_owned());
@@ -53,7 +53,7 @@ fn what_we_download_python_finds() {
     let files: [(&str, &[u8]); 2] = [("config.json", b"{}"), ("sub/w.safetensors", &weights)];
     let commit = place.server.commit(Kind::Model, ID, "main", &files);
     // Cut on the way, so that it is a continued blob that Python reads.
-    place.server.fail(Fault { path: String::new(), action: Action::CutAfter(999), times: 1 });
+    place.server.fail(ServerFault { path: String::new(), action: Action::CutAfter(999), times: 1 });
     let repo = place.model(None);
     let ours = repo.get("sub/w.safetensors").unwrap();
     repo.get("config.json").unwrap();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use common::{ID, Place, bytes, names, quick};
 use rlaif_hub::{HubError, RepoKind, Retry};
-use rlaif_hub_testing::{Action, Fault, HubServer, Kind};
+use rlaif_hub_testing::{Action, HubServer, Kind, ServerFault};
 
 const WEIGHTS: &str = "model.safetensors";
 const SIZE: usize = 1_000_000;
@@ -21,7 +21,7 @@ fn with_weights() -> (Place, Vec<u8>) {
 
 fn cut(server: &HubServer, after: u64, times: usize) {
     // The storage address knows files by hash, so its path is matched by anything.
-    server.fail(Fault { path: String::new(), action: Action::CutAfter(after), times });
+    server.fail(ServerFault { path: String::new(), action: Action::CutAfter(after), times });
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn the_next_run_continues_where_this_one_stopped() {
 fn a_server_without_ranges_is_read_from_the_start() {
     let (place, weights) = with_weights();
     cut(&place.server, 400_000, 1);
-    place.server.fail(Fault { path: String::new(), action: Action::IgnoreRange, times: 1 });
+    place.server.fail(ServerFault { path: String::new(), action: Action::IgnoreRange, times: 1 });
     assert_eq!(fs::read(place.model(None).get(WEIGHTS).unwrap()).unwrap(), weights);
 }
 
@@ -106,7 +106,7 @@ fn a_leftover_that_does_not_fit_is_replaced() {
 #[test]
 fn a_corrupted_file_is_refused_and_deleted() {
     let (place, _) = with_weights();
-    place.server.fail(Fault { path: String::new(), action: Action::Corrupt, times: 1 });
+    place.server.fail(ServerFault { path: String::new(), action: Action::Corrupt, times: 1 });
     let error = place.model(None).get(WEIGHTS).unwrap_err();
     assert!(matches!(&error, HubError::Corrupted { what: "SHA-256", .. }), "{error}");
     assert!(names(&place.folder().join("blobs")).is_empty());
@@ -127,19 +127,19 @@ fn a_blob_of_the_wrong_size_is_fetched_again() {
 #[test]
 fn failures_that_pass_are_retried_and_others_are_not() {
     let (place, _) = with_weights();
-    place.server.fail(Fault::status("/revision/", 503).times(2));
-    place.server.fail(Fault::status("a.json", 500).times(3));
+    place.server.fail(ServerFault::status("/revision/", 503).times(2));
+    place.server.fail(ServerFault::status("a.json", 500).times(3));
     place.model(None).get("a.json").unwrap();
     assert!(place.ear.heard("503") && place.ear.heard("500"));
 
     let (place, _) = with_weights();
-    place.server.fail(Fault::status("/revision/", 502).times(100));
+    place.server.fail(ServerFault::status("/revision/", 502).times(100));
     let error = place.model(None).get("a.json").unwrap_err();
     assert!(matches!(error, HubError::Status { status: 502, .. }), "{error}");
     assert_eq!(place.server.requests().len(), 4);
 
     let (place, _) = with_weights();
-    place.server.fail(Fault::status("/revision/", 418));
+    place.server.fail(ServerFault::status("/revision/", 418));
     let error = place.model(None).get("a.json").unwrap_err();
     assert!(matches!(error, HubError::Status { status: 418, .. }), "{error}");
     assert_eq!(place.server.requests().len(), 1);
@@ -148,20 +148,20 @@ fn failures_that_pass_are_retried_and_others_are_not() {
 #[test]
 fn retry_after_is_the_shortest_pause() {
     let (place, _) = with_weights();
-    place.server.fail(Fault::status("/revision/", 429).header("Retry-After", "1"));
+    place.server.fail(ServerFault::status("/revision/", 429).header("Retry-After", "1"));
     let start = Instant::now();
     place.model(None).get("a.json").unwrap();
     assert!(start.elapsed() >= Duration::from_secs(1));
 
     let (place, _) = with_weights();
-    place.server.fail(Fault::status("/revision/", 429).header("Retry-After", "3600"));
+    place.server.fail(ServerFault::status("/revision/", 429).header("Retry-After", "3600"));
     let error = place.model(None).get("a.json").unwrap_err();
     assert!(matches!(error, HubError::RateLimited { wait_s: Some(3600), .. }), "{error}");
     assert!(error.to_string().contains("HF_TOKEN"));
     assert_eq!(place.server.requests().len(), 1);
 
     let (place, _) = with_weights();
-    place.server.fail(Fault::status("/revision/", 429).times(100));
+    place.server.fail(ServerFault::status("/revision/", 429).times(100));
     let error = place.model(None).get("a.json").unwrap_err();
     assert!(matches!(error, HubError::RateLimited { wait_s: None, .. }), "{error}");
     assert_eq!(place.server.requests().len(), 4);
@@ -189,7 +189,7 @@ fn two_threads_download_a_file_once() {
 
 #[test]
 fn a_server_that_is_no_hub_is_told_from_one() {
-    let answer = |path: &str, status, headers: &[(&str, &str)], body: &str| Fault {
+    let answer = |path: &str, status, headers: &[(&str, &str)], body: &str| ServerFault {
         path: path.to_owned(),
         action: Action::Answer {
             status,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::constitution::{Principle, draw};
 use crate::error::LabelError;
-use crate::settings::{Combination, FacetConfig, LabelSettings, Orders};
+use crate::settings::{FacetCombination, FacetConfig, LabelSettings, Orders};
 
 /// Questions that are asked in one call: a reward that tells nothing before its end tells so many at
 /// once.
@@ -134,7 +134,7 @@ struct Facet {
 pub struct Labeller {
     judges: Vec<Comparer>,
     facets: Vec<Facet>,
-    combine: Combination,
+    combine: FacetCombination,
     orders: Orders,
     clamp: Option<(f64, f64)>,
     seed: Seed,
@@ -203,7 +203,7 @@ impl Labeller {
         Self {
             judges: vec![judge],
             facets: vec![Facet { name: facet.into(), weight: 1., clamp: None, by }],
-            combine: Combination::Mean,
+            combine: FacetCombination::Mean,
             orders: Orders::Both,
             clamp: None,
             seed: Seed::default(),
@@ -484,9 +484,9 @@ impl Labeller {
             let (first, answers) = self.of_facet(pair, at, opinions)?;
             label.facets.push((name.clone(), first));
             let vote = match self.combine {
-                Combination::Mean => first,
-                Combination::Vote if first == 0.5 => 0.5,
-                Combination::Vote => f64::from(u8::from(first > 0.5)),
+                FacetCombination::Mean => first,
+                FacetCombination::Vote if first == 0.5 => 0.5,
+                FacetCombination::Vote => f64::from(u8::from(first > 0.5)),
             };
             sum += weight * vote;
             weights += weight;

@@ -40,4 +40,4 @@ pub use constitution::{Constitution, Principle, RevisionExample, RevisionPrompts
 pub use error::LabelError;
 pub use group::{Group, GroupPairs, Pairing};
 pub use labeller::{Asked, Label, LabelPair, Labeller, Opinion};
-pub use settings::{Combination, FacetConfig, LabelSettings, Orders};
+pub use settings::{FacetCombination, FacetConfig, LabelSettings, Orders};

@@ -22,7 +22,7 @@ pub struct LabelSettings {
     pub facets: Vec<FacetConfig>,
     /// The way from facets to a label.
     #[serde(default)]
-    pub combine: Combination,
+    pub combine: FacetCombination,
     /// The orders in which responses are shown.
     #[serde(default)]
     pub orders: Orders,
@@ -42,7 +42,7 @@ fn is_zero(seed: &Seed) -> bool {
 /// The way from the probabilities of several facets to one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Combination {
+pub enum FacetCombination {
     /// The weighted mean of the facets.
     #[default]
     Mean,

@@ -9,8 +9,8 @@ use rlaif_core::{
 };
 use rlaif_eval::{ExamOptions, ExamVerdict, grade};
 use rlaif_label::{
-    Combination, Constitution, FacetConfig, Group, GroupPairs, LabelPair, LabelSettings, Labeller,
-    Opinion, Orders, Pairing, RevisionPrompts,
+    Constitution, FacetCombination, FacetConfig, Group, GroupPairs, LabelPair, LabelSettings,
+    Labeller, Opinion, Orders, Pairing, RevisionPrompts,
 };
 use rlaif_lm::{Forward, LmError, Policy, TokenBatch, VocabHead};
 use rlaif_models::{Config, LanguageModel};
@@ -232,7 +232,7 @@ fn scored(name: &str, weight: f64, reward: &str) -> FacetConfig {
     toml::from_str(&format!("name = '{name}'\nweight = {weight:?}\nreward = {reward}")).unwrap()
 }
 
-fn settings(facets: Vec<FacetConfig>, combine: Combination) -> LabelSettings {
+fn settings(facets: Vec<FacetConfig>, combine: FacetCombination) -> LabelSettings {
     LabelSettings { facets, combine, ..LabelSettings::default() }
 }
 
@@ -247,11 +247,11 @@ fn facets_have_weights_or_votes_and_labels_may_be_clamped() {
         labeller.label(0, &opinions(&labeller, &pair)).unwrap()
     };
     let (brief_first, polite_first) = (sigmoid(2.), sigmoid(-1.));
-    let mean = settings(vec![brief.clone(), polite.clone()], Combination::Mean);
+    let mean = settings(vec![brief.clone(), polite.clone()], FacetCombination::Mean);
     let found = label(&mean);
     assert!((found.first - (3. * brief_first + polite_first) / 4.).abs() < 1e-6, "{found:?}");
     assert_eq!(found.facets[0].0, "brief");
-    let vote = settings(vec![brief, polite], Combination::Vote);
+    let vote = settings(vec![brief, polite], FacetCombination::Vote);
     assert_eq!(label(&vote).first, 0.75);
     assert_eq!(label(&LabelSettings { clamp: Some((0.4, 0.6)), ..vote }).first, 0.6);
 }
@@ -266,7 +266,8 @@ fn the_best_and_the_worst_of_several_responses_make_the_pair() {
     };
     let brief = scored("brief", 1., "{ kind = 'length', longest = 1, per = 1.0 }");
     let labeller =
-        Labeller::new(&settings(vec![brief], Combination::Mean), &Surroundings::default()).unwrap();
+        Labeller::new(&settings(vec![brief], FacetCombination::Mean), &Surroundings::default())
+            .unwrap();
     let ids = |pairing: Pairing| -> Vec<String> {
         let made = GroupPairs::of(std::slice::from_ref(&group), pairing);
         let found = opinions(&labeller, &made.pairs);

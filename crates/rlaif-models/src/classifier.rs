@@ -20,7 +20,7 @@ use crate::{
     lora::ModelAdapters,
     save::{self, SaveOptions},
     sort::{ModelSort, wrong_sort},
-    weights::Source,
+    weights::ModelTensors,
 };
 
 /// A sequence classifier of any family.
@@ -64,7 +64,7 @@ impl Classifier {
     pub(crate) fn build(
         families: Families,
         config: Config,
-        source: Source<'_>,
+        source: ModelTensors<'_>,
     ) -> Result<Self, ModelError> {
         let (family, sort) = families.of(&config)?;
         // As in transformers, the head in the files counts, not the name of a class.

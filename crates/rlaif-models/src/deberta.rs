@@ -20,7 +20,7 @@ use crate::{
     layers::{Activation, Bias, Embedding, LayerNorm, Linear, dropout, hide, in_heads},
     recompute::{Shallow, recompute},
     roberta::{Block, BlockShape, TensorNames, segments},
-    weights::{Init, Source, TensorTree},
+    weights::{Init, ModelTensors, TensorTree},
 };
 
 /// The used fields of config.json. [`Config::parse`] adds those that the file lacks; the optional ones are
@@ -390,7 +390,7 @@ struct Deberta {
 pub(crate) fn build(
     config: &Config,
     labels: &Labels,
-    source: Source<'_>,
+    source: ModelTensors<'_>,
 ) -> Result<BuiltClassifier, ModelError> {
     let raw = RawConfig::read(config)?;
     let (hidden, width, std) = (raw.hidden_size, raw.embedding_size(), raw.initializer_range);

@@ -23,7 +23,7 @@ use crate::{
     roberta::{self, Roberta},
     sort::{ModelSort, class, of_tokens},
     t5::{self, T5},
-    weights::Source,
+    weights::ModelTensors,
 };
 
 /// A family of models: the meaning of its `model_type` in config.json.
@@ -48,7 +48,7 @@ pub struct Generates {
     /// The class in transformers, as `architectures` in config.json names it.
     pub class: &'static str,
     /// Builds the layers that config.json describes from the tensors of a source.
-    pub build: fn(Config, Source<'_>) -> Result<Box<dyn LanguageLayers>, ModelError>,
+    pub build: fn(Config, ModelTensors<'_>) -> Result<Box<dyn LanguageLayers>, ModelError>,
 }
 
 /// Classification by a family.
@@ -63,7 +63,7 @@ pub struct Classifies {
     /// start of a value function.
     pub linear_head: Option<&'static str>,
     /// Builds the layers that config.json describes from the tensors of a source.
-    pub build: fn(&Config, &Labels, Source<'_>) -> Result<BuiltClassifier, ModelError>,
+    pub build: fn(&Config, &Labels, ModelTensors<'_>) -> Result<BuiltClassifier, ModelError>,
 }
 
 impl Classifies {

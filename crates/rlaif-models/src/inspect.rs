@@ -14,12 +14,12 @@ use crate::{
     language_model::LanguageModel,
     load::open,
     sort::{ModelSort, architecture},
-    weights::{self, Source},
+    weights::{self, ModelTensors},
 };
 
 /// The description of a model folder, read without its weights.
 #[derive(Debug)]
-pub struct Summary {
+pub struct ModelSummary {
     /// The first of `architectures` in config.json, or its `model_type`.
     pub architecture: String,
     /// Sizes, limits and special tokens.
@@ -43,7 +43,7 @@ pub struct Summary {
 ///
 /// # Errors
 /// As [`LanguageModel::load`].
-pub fn inspect(folder: &Path) -> Result<Summary, ModelError> {
+pub fn inspect(folder: &Path) -> Result<ModelSummary, ModelError> {
     inspect_of(Families::BUILT_IN, folder)
 }
 
@@ -51,7 +51,7 @@ pub fn inspect(folder: &Path) -> Result<Summary, ModelError> {
 ///
 /// # Errors
 /// As [`LanguageModel::load`].
-pub fn inspect_of(families: Families, folder: &Path) -> Result<Summary, ModelError> {
+pub fn inspect_of(families: Families, folder: &Path) -> Result<ModelSummary, ModelError> {
     summary(families, folder, None)
 }
 
@@ -60,12 +60,12 @@ pub(crate) fn summary(
     families: Families,
     folder: &Path,
     quantisation: Option<Quantisation>,
-) -> Result<Summary, ModelError> {
+) -> Result<ModelSummary, ModelError> {
     let (config, checkpoint) = open(folder)?;
     let kinds: BTreeSet<&str> =
         checkpoint.tensors().values().filter_map(|info| weights::dtype_name(info.dtype)).collect();
     let architecture = architecture(&config);
-    let source = Source::headers(&checkpoint).quantised(quantisation);
+    let source = ModelTensors::headers(&checkpoint).quantised(quantisation);
     let unread = source.unread();
     let (spec, count, labels) = match families.sort_of_files(&config, &checkpoint)? {
         ModelSort::LanguageModel => {
@@ -85,7 +85,7 @@ pub(crate) fn summary(
     let Count { parameters, quantised, quantised_bytes, formats } = count;
     let dtype = kinds.into_iter().chain(formats).collect::<Vec<_>>().join("+");
     let unread = unread.take();
-    Ok(Summary {
+    Ok(ModelSummary {
         architecture,
         spec,
         parameters,

@@ -15,7 +15,7 @@ use crate::{
     lora::ModelAdapters,
     save::{self, SaveOptions},
     sort::{ModelSort, wrong_sort},
-    weights::Source,
+    weights::ModelTensors,
 };
 
 /// A language model of any family, as a [`Policy`].
@@ -73,7 +73,7 @@ impl LanguageModel {
     pub(crate) fn build(
         families: Families,
         config: Config,
-        source: Source<'_>,
+        source: ModelTensors<'_>,
     ) -> Result<Self, ModelError> {
         let (family, sort) = families.of(&config)?;
         match (sort, family.generates) {

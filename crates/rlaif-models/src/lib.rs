@@ -51,7 +51,7 @@ pub use error::{ModelError, TensorProblem};
 pub use family::{Families, Family};
 pub use files::{ADAPTER, AdapterBase, ModelFiles, ModelNames};
 pub use footprint::{HeldModel, HeldModels, MemoryError, MemoryNeeded, MemoryPlan, TrainedWeights};
-pub use inspect::{Summary, inspect, inspect_of};
+pub use inspect::{ModelSummary, inspect, inspect_of};
 pub use language_model::LanguageModel;
 pub use load::LoadOptions;
 pub use lora::ModelAdapters;
@@ -69,7 +69,7 @@ pub use sort::ModelSort;
 ///
 /// A variant of Llama is data: a [`LlamaVariant`](extend::LlamaVariant) and a row. Any other model
 /// implements [`CausalLm`](rlaif_lm::CausalLm) or [`Seq2SeqLm`](rlaif_lm::Seq2SeqLm) on layers that
-/// it takes from a [`Source`](extend::Source), and [`Framed`](extend::Framed).
+/// it takes from a [`ModelTensors`](extend::ModelTensors), and [`Framed`](extend::Framed).
 pub mod extend {
     pub use crate::{
         adapter::Pass,
@@ -84,6 +84,6 @@ pub mod extend {
             NormPlaces, NormRule, Positions, Projections, QueryKeyNorm, ScalingRule, WindowRule,
             dimensions as llama_dimensions,
         },
-        weights::{Init, Source, TensorTree},
+        weights::{Init, ModelTensors, TensorTree},
     };
 }

@@ -39,7 +39,7 @@ use crate::{
     rope::{Angles, Rope},
     rows,
     sort::{class, of_tokens},
-    weights::{Source, TensorTree},
+    weights::{ModelTensors, TensorTree},
 };
 use block::{Block, Made, before};
 pub use config::dimensions;
@@ -316,7 +316,7 @@ impl Llama {
     /// [`ModelError::MixedKinds`] for tensors that do not fit it.
     pub fn build(
         mut config: Config,
-        source: Source<'_>,
+        source: ModelTensors<'_>,
         variant: &LlamaVariant,
     ) -> Result<Self, ModelError> {
         let raw = RawConfig::read(&config, variant)?;
@@ -438,7 +438,7 @@ impl LlamaClassifier {
     pub fn build(
         config: &Config,
         labels: &Labels,
-        source: Source<'_>,
+        source: ModelTensors<'_>,
         variant: &LlamaVariant,
     ) -> Result<BuiltClassifier, ModelError> {
         let raw = RawConfig::read(config, variant)?;

@@ -10,7 +10,7 @@ use crate::{
     config::{Config, check_names},
     error::ModelError,
     family::Families,
-    weights::Source,
+    weights::ModelTensors,
 };
 
 /// Options for loading weights.
@@ -40,8 +40,9 @@ impl LoadOptions {
     }
 
     /// The source of random weights, in f32 by default.
-    pub(crate) fn random(self) -> Source<'static> {
-        Source::random(self.kind.unwrap_or(Kind::Float), self.device).quantised(self.quantisation)
+    pub(crate) fn random(self) -> ModelTensors<'static> {
+        ModelTensors::random(self.kind.unwrap_or(Kind::Float), self.device)
+            .quantised(self.quantisation)
     }
 }
 
@@ -49,10 +50,10 @@ impl LoadOptions {
 pub(crate) fn from_folder<M>(
     folder: &Path,
     options: LoadOptions,
-    build: impl FnOnce(Families, Config, Source<'_>) -> Result<M, ModelError>,
+    build: impl FnOnce(Families, Config, ModelTensors<'_>) -> Result<M, ModelError>,
 ) -> Result<(M, Vec<String>), ModelError> {
     let (config, checkpoint) = open(folder)?;
-    let source = Source::checkpoint(&checkpoint, options.kind, options.device);
+    let source = ModelTensors::checkpoint(&checkpoint, options.kind, options.device);
     let source = source.quantised(options.quantisation);
     let unread = source.unread();
     let model = build(options.families, config, source)?;

@@ -21,7 +21,7 @@ use crate::{
     },
     recompute::{Shallow, recompute},
     rope::{Angles, RawRope, Rope, RopeContext, RopeSpec, turn},
-    weights::{Source, TensorTree},
+    weights::{ModelTensors, TensorTree},
 };
 
 /// The used fields of config.json. [`Config::parse`] adds those that the file lacks.
@@ -292,7 +292,7 @@ struct ModernBert {
 pub(crate) fn build(
     config: &Config,
     labels: &Labels,
-    source: Source<'_>,
+    source: ModelTensors<'_>,
 ) -> Result<BuiltClassifier, ModelError> {
     let raw = RawConfig::read(config)?;
     let (hidden, std, device) = (raw.hidden_size, raw.initializer_range, source.device());

@@ -25,7 +25,7 @@ use crate::{
         Activation, Bias, Embedding, LayerNorm, Linear, Visible, attention, dropout, hide, in_heads,
     },
     recompute::{Shallow, recompute},
-    weights::{Source, TensorTree},
+    weights::{ModelTensors, TensorTree},
 };
 
 /// The used fields of config.json. [`Config::parse`] adds those that the file lacks.
@@ -454,7 +454,7 @@ impl Roberta {
     pub(crate) fn build(
         config: &Config,
         labels: &Labels,
-        source: Source<'_>,
+        source: ModelTensors<'_>,
         style: Style,
     ) -> Result<BuiltClassifier, ModelError> {
         let raw = RawConfig::read(config)?;

@@ -29,7 +29,7 @@ use crate::{
     },
     recompute::{Shallow, recompute},
     rows,
-    weights::{Init, Source, TensorTree},
+    weights::{Init, ModelTensors, TensorTree},
 };
 use config::{Head, RawConfig, Shape};
 pub(crate) use config::{Member, dimensions, written};
@@ -528,7 +528,7 @@ const SHARED: [&str; 3] =
 
 impl Trunk {
     /// The layers under a path that is empty or ends in a dot, and the name of the matrix of embeddings.
-    fn load(source: &Source<'_>, path: &str, shape: Shape) -> (Self, String) {
+    fn load(source: &ModelTensors<'_>, path: &str, shape: Shape) -> (Self, String) {
         let names = SHARED.map(|name| format!("{path}{name}"));
         let name = source.first_of(&names.each_ref().map(String::as_str)).to_owned();
         let own: Vec<&String> = names.iter().filter(|other| source.differ(other, &name)).collect();
@@ -639,7 +639,7 @@ impl T5 {
     /// Builds the model that `config` describes from the tensors of `source`.
     pub(crate) fn build(
         mut config: Config,
-        source: Source<'_>,
+        source: ModelTensors<'_>,
         member: Member,
     ) -> Result<Self, ModelError> {
         let raw = RawConfig::read(&config, member)?;
@@ -824,7 +824,7 @@ struct T5Classifier {
 pub(crate) fn build_classifier(
     config: &Config,
     labels: &Labels,
-    source: Source<'_>,
+    source: ModelTensors<'_>,
     member: Member,
 ) -> Result<BuiltClassifier, ModelError> {
     let raw = RawConfig::read(config, member)?;

@@ -30,10 +30,10 @@ pub enum Init {
     },
 }
 
-impl std::fmt::Debug for Source<'_> {
+impl std::fmt::Debug for ModelTensors<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let file = self.file().map(Checkpoint::origin);
-        f.debug_struct("Source").field("file", &file).field("device", &self.device).finish()
+        f.debug_struct("ModelTensors").field("file", &file).field("device", &self.device).finish()
     }
 }
 
@@ -53,7 +53,7 @@ enum Origin<'a> {
 }
 
 /// The tensors that a model requests: those of a checkpoint, or random ones.
-pub struct Source<'a> {
+pub struct ModelTensors<'a> {
     origin: Origin<'a>,
     device: Device,
     kind: Option<Kind>,
@@ -81,7 +81,7 @@ struct State {
     kinds: BTreeSet<&'static str>,
 }
 
-impl<'a> Source<'a> {
+impl<'a> ModelTensors<'a> {
     /// Tensors of a checkpoint; with the checkpoint's dtype, or with `kind` if given.
     pub(crate) fn checkpoint(
         checkpoint: &'a Checkpoint,
@@ -121,8 +121,8 @@ impl<'a> Source<'a> {
     }
 
     /// Random tensors.
-    pub(crate) fn random(kind: Kind, device: Device) -> Source<'static> {
-        Source::new(Origin::Random, device, Some(kind))
+    pub(crate) fn random(kind: Kind, device: Device) -> ModelTensors<'static> {
+        ModelTensors::new(Origin::Random, device, Some(kind))
     }
 
     /// The root of the tree of tensors.
@@ -406,7 +406,7 @@ impl<'a> Source<'a> {
 /// A node in a model's tree of tensors.
 #[derive(Clone)]
 pub struct TensorTree<'a> {
-    source: &'a Source<'a>,
+    source: &'a ModelTensors<'a>,
     path: String,
     kind: Option<Kind>,
 }
@@ -426,7 +426,7 @@ impl<'a> TensorTree<'a> {
         Self { kind: Some(kind), ..self.clone() }
     }
 
-    /// The tensor `key` with this shape at this node. [`Source::finish`] reports it if it is
+    /// The tensor `key` with this shape at this node. [`ModelTensors::finish`] reports it if it is
     /// missing or has another shape.
     pub fn tensor(&self, key: &str, shape: &[i64], init: Init) -> Tensor {
         self.source.tensor(self.at(key).path, shape, init, self.kind, false)
@@ -449,7 +449,7 @@ impl<'a> TensorTree<'a> {
     }
 
     /// The source of the tensors.
-    pub fn source(&self) -> &'a Source<'a> {
+    pub fn source(&self) -> &'a ModelTensors<'a> {
         self.source
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use rlaif_lm::{Policy, PolicyLogProbs, policy_log_probs};
-use rlaif_rl::{Average, Part, Rollout, Surrogate, host, permutation, rollout_statistics};
+use rlaif_rl::{Average, Rollout, RolloutPart, Surrogate, host, permutation, rollout_statistics};
 use rlaif_train::{Advantages, SftRow, sft_loss};
 use tch::{Tensor, no_grad};
 
@@ -142,7 +142,9 @@ impl<P: Policy> PpoTrainer<P> {
         let config = &self.config;
         let warmup = self.step < config.value_warmup_steps;
         let part = rollout.part(advantages, rows)?;
-        let Part { prompts: x, responses: y, mask, log_probs: old, advantages: gains, .. } = part;
+        let RolloutPart {
+            prompts: x, responses: y, mask, log_probs: old, advantages: gains, ..
+        } = part;
         let (old_values, returns) = (part.values.ok_or(PpoError::NoValues)?, part.returns);
 
         let forward = self.training_forward();

@@ -3,10 +3,10 @@
 use rlaif_core::{BadSetting, Seed, filled};
 use rlaif_lm::{Activations, Dropout, LmSpec, generate::GenerationConfig};
 use rlaif_rl::{
-    AdvantageEstimator, AdviceKeys, Anchor, Average, Combination, CombinationConcern, Correction,
-    KlForm, MissingScore, OffPolicyMask, Overlong, PolicyObjective, RatioLevel, RlError,
-    ScoreConfig, ScoreScaling, StopConfig, Surrogate, Usage, Watched, check_policy, check_sampling,
-    rollout_messages,
+    AdvantageEstimator, AdviceKeys, Anchor, Average, Combination, CombinationConcern,
+    CombinationUse, Correction, KlForm, MissingScore, OffPolicyMask, Overlong, PolicyObjective,
+    RatioLevel, RlError, ScoreConfig, ScoreScaling, StopConfig, Surrogate, Watched, check_policy,
+    check_sampling, rollout_messages,
 };
 use rlaif_train::{KlControl, OptimizerConfig};
 use schemars::JsonSchema;
@@ -239,7 +239,7 @@ impl ReinforceConfig {
     pub(crate) fn concerns(&self) -> Vec<CombinationConcern> {
         let Settings { combination, group_size, .. } = self.settings();
         let updates = if self.minibatch() == 0 { 0 } else { self.updates_per_step() };
-        combination.concerns(Usage { group_size, updates, missing: self.scores.missing })
+        combination.concerns(CombinationUse { group_size, updates, missing: self.scores.missing })
     }
 
     fn check_sizes(&self, group: usize) -> Result<(), RlError> {

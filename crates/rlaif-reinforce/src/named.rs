@@ -3,8 +3,8 @@
 use std::num::NonZeroUsize;
 
 use rlaif_rl::{
-    AdvantageEstimator, Anchor, Average, Combination, KlForm, Overlong, PolicyObjective,
-    RatioLevel, Scale, Surrogate,
+    AdvantageEstimator, AdvantageScale, Anchor, Average, Combination, KlForm, Overlong,
+    PolicyObjective, RatioLevel, Surrogate,
 };
 use rlaif_train::KlEstimator;
 use schemars::JsonSchema;
@@ -63,8 +63,8 @@ pub struct Settings {
 }
 
 const NORMALISED: AdvantageEstimator =
-    AdvantageEstimator::GroupMean { scale: Scale::Group { eps: 1e-4 } };
-const CENTRED: AdvantageEstimator = AdvantageEstimator::GroupMean { scale: Scale::None };
+    AdvantageEstimator::GroupMean { scale: AdvantageScale::Group { eps: 1e-4 } };
+const CENTRED: AdvantageEstimator = AdvantageEstimator::GroupMean { scale: AdvantageScale::None };
 
 const fn clipped(low: f64, high: f64) -> Surrogate {
     Surrogate::Clipped { low, high, dual: None }
@@ -127,7 +127,7 @@ impl NamedAlgorithm {
                 ..of(NORMALISED, tokens(clipped(0.2, 0.28)), 16)
             },
             Self::Rloo => {
-                of(AdvantageEstimator::LeaveOneOut { scale: Scale::None }, whole(0.05), 4)
+                of(AdvantageEstimator::LeaveOneOut { scale: AdvantageScale::None }, whole(0.05), 4)
             }
             Self::ReinforcePlusPlus => {
                 let kl = KlForm::Reward { coef: 0.01, estimator: KlEstimator::K1 };

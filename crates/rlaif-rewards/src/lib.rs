@@ -54,7 +54,7 @@ pub use error::ProviderError;
 pub use file::{describe_toml, read_toml, wrong_key};
 #[cfg(feature = "neural")]
 pub use neural::{
-    ClassifierConfig, ClassifierOptions, ClassifierReward, Input, Label, Output, PolicyJudge,
+    ClassifierConfig, ClassifierOptions, ClassifierReward, Input, LabelChoice, Output, PolicyJudge,
     Preset,
 };
 pub use rows::{

@@ -86,10 +86,10 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
-    use crate::{AdvantageEstimator, Scale, batch::counted, objective::Average};
+    use crate::{AdvantageEstimator, AdvantageScale, batch::counted, objective::Average};
 
     const LEAVE_ONE_OUT: AdvantageEstimator =
-        AdvantageEstimator::LeaveOneOut { scale: Scale::None };
+        AdvantageEstimator::LeaveOneOut { scale: AdvantageScale::None };
 
     /// Responses of the given lengths to records with the given ids; those without a score do not
     /// count.

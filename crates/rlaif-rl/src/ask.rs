@@ -56,7 +56,7 @@ impl std::fmt::Debug for Asking<'_> {
 
 /// Quantities of each token, f32 `[B, T]`; unspecified where there is no token.
 #[derive(Debug)]
-pub struct Asked {
+pub struct TokenQuantities {
     /// log π(y_t).
     pub log_probs: Tensor,
     /// log π_ref(y_t).
@@ -67,7 +67,7 @@ pub struct Asked {
     pub values: Option<Tensor>,
 }
 
-impl Asked {
+impl TokenQuantities {
     /// Checks that the reference and the value function give a number for every token that counts:
     /// otherwise the optimizer would only find that no gradient is finite.
     ///
@@ -101,7 +101,7 @@ impl Asking<'_> {
         prompts: &TokenBatch,
         responses: &TokenBatch,
         chunks: &[Vec<usize>],
-    ) -> Result<Asked, RlError> {
+    ) -> Result<TokenQuantities, RlError> {
         let temperature = self.temperature;
         let mut pieces: [Vec<Tensor>; 4] = Default::default();
         for rows in chunks {
@@ -146,7 +146,7 @@ impl Asking<'_> {
         let whole = |pieces: &[Tensor]| gather(pieces, chunks, responses.width());
         let [log_probs, ref_log_probs, kl, values] = &pieces;
         let values = (!values.is_empty()).then(|| whole(values)).transpose();
-        Ok(Asked {
+        Ok(TokenQuantities {
             log_probs: whole(log_probs)?,
             ref_log_probs: whole(ref_log_probs)?,
             kl: whole(kl)?,

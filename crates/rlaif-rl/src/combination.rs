@@ -24,7 +24,7 @@ pub struct Combination {
 
 /// The run in which a combination is used.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Usage {
+pub struct CombinationUse {
     /// Responses to a prompt.
     pub group_size: usize,
     /// Optimizer steps on a rollout.
@@ -38,19 +38,19 @@ impl Combination {
     ///
     /// ```
     /// use rlaif_rl::{
-    ///     AdvantageEstimator, Combination, CombinationConcern, MissingScore, PolicyObjective, Scale,
-    ///     Surrogate, Usage,
+    ///     AdvantageEstimator, Combination, CombinationConcern, MissingScore, PolicyObjective, AdvantageScale,
+    ///     Surrogate, CombinationUse,
     /// };
     /// let combination = Combination {
-    ///     advantage: AdvantageEstimator::GroupMean { scale: Scale::None },
+    ///     advantage: AdvantageEstimator::GroupMean { scale: AdvantageScale::None },
     ///     objective: PolicyObjective::new(Surrogate::Truncated { least: 0., most: 0.2 }),
     /// };
-    /// let usage = Usage { group_size: 8, updates: 1, missing: MissingScore::Drop };
+    /// let usage = CombinationUse { group_size: 8, updates: 1, missing: MissingScore::Drop };
     /// let concerns = combination.concerns(usage);
     /// assert_eq!(concerns, [CombinationConcern::TruncatedBelowOne { most: 0.2 }]);
     /// assert!(concerns[0].is_refused());
     /// ```
-    pub fn concerns(&self, usage: Usage) -> Vec<CombinationConcern> {
+    pub fn concerns(&self, usage: CombinationUse) -> Vec<CombinationConcern> {
         let Self { advantage, objective } = self;
         let mut found = Vec::new();
         if advantage.compares_groups() {
@@ -218,17 +218,18 @@ fn range(field: &'static str, least: f64, most: f64) -> Result<(), BadSetting> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{correction::Correction, estimator::Scale};
+    use crate::{correction::Correction, estimator::AdvantageScale};
 
     const GRPO: AdvantageEstimator =
-        AdvantageEstimator::GroupMean { scale: Scale::Group { eps: 1e-4 } };
+        AdvantageEstimator::GroupMean { scale: AdvantageScale::Group { eps: 1e-4 } };
     const CLIPPED: Surrogate = Surrogate::Clipped { low: 0.2, high: 0.2, dual: None };
-    const USAGE: Usage = Usage { group_size: 8, updates: 1, missing: MissingScore::Drop };
+    const USAGE: CombinationUse =
+        CombinationUse { group_size: 8, updates: 1, missing: MissingScore::Drop };
 
     fn found(
         advantage: AdvantageEstimator,
         objective: PolicyObjective,
-        usage: Usage,
+        usage: CombinationUse,
     ) -> Vec<(&'static str, bool)> {
         let combination = Combination { advantage, objective };
         combination.check().unwrap();
@@ -242,11 +243,11 @@ mod tests {
         assert_eq!(found(GRPO, plain, USAGE), []);
         let of = |objective| found(GRPO, objective, USAGE);
         let used = |usage| found(GRPO, plain, usage);
-        assert_eq!(used(Usage { group_size: 1, ..USAGE }), [("group_size", true)]);
-        assert_eq!(used(Usage { group_size: 2, ..USAGE }), [("group_size", false)]);
-        let value = Usage { missing: MissingScore::Value(0.), ..USAGE };
+        assert_eq!(used(CombinationUse { group_size: 1, ..USAGE }), [("group_size", true)]);
+        assert_eq!(used(CombinationUse { group_size: 2, ..USAGE }), [("group_size", false)]);
+        let value = CombinationUse { missing: MissingScore::Value(0.), ..USAGE };
         assert_eq!(used(value), [("scores.missing", false)]);
-        let one = Usage { group_size: 1, ..USAGE };
+        let one = CombinationUse { group_size: 1, ..USAGE };
         assert_eq!(found(AdvantageEstimator::ToGo { gamma: 1. }, plain, one), []);
 
         let wide =
@@ -261,7 +262,7 @@ mod tests {
         assert_eq!(of(cispo(1.)), [("surrogate.truncated.most", true)]);
         assert_eq!(of(cispo(5.)), []);
         let reinforce = PolicyObjective::new(Surrogate::Reinforce);
-        let twice = Usage { updates: 2, ..USAGE };
+        let twice = CombinationUse { updates: 2, ..USAGE };
         assert_eq!(found(GRPO, reinforce, twice), [("surrogate", false)]);
 
         let corrected = PolicyObjective { correction: Correction::ice_pop(0.5, 5.), ..plain };

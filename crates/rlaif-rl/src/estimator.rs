@@ -22,13 +22,13 @@ pub enum AdvantageEstimator {
     /// ([Liu et al. 2025](https://arxiv.org/abs/2503.20783)) with `none`.
     GroupMean {
         /// The divisor.
-        scale: Scale,
+        scale: AdvantageScale,
     },
     /// `(r_i − mean of the others of the group) / scale`: RLOO
     /// ([Ahmadian et al. 2024](https://arxiv.org/abs/2402.14740)).
     LeaveOneOut {
         /// The divisor.
-        scale: Scale,
+        scale: AdvantageScale,
     },
     /// `r_i − Σ_j |y_j| r_j / Σ_j |y_j|` over the group, the baseline of least variance if the
     /// gradients of tokens are alike: OPO ([Hao et al. 2025](https://arxiv.org/abs/2505.23585)).
@@ -56,7 +56,7 @@ pub enum AdvantageEstimator {
 /// Divisor of a response's advantage. Standard deviations have Bessel's correction (n − 1).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Scale {
+pub enum AdvantageScale {
     /// 1.
     None,
     /// The standard deviation of the rewards of the group, plus `eps`: easy and hard prompts weigh
@@ -103,7 +103,7 @@ impl AdvantageEstimator {
     ///
     /// ```
     /// use rlaif_lm::Mask;
-    /// use rlaif_rl::{AdvantageEstimator, Groups, Rewarded, Scale};
+    /// use rlaif_rl::{AdvantageEstimator, Groups, Rewarded, AdvantageScale};
     /// use tch::Tensor;
     /// // One token for each of three responses to a prompt.
     /// let rewards = Tensor::from_slice2(&[[1f64], [0.], [5.]]);
@@ -111,7 +111,7 @@ impl AdvantageEstimator {
     /// let groups = Groups::of_size(3, 3);
     /// let batch =
     ///     Rewarded { rewards: &rewards, mask: &mask, groups: &groups, greedy: None, steps: None };
-    /// let found = AdvantageEstimator::LeaveOneOut { scale: Scale::None }.estimate(batch)?;
+    /// let found = AdvantageEstimator::LeaveOneOut { scale: AdvantageScale::None }.estimate(batch)?;
     /// assert_eq!(Vec::<f64>::try_from(found.view([-1])).unwrap(), [-1.5, -3., 4.5]);
     /// # Ok::<(), rlaif_rl::RlError>(())
     /// ```
@@ -161,8 +161,8 @@ impl AdvantageEstimator {
     pub(crate) fn divides_by_group(self) -> bool {
         matches!(
             self,
-            Self::GroupMean { scale: Scale::Group { .. } }
-                | Self::LeaveOneOut { scale: Scale::Group { .. } }
+            Self::GroupMean { scale: AdvantageScale::Group { .. } }
+                | Self::LeaveOneOut { scale: AdvantageScale::Group { .. } }
         )
     }
 
@@ -174,8 +174,10 @@ impl AdvantageEstimator {
     /// The numbers among the settings, with their names.
     pub(crate) fn numbers(self) -> Vec<(&'static str, f64)> {
         let of_scale = |scale| match scale {
-            Scale::None => Vec::new(),
-            Scale::Group { eps } | Scale::Batch { eps } | Scale::Whitened { eps } => {
+            AdvantageScale::None => Vec::new(),
+            AdvantageScale::Group { eps }
+            | AdvantageScale::Batch { eps }
+            | AdvantageScale::Whitened { eps } => {
                 vec![("eps", eps)]
             }
         };
@@ -320,7 +322,7 @@ fn deviation(values: impl Iterator<Item = f64> + Clone) -> Option<f64> {
     Some((squares / (n - 1) as f64).sqrt())
 }
 
-impl Scale {
+impl AdvantageScale {
     fn of(self, mut advantages: Vec<f64>, rows: &Rows, groups: &Groups) -> Vec<f64> {
         let all: Vec<usize> = (0..rows.sums.len()).filter(|&row| rows.counts(row)).collect();
         let mut divide = |rows: &[usize], by: Option<f64>| {
@@ -374,10 +376,10 @@ mod tests {
     }
 
     const ALL: [AdvantageEstimator; 6] = [
-        AdvantageEstimator::GroupMean { scale: Scale::Group { eps: 0. } },
-        AdvantageEstimator::GroupMean { scale: Scale::Batch { eps: 0. } },
-        AdvantageEstimator::LeaveOneOut { scale: Scale::None },
-        AdvantageEstimator::LeaveOneOut { scale: Scale::Whitened { eps: 0. } },
+        AdvantageEstimator::GroupMean { scale: AdvantageScale::Group { eps: 0. } },
+        AdvantageEstimator::GroupMean { scale: AdvantageScale::Batch { eps: 0. } },
+        AdvantageEstimator::LeaveOneOut { scale: AdvantageScale::None },
+        AdvantageEstimator::LeaveOneOut { scale: AdvantageScale::Whitened { eps: 0. } },
         AdvantageEstimator::LengthWeighted,
         AdvantageEstimator::WhitenedGroupMean,
     ];
@@ -389,7 +391,7 @@ mod tests {
             let found = estimate(*estimator, &[0.1, 0.1, 0.1, 1., 3., 2.], &[true; 6], 3);
             let whitened = matches!(
                 estimator,
-                AdvantageEstimator::LeaveOneOut { scale: Scale::Whitened { .. } }
+                AdvantageEstimator::LeaveOneOut { scale: AdvantageScale::Whitened { .. } }
             );
             assert!(whitened || found[..3] == [0.; 3], "{estimator:?} {found:?}");
             assert!(found[3] < 0. && found[4] > 0., "{estimator:?} {found:?}");

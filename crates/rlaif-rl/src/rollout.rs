@@ -84,7 +84,7 @@ pub struct Plan<'a> {
 
 /// The rows of a rollout in one pass.
 #[derive(Debug)]
-pub struct Part {
+pub struct RolloutPart {
     /// Token ids of the prompts.
     pub prompts: TokenBatch,
     /// Token ids of the responses.
@@ -291,11 +291,11 @@ impl Rollout {
     ///
     /// # Errors
     /// [`RlError::Lm`] without rows.
-    pub fn part(&self, advantages: &Advantages, rows: &[usize]) -> Result<Part, RlError> {
+    pub fn part(&self, advantages: &Advantages, rows: &[usize]) -> Result<RolloutPart, RlError> {
         let (prompts, responses) = (self.prompts.select(rows)?, self.responses.select(rows)?);
         let width = responses.width();
         let of = |tensor: &Tensor| pick(tensor, rows, width);
-        Ok(Part {
+        Ok(RolloutPart {
             mask: Mask::new(of(self.mask.tensor())),
             log_probs: of(&self.log_probs),
             values: self.values.as_ref().map(of),

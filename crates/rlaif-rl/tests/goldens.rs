@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use rlaif_lm::Mask;
 use rlaif_rl::{
-    AdvantageEstimator, Anchor, Average, Correction, Groups, KlForm, OffPolicyMask,
-    PolicyObjective, PolicyTokens, RatioLevel, Rewarded, Scale, Surrogate, token_rewards,
+    AdvantageEstimator, AdvantageScale, Anchor, Average, Correction, Groups, KlForm, OffPolicyMask,
+    PolicyObjective, PolicyTokens, RatioLevel, Rewarded, Surrogate, token_rewards,
     train::KlEstimator,
 };
 use serde::Deserialize;
@@ -83,14 +83,15 @@ fn advantages(
         .unwrap()
 }
 
-const fn group_mean(scale: Scale) -> AdvantageEstimator {
+const fn group_mean(scale: AdvantageScale) -> AdvantageEstimator {
     AdvantageEstimator::GroupMean { scale }
 }
 
-const TRL: AdvantageEstimator = group_mean(Scale::Group { eps: 1e-4 });
-const VERL: AdvantageEstimator = group_mean(Scale::Group { eps: 1e-6 });
-const CENTRED: AdvantageEstimator = group_mean(Scale::None);
-const LEAVE_ONE_OUT: AdvantageEstimator = AdvantageEstimator::LeaveOneOut { scale: Scale::None };
+const TRL: AdvantageEstimator = group_mean(AdvantageScale::Group { eps: 1e-4 });
+const VERL: AdvantageEstimator = group_mean(AdvantageScale::Group { eps: 1e-6 });
+const CENTRED: AdvantageEstimator = group_mean(AdvantageScale::None);
+const LEAVE_ONE_OUT: AdvantageEstimator =
+    AdvantageEstimator::LeaveOneOut { scale: AdvantageScale::None };
 
 #[test]
 fn advantages_are_those_of_trl_and_verl() {
@@ -98,8 +99,9 @@ fn advantages_are_those_of_trl_and_verl() {
     let all: Vec<Option<f64>> = goldens.rewards.iter().copied().map(Some).collect();
     let mut greedy = all.clone();
     greedy.rotate_right(1);
-    let normalized = AdvantageEstimator::LeaveOneOut { scale: Scale::Whitened { eps: 1e-4 } };
-    let batch = group_mean(Scale::Batch { eps: 1e-4 });
+    let normalized =
+        AdvantageEstimator::LeaveOneOut { scale: AdvantageScale::Whitened { eps: 1e-4 } };
+    let batch = group_mean(AdvantageScale::Batch { eps: 1e-4 });
     for (name, want) in &goldens.advantages {
         let (scores, of) = match name.split_once("_missing/") {
             Some((which, of)) => (&goldens.missing[which], of),

@@ -9,7 +9,7 @@ use rlaif_core::{
 use rlaif_data::{Import, ImportColumns, Reader};
 use rlaif_eval::{ExamOptions, ExamReport, ExamVerdict, grade};
 use rlaif_label::{
-    Combination, FacetConfig, GroupPairs, Label, LabelPair, LabelSettings, Labeller, Opinion,
+    FacetCombination, FacetConfig, GroupPairs, Label, LabelPair, LabelSettings, Labeller, Opinion,
     Orders, Pairing,
 };
 use rlaif_rewards::{RewardInput, judge::ComparerConfig};
@@ -51,7 +51,7 @@ pub struct LabelFile {
     pub facets: Vec<FacetConfig>,
     /// The way from facets to a label.
     #[serde(default)]
-    pub combine: Combination,
+    pub combine: FacetCombination,
     /// The orders in which responses are shown.
     #[serde(default)]
     pub orders: Orders,

@@ -8,7 +8,7 @@ use cargo_metadata::{Metadata, TargetKind};
 use crate::error::Error;
 use crate::python::write_error;
 use crate::run::Run;
-use crate::{arrows, circles, deny, english};
+use crate::{arrows, circles, deny, english, names};
 
 /// Packages outside the workspace, as other projects would have them: a model, and an algorithm, of
 /// one's own.
@@ -55,9 +55,12 @@ fn downstream(root: &Path, name: &str) -> Result<(), Error> {
 pub(crate) fn check(root: &Path) -> Result<(), Error> {
     Run::new(root, "cargo fmt --all --check").run()?;
     let workspace = metadata(root)?;
-    eprintln!("arrows of the architecture, circles of modules, English of the documentation");
+    eprintln!(
+        "arrows of the architecture, circles of modules, names of types, English of the documentation"
+    );
     arrows::check(root, &workspace)?;
     circles::check(root)?;
+    names::check(root)?;
     english::check(root)?;
     deny::check(root, &workspace)?;
 

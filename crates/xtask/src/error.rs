@@ -127,6 +127,12 @@ pub(crate) enum Error {
     )]
     Circles(String),
 
+    #[error(
+        "public types of one name; rename one, so that a reader knows which is meant, or allow the name with its \
+         reason in crates/xtask/src/names.rs:\n{0}"
+    )]
+    Names(String),
+
     #[error("phrases of the list in CONTRIBUTING.md, \"English\"; reword them:\n{0}")]
     English(String),
 }

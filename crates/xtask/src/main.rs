@@ -8,6 +8,7 @@ mod english;
 mod error;
 mod install;
 mod libtorch;
+mod names;
 mod progress;
 mod python;
 mod requirement;

@@ -18,7 +18,7 @@ const SAME: &str = "chosen and rejected are the same";
 
 /// The point at which the two dialogues of a pair diverge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Divergence {
+pub enum DivergencePoint {
     /// In the last turn: both responses are one turn.
     LastTurn,
     /// Before the last turn: at least one response holds further turns, with their markers.
@@ -56,7 +56,7 @@ pub struct HhRecord {
     /// The subset of HH that the row belongs to, where the file names it.
     pub subset: Option<String>,
     /// The point at which the two dialogues diverge.
-    pub divergence: Divergence,
+    pub divergence: DivergencePoint,
 }
 
 impl HhRecord {
@@ -134,18 +134,18 @@ impl Corpus for Hh {
                 .any(|speaker| turns::end_of_last_marker(response, speaker).is_some())
         };
         let divergence = if further(&chosen) || further(&rejected) {
-            Divergence::Earlier
+            DivergencePoint::Earlier
         } else {
-            Divergence::LastTurn
+            DivergencePoint::LastTurn
         };
         let same = chosen == rejected;
         let pair = PreferencePair::new(id, prompt, chosen, rejected);
         let record = HhRecord { pair, subset, divergence };
         Ok(match (divergence, self.earlier) {
-            (Divergence::Earlier, EarlierDivergence::Drop) => Outcome::Dropped(EARLIER),
-            (Divergence::Earlier, EarlierDivergence::Keep) => Outcome::Noted(record, EARLIER),
-            (Divergence::LastTurn, _) if same => Outcome::Noted(record, SAME),
-            (Divergence::LastTurn, _) => Outcome::Kept(record),
+            (DivergencePoint::Earlier, EarlierDivergence::Drop) => Outcome::Dropped(EARLIER),
+            (DivergencePoint::Earlier, EarlierDivergence::Keep) => Outcome::Noted(record, EARLIER),
+            (DivergencePoint::LastTurn, _) if same => Outcome::Noted(record, SAME),
+            (DivergencePoint::LastTurn, _) => Outcome::Kept(record),
         })
     }
 }
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(record.pair.prompt, "\n\nHuman: Hi\n\nAssistant:");
         assert_eq!(record.pair.chosen, " Yes, hello");
         assert_eq!(record.pair.rejected, " Yes, what");
-        assert_eq!(record.divergence, Divergence::LastTurn);
+        assert_eq!(record.divergence, DivergencePoint::LastTurn);
         assert_eq!(record.first_turn(), "Hi");
         assert_eq!(record.conversation().messages.len(), 2);
     }

@@ -17,7 +17,7 @@ pub use columns::{
 };
 pub use dialogsum::{DialogSum, DialogSumRecord};
 pub use exams::Exams;
-pub use hh::{DIALOGUE_CHARACTERS, Divergence, EarlierDivergence, Hh, HhRecord};
+pub use hh::{DIALOGUE_CHARACTERS, DivergencePoint, EarlierDivergence, Hh, HhRecord};
 pub(crate) use hh::{end_of_prompt, spaced};
 pub use real_toxicity_prompts::{RealToxicityPrompts, ScoredText, ToxicityPrompt, ToxicityScores};
 pub use red_team::{RedTeam, RedTeamAttempt};

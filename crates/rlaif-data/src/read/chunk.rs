@@ -4,7 +4,7 @@ use std::io::Read;
 
 use memchr::{memchr_iter, memrchr};
 
-use super::format::{BYTE_ORDER_MARK, Format};
+use super::format::{BYTE_ORDER_MARK, FileFormat};
 use super::input::Content;
 use crate::error::DataError;
 
@@ -54,12 +54,12 @@ enum Scanner {
 impl<'a> Chunks<'a> {
     /// # Panics
     /// On Parquet, whose rows do not lie one after another.
-    pub(super) fn new(source_name: &'a str, content: &'a mut Content, format: Format) -> Self {
+    pub(super) fn new(source_name: &'a str, content: &'a mut Content, format: FileFormat) -> Self {
         let scanner = match format {
-            Format::JsonLines => Scanner::Lines,
-            Format::Csv => Scanner::Csv(CsvScanner::default()),
-            Format::JsonArray => Scanner::Array(ArrayScanner::new()),
-            Format::Parquet => unreachable!("Parquet is not read in chunks of text"),
+            FileFormat::JsonLines => Scanner::Lines,
+            FileFormat::Csv => Scanner::Csv(CsvScanner::default()),
+            FileFormat::JsonArray => Scanner::Array(ArrayScanner::new()),
+            FileFormat::Parquet => unreachable!("Parquet is not read in chunks of text"),
         };
         Self {
             source_name,

@@ -4,7 +4,7 @@ use crate::error::DataError;
 
 /// The notation of rows in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum FileFormat {
     /// One JSON object on each line; blank lines do not count.
     JsonLines,
     /// One JSON array of objects.
@@ -143,7 +143,7 @@ fn zip(head: &[u8]) -> &'static str {
     }
 }
 
-impl Format {
+impl FileFormat {
     /// Recognises a format by the first bytes of the (decompressed) content.
     pub(super) fn recognise(head: &[u8], source_name: &str) -> Result<Self, DataError> {
         if head.starts_with(b"version https://git-lfs.github.com/spec/") {
@@ -187,19 +187,19 @@ mod tests {
     #[test]
     fn formats_are_told_by_content() {
         for (head, format) in [
-            (&b"{\"a\":1}"[..], Format::JsonLines),
-            (b"\xef\xbb\xbf \n{\"a\":1}", Format::JsonLines),
-            (b"  [\n{", Format::JsonArray),
-            (b"id,dialogue\n", Format::Csv),
-            (b"\"id\",\"dialogue\"\n", Format::Csv),
-            (b"PAR1\x15\x04", Format::Parquet),
+            (&b"{\"a\":1}"[..], FileFormat::JsonLines),
+            (b"\xef\xbb\xbf \n{\"a\":1}", FileFormat::JsonLines),
+            (b"  [\n{", FileFormat::JsonArray),
+            (b"id,dialogue\n", FileFormat::Csv),
+            (b"\"id\",\"dialogue\"\n", FileFormat::Csv),
+            (b"PAR1\x15\x04", FileFormat::Parquet),
             // Letters that are also the magic number of another format.
-            (b"ORCHID,colour\n", Format::Csv),
-            (b"ID3,name\n", Format::Csv),
-            (b"BZh9,name\n", Format::Csv),
-            (b"GGUF,name\n", Format::Csv),
+            (b"ORCHID,colour\n", FileFormat::Csv),
+            (b"ID3,name\n", FileFormat::Csv),
+            (b"BZh9,name\n", FileFormat::Csv),
+            (b"GGUF,name\n", FileFormat::Csv),
         ] {
-            assert_eq!(Format::recognise(head, "f").unwrap(), format);
+            assert_eq!(FileFormat::recognise(head, "f").unwrap(), format);
         }
     }
 }

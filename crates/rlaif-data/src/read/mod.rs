@@ -23,7 +23,7 @@ use std::thread::JoinHandle;
 
 use rlaif_core::{Origin, Provenance, Step};
 
-pub use format::Format;
+pub use format::FileFormat;
 pub use mode::Mode;
 pub use progress::{ProgressUpdate, ReadingProgress};
 
@@ -52,7 +52,7 @@ pub struct Reader {
     source: Source,
     mode: Mode,
     progress: ReadingProgress,
-    format: Option<Format>,
+    format: Option<FileFormat>,
 }
 
 impl Reader {
@@ -77,7 +77,7 @@ impl Reader {
 
     /// Sets the format of the (decompressed) content, instead of recognising it.
     #[must_use]
-    pub fn format(mut self, format: Format) -> Self {
+    pub fn format(mut self, format: FileFormat) -> Self {
         self.format = Some(format);
         self
     }
@@ -318,7 +318,7 @@ fn wait_for<T>(receiver: &Receiver<std::thread::Result<T>>) -> std::thread::Resu
 struct Producer<C: Corpus> {
     corpus: Arc<C>,
     mode: Mode,
-    format: Option<Format>,
+    format: Option<FileFormat>,
     sender: SyncSender<Item<C::Record>>,
     read_so_far: Arc<AtomicU64>,
 }
@@ -344,7 +344,7 @@ impl<C: Corpus> Producer<C> {
     fn read(&self, input: &Input) -> Result<Result<Origin, DataError>, Abandoned> {
         let content = Content::open(input, Arc::clone(&self.read_so_far));
         let opened = content.and_then(|content| {
-            let recognised = Format::recognise(content.head(), &input.name)?;
+            let recognised = FileFormat::recognise(content.head(), &input.name)?;
             Ok((content, self.format.unwrap_or(recognised)))
         });
         let (mut content, format) = match opened {
@@ -352,7 +352,7 @@ impl<C: Corpus> Producer<C> {
             Err(error) => return Ok(Err(error)),
         };
         let name: Arc<str> = input.name.as_str().into();
-        let rows = if format == Format::Parquet {
+        let rows = if format == FileFormat::Parquet {
             self.read_parquet(input, &mut content, &name)?
         } else {
             self.read_text(&mut content, format, &name)?
@@ -369,7 +369,7 @@ impl<C: Corpus> Producer<C> {
     fn read_text(
         &self,
         content: &mut Content,
-        format: Format,
+        format: FileFormat,
         name: &Arc<str>,
     ) -> Result<Result<u64, DataError>, Abandoned> {
         let first_line = first_line(content.head());
@@ -386,7 +386,7 @@ impl<C: Corpus> Producer<C> {
                 Ok(None) => return Ok(Ok(bytes)),
                 Err(error) => return Ok(Err(error)),
             };
-            if format == Format::Csv && header.is_none() {
+            if format == FileFormat::Csv && header.is_none() {
                 match rows::take_csv_header(&mut chunk, name) {
                     Ok(columns) => header = Some(Arc::new(columns)),
                     Err(error) => return Ok(Err(error)),

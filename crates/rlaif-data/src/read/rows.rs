@@ -8,7 +8,7 @@ use rlaif_core::python_json;
 use serde_json::Value;
 
 use super::chunk::Chunk;
-use super::format::Format;
+use super::format::FileFormat;
 use super::mode::Mode;
 use super::not_finite;
 use crate::corpora::{Corpus, Outcome};
@@ -345,11 +345,13 @@ pub(super) fn take_csv_header(
 }
 
 impl Unparsed {
-    pub(super) fn text(chunk: Chunk, format: Format, header: &Arc<Vec<String>>) -> Self {
+    pub(super) fn text(chunk: Chunk, format: FileFormat, header: &Arc<Vec<String>>) -> Self {
         match format {
-            Format::JsonLines => Self::JsonLines(chunk),
-            Format::JsonArray => Self::JsonArray(chunk),
-            Format::Csv | Format::Parquet => Self::Csv { chunk, header: Arc::clone(header) },
+            FileFormat::JsonLines => Self::JsonLines(chunk),
+            FileFormat::JsonArray => Self::JsonArray(chunk),
+            FileFormat::Csv | FileFormat::Parquet => {
+                Self::Csv { chunk, header: Arc::clone(header) }
+            }
         }
     }
 }

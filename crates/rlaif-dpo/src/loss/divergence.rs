@@ -11,7 +11,7 @@ use tch::Tensor;
 /// [arXiv:2309.16240](https://arxiv.org/abs/2309.16240), Theorem 1).
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Divergence {
+pub enum ReferenceDivergence {
     /// KL(π ‖ π_ref), that of DPO itself: `log u`.
     #[default]
     ReverseKl,
@@ -19,8 +19,8 @@ pub enum Divergence {
     ForwardKl,
     /// The Jensen-Shannon divergence: `log (2u / (1 + u))`.
     JensenShannon,
-    /// The α-divergence: `(u^(α-1) - 1) / (α - 1)`; α → 1 is [`Divergence::ReverseKl`] and α = 0
-    /// is [`Divergence::ForwardKl`]. TRL 0.11's coefficient is 1 - α.
+    /// The α-divergence: `(u^(α-1) - 1) / (α - 1)`; α → 1 is [`ReferenceDivergence::ReverseKl`] and α = 0
+    /// is [`ReferenceDivergence::ForwardKl`]. TRL 0.11's coefficient is 1 - α.
     Alpha {
         /// α.
         alpha: f64,
@@ -30,14 +30,14 @@ pub enum Divergence {
 /// `e^80` is finite in f32: beyond this exponent, the α-divergence no longer grows.
 const EXPONENT: f64 = 80.;
 
-impl Divergence {
+impl ReferenceDivergence {
     /// Scores `[B]` of responses whose log-ratios `log u` are `[B]`.
     ///
     /// ```
-    /// use rlaif_dpo::Divergence;
+    /// use rlaif_dpo::ReferenceDivergence;
     /// use tch::Tensor;
     /// let log_ratio = Tensor::from_slice(&[2f64.ln()]);
-    /// let score = Divergence::ForwardKl.score(&log_ratio);
+    /// let score = ReferenceDivergence::ForwardKl.score(&log_ratio);
     /// assert!((score.double_value(&[0]) - 0.5).abs() < 1e-12);
     /// ```
     pub fn score(self, log_ratio: &Tensor) -> Tensor {

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-pub use divergence::Divergence;
+pub use divergence::ReferenceDivergence;
 
 /// Reduction of the log-probabilities of a response's tokens to one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -244,7 +244,7 @@ pub enum UnpairedLoss {
 
 /// One term of a weighted sum of losses.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Term {
+pub struct LossTerm {
     /// The factor of the loss.
     #[serde(default = "settings::one")]
     pub weight: f64,
@@ -271,11 +271,11 @@ pub enum Weighting {
 #[serde(deny_unknown_fields)]
 pub struct PairObjective {
     /// The terms of the sum.
-    pub terms: Vec<Term>,
+    pub terms: Vec<LossTerm>,
     /// The divergence in the losses of the score difference d: sigmoid, soft_sigmoid, sigmoid_norm,
     /// robust, hinge, ipo, exo_pair and discopop.
     #[serde(default)]
-    pub divergence: Divergence,
+    pub divergence: ReferenceDivergence,
     /// α of length-desensitised DPO (Liu et al. 2024, LD-DPO,
     /// [arXiv:2409.06411](https://arxiv.org/abs/2409.06411)): tokens beyond the shorter response's
     /// length have weight α in the sums of log-probabilities. 1 is DPO.
@@ -290,8 +290,8 @@ pub struct PairObjective {
 impl From<PairLoss> for PairObjective {
     fn from(loss: PairLoss) -> Self {
         Self {
-            terms: vec![Term { weight: 1., loss }],
-            divergence: Divergence::default(),
+            terms: vec![LossTerm { weight: 1., loss }],
+            divergence: ReferenceDivergence::default(),
             tail_weight: 1.,
             weighting: Weighting::default(),
         }
@@ -413,7 +413,7 @@ impl PairLoss {
         matches!(self, Self::Simpo { .. } | Self::Orpo { .. })
     }
 
-    /// `true` if the loss depends on [`Divergence`].
+    /// `true` if the loss depends on [`ReferenceDivergence`].
     fn uses_scores(&self) -> bool {
         matches!(
             self,
@@ -442,7 +442,7 @@ impl PairLoss {
     /// batch, divided by `scale.pairs`, is the loss of the batch.
     ///
     /// ```
-    /// use rlaif_dpo::{BatchScale, Divergence, PairLoss, PairSums};
+    /// use rlaif_dpo::{BatchScale, ReferenceDivergence, PairLoss, PairSums};
     /// use tch::Tensor;
     /// let of = |x: &[f64]| Tensor::from_slice(x);
     /// let sums = PairSums {
@@ -453,10 +453,15 @@ impl PairLoss {
     /// };
     /// let scale = BatchScale { pairs: 1., chosen_tokens: 5., reward_shift: 0. };
     /// let loss = PairLoss::Sigmoid { beta: 0.1, label_smoothing: 0. };
-    /// let got = loss.losses(&sums, Divergence::ReverseKl, scale).double_value(&[0]);
+    /// let got = loss.losses(&sums, ReferenceDivergence::ReverseKl, scale).double_value(&[0]);
     /// assert!((got - 0.313262).abs() < 1e-6);
     /// ```
-    pub fn losses(&self, x: &PairSums, divergence: Divergence, scale: BatchScale) -> Tensor {
+    pub fn losses(
+        &self,
+        x: &PairSums,
+        divergence: ReferenceDivergence,
+        scale: BatchScale,
+    ) -> Tensor {
         let a = || &x.chosen - &x.reference_chosen;
         let b = || &x.rejected - &x.reference_rejected;
         let scores = || (divergence.score(&a()), divergence.score(&b()));

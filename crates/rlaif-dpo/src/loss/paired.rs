@@ -3,7 +3,7 @@
 //! Everything here is `[B]`, one number per pair. With `w` the chosen and `l` the rejected
 //! response, `a = log π(w|x) - log π_ref(w|x)` and `b` the same of `l` are the log-ratios, and
 //! `d = s(a) - s(b)` is the difference of scores, where s is a
-//! [`Divergence`](crate::Divergence): the identity for DPO.
+//! [`ReferenceDivergence`](crate::ReferenceDivergence): the identity for DPO.
 
 use tch::{Kind, Tensor};
 

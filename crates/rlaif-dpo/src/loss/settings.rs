@@ -2,7 +2,7 @@
 
 use rlaif_core::BadSetting;
 
-use super::{Coupling, Divergence, PairLoss, PairObjective, UnpairedLoss, Weighting};
+use super::{Coupling, PairLoss, PairObjective, ReferenceDivergence, UnpairedLoss, Weighting};
 use crate::error::DpoError;
 
 pub(super) fn beta() -> f64 {
@@ -105,13 +105,13 @@ impl PairObjective {
         }
         let alpha = self.tail_weight;
         require((0. ..=1.).contains(&alpha), "tail_weight", alpha, "from 0 to 1")?;
-        let diverges = self.divergence != Divergence::ReverseKl;
+        let diverges = self.divergence != ReferenceDivergence::ReverseKl;
         if diverges && !self.terms.iter().any(|term| term.loss.uses_scores()) {
             let expected = "reverse_kl: none of these losses is made of the scores that it changes";
             let found = format!("{:?}", self.divergence);
             return Err(BadSetting::new("divergence", found, expected).into());
         }
-        if let Divergence::Alpha { alpha } = self.divergence {
+        if let ReferenceDivergence::Alpha { alpha } = self.divergence {
             require(alpha.is_finite(), "divergence.alpha", alpha, "a number")?;
         }
         let couples = self.coupling() == Coupling::WholeBatch;

@@ -9,7 +9,7 @@ use crate::{About, Comparison};
 
 /// Description of a model that scored responses.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct ModelCard {
+pub struct ScorerCard {
     /// The model's name.
     pub name: String,
     /// Facts about the model: its origin, its training data, its known errors.
@@ -61,7 +61,7 @@ pub struct Details {
     /// The resolved configuration.
     pub configuration: Metadata,
     /// The models that scored.
-    pub reward_models: Vec<ModelCard>,
+    pub reward_models: Vec<ScorerCard>,
     /// The time taken by each part of the work.
     pub timings: Vec<Timing>,
 }
@@ -71,8 +71,8 @@ pub struct Details {
 /// ```
 /// use rlaif_core::{PromptRecord, Sample, Seed};
 /// use rlaif_eval::{About, CompareOptions, Comparison, Details, Measurement, Metric, Report};
-/// use rlaif_eval::text::Repetition;
-/// let metrics: [Box<dyn Metric>; 1] = [Box::new(Repetition::new(1)?)];
+/// use rlaif_eval::text::RepetitionMetric;
+/// let metrics: [Box<dyn Metric>; 1] = [Box::new(RepetitionMetric::new(1)?)];
 /// let answers = |policy: &str, response: &str| {
 ///     let sample = |n: usize| Sample {
 ///         record: PromptRecord::new(n.to_string(), "Why?"),

@@ -7,7 +7,7 @@ use super::page::{Page, choose, flatten, folded, foreign};
 use super::plot::{Whisker, forest, histogram, line};
 use super::words;
 use crate::About;
-use crate::comparison::{Row, Verdict};
+use crate::comparison::{ComparisonRow, Verdict};
 use crate::report::curve::LEADING;
 
 /// Limits on the shown pairs of responses: their number, and their size in bytes.
@@ -138,7 +138,7 @@ fn about(text: &str) -> Markup {
 }
 
 fn metrics(report: &Report) -> Markup {
-    let row = |row: &Row| {
+    let row = |row: &ComparisonRow| {
         let delta = &row.delta;
         html! {
             tr {

@@ -12,7 +12,7 @@ pub(crate) mod plot;
 mod terminal;
 pub(crate) mod words;
 
-pub use contents::{Details, ModelCard, OptimisationPoint, Report, Timing};
+pub use contents::{Details, OptimisationPoint, Report, ScorerCard, Timing};
 pub use curve::{Curve, read_curves};
 pub use finding::read_findings;
 pub(crate) use html::tone;
@@ -26,7 +26,7 @@ use std::path::Path;
 use rlaif_core::Provenance;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::comparison::{Delta, Row, SideStats};
+use crate::comparison::{ComparisonRow, Delta, SideStats};
 use crate::{About, Comparison, EvalError, Evaluation, files};
 
 /// The settings in which several runs differ, for each run.
@@ -84,7 +84,7 @@ impl Report {
     }
 
     /// The row of the headline.
-    pub fn headline(&self) -> &Row {
+    pub fn headline(&self) -> &ComparisonRow {
         self.comparison.row(&self.comparison.headline).expect("checked when the report was made")
     }
 

@@ -1,7 +1,7 @@
 //! Numbers and findings in words, the same in every form of a report.
 
 use crate::Better;
-use crate::comparison::{Delta, Row, Verdict};
+use crate::comparison::{ComparisonRow, Delta, Verdict};
 use crate::stats::{Advice, Interval, PairedTest};
 
 /// The sentence for a run that was watched without a symptom.
@@ -75,7 +75,7 @@ pub(crate) fn direction(better: Better) -> &'static str {
 }
 
 /// The finding in one sentence.
-pub(crate) fn headline(row: &Row, prompts: usize) -> String {
+pub(crate) fn headline(row: &ComparisonRow, prompts: usize) -> String {
     let delta = &row.delta;
     let (before, after) = (number(row.before.moments.mean), number(row.after.moments.mean));
     let finding = match delta.verdict {

@@ -92,18 +92,18 @@ impl LengthUnit {
 ///
 /// ```
 /// use rlaif_core::Exchange;
-/// use rlaif_eval::{Metric, text::{Length, LengthUnit}};
-/// let metric = Length::new(LengthUnit::Words);
+/// use rlaif_eval::{Metric, text::{LengthMetric, LengthUnit}};
+/// let metric = LengthMetric::new(LengthUnit::Words);
 /// assert_eq!(metric.evaluate(&[Exchange::new("Why?", "Just because.")])?.values, [Some(2.)]);
 /// # Ok::<(), rlaif_eval::EvalError>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct Length {
+pub struct LengthMetric {
     unit: LengthUnit,
     info: MetricInfo,
 }
 
-impl Length {
+impl LengthMetric {
     /// The metric `length_words` or `length_characters`.
     pub fn new(unit: LengthUnit) -> Self {
         let name = match unit {
@@ -115,7 +115,7 @@ impl Length {
     }
 }
 
-impl Metric for Length {
+impl Metric for LengthMetric {
     fn info(&self) -> &MetricInfo {
         &self.info
     }
@@ -129,19 +129,19 @@ impl Metric for Length {
 ///
 /// ```
 /// use rlaif_core::Exchange;
-/// use rlaif_eval::{Metric, text::Repetition};
-/// let metric = Repetition::new(1)?;
+/// use rlaif_eval::{Metric, text::RepetitionMetric};
+/// let metric = RepetitionMetric::new(1)?;
 /// assert_eq!(metric.info().name, "repetition_1");
 /// assert_eq!(metric.evaluate(&[Exchange::new("Why?", "so so")])?.values, [Some(0.5)]);
 /// # Ok::<(), rlaif_eval::EvalError>(())
 /// ```
 #[derive(Debug, Clone)]
-pub struct Repetition {
+pub struct RepetitionMetric {
     n: usize,
     info: MetricInfo,
 }
 
-impl Repetition {
+impl RepetitionMetric {
     /// The metric `repetition_n`. Published results use `n` = 4.
     ///
     /// # Errors
@@ -156,7 +156,7 @@ impl Repetition {
     }
 }
 
-impl Metric for Repetition {
+impl Metric for RepetitionMetric {
     fn info(&self) -> &MetricInfo {
         &self.info
     }

@@ -5,6 +5,6 @@ mod reply;
 mod rouge;
 mod stem;
 
-pub use diversity::{Length, LengthUnit, Repetition, distinct_n, repetition};
-pub use reply::{Declined, Reply, ReplyShares, reply};
+pub use diversity::{LengthMetric, LengthUnit, RepetitionMetric, distinct_n, repetition};
+pub use reply::{Declined, ReplyKind, ReplyShares, reply};
 pub use rouge::{Rouge, RougeKind, RougeScore, Stemming, rouge, rouge_l, rouge_n, tokenise};

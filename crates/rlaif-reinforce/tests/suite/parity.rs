@@ -9,7 +9,7 @@ use rlaif_models::{LanguageModel, LoadOptions};
 use rlaif_reinforce::{
     NamedAlgorithm, Reference, ReinforceConfig, ReinforceTrainer,
     core::PromptRecord,
-    rl::{AdvantageEstimator, Average, KlForm, Prompt, RatioLevel, Scale, Surrogate},
+    rl::{AdvantageEstimator, AdvantageScale, Average, KlForm, Prompt, RatioLevel, Surrogate},
     train::{KlEstimator, OptimizerConfig},
 };
 use serde::Deserialize;
@@ -62,17 +62,17 @@ fn settings(name: &str, trl: &Value) -> ReinforceConfig {
     let high = number("epsilon_high", low);
     let clipped = Surrogate::Clipped { low, high, dual: None };
     let scale = match trl["scale_rewards"].as_str() {
-        None => Scale::Group { eps: 1e-4 },
-        Some("none") => Scale::None,
-        Some("batch") => Scale::Batch { eps: 1e-4 },
+        None => AdvantageScale::Group { eps: 1e-4 },
+        Some("none") => AdvantageScale::None,
+        Some("batch") => AdvantageScale::Batch { eps: 1e-4 },
         Some(other) => panic!("no scale for {other}"),
     };
     let normalized = trl["normalize_advantages"] == true;
     let advantage = match is_rloo {
         true if normalized => {
-            AdvantageEstimator::LeaveOneOut { scale: Scale::Whitened { eps: 1e-4 } }
+            AdvantageEstimator::LeaveOneOut { scale: AdvantageScale::Whitened { eps: 1e-4 } }
         }
-        true => AdvantageEstimator::LeaveOneOut { scale: Scale::None },
+        true => AdvantageEstimator::LeaveOneOut { scale: AdvantageScale::None },
         false => AdvantageEstimator::GroupMean { scale },
     };
     let (surrogate, average) = match kind {

@@ -16,7 +16,7 @@ use super::optional::{Optional, Without};
 use super::refusal::{Complaint, Fatal, excerpt};
 use super::spending::{Ledger, Tokens, Usage};
 use crate::ProviderError;
-use crate::rubric::{Answer, AnswerShape, Question, Unread};
+use crate::rubric::{Answer, AnswerShape, NoVerdict, Question};
 use crate::sync::lock;
 
 /// The party that was stopped, in reasons.
@@ -56,7 +56,7 @@ impl From<String> for Unanswered {
 }
 
 /// Reads an answer.
-pub(crate) type ReadAnswer<'a, T> = dyn Fn(&Answer) -> Result<T, Unread> + Sync + 'a;
+pub(crate) type ReadAnswer<'a, T> = dyn Fn(&Answer) -> Result<T, NoVerdict> + Sync + 'a;
 
 /// Takes what is known of a question, by its place.
 pub(crate) type TellAnswer<'a, T> =
@@ -211,7 +211,7 @@ impl LlmClient {
     }
 
     /// The reason why an answer has no verdict, without secrets that the server may have repeated in it.
-    fn told(&self, unread: &Unread, answer: &Answer) -> String {
+    fn told(&self, unread: &NoVerdict, answer: &Answer) -> String {
         if self.api.reveals(&answer.text) {
             return "the judge's answer gives no verdict and has the key in it: [redacted]"
                 .to_owned();

@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
 use rlaif_core::Interrupted;
-use rlaif_http::{Connections, GivenUp, Lost, Pace, Patience, Reply, Retry, Stop, post};
+use rlaif_http::{Connections, GivenUp, HttpReply, Lost, Pace, Patience, Retry, Stop, post};
 
 use super::keys::LimitsConfig;
 use super::optional::Optional;
@@ -172,7 +172,7 @@ impl Service {
     /// Decides the next action for a question by its reply. The ledger is already up to date.
     fn react<A: Asking>(
         &self,
-        reply: Result<Reply, Lost>,
+        reply: Result<HttpReply, Lost>,
         asking: &mut A,
         estimate: Tokens,
         course: &mut Course,
@@ -215,7 +215,7 @@ impl Service {
     /// Decides the next action for a question after a refusal.
     fn refused<A: Asking>(
         &self,
-        reply: &Reply,
+        reply: &HttpReply,
         asking: &mut A,
         failed_once: &mut bool,
     ) -> Result<Next<A::Answer>, A::Error> {

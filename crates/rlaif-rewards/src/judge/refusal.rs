@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use rlaif_core::printable;
-use rlaif_http::{Reply, retry_after};
+use rlaif_http::{HttpReply, retry_after};
 use serde_json::Value;
 
 use super::optional::Optional;
@@ -67,7 +67,7 @@ pub(super) fn excerpt(text: &str) -> String {
 
 impl Complaint {
     /// The complaint in a reply that arrived at `now`.
-    pub(super) fn of(reply: &Reply, now: SystemTime) -> Self {
+    pub(super) fn of(reply: &HttpReply, now: SystemTime) -> Self {
         let body: Value = serde_json::from_slice(&reply.body).unwrap_or(Value::Null);
         let error = if body["error"].is_object() { &body["error"] } else { &body };
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -216,7 +216,7 @@ mod tests {
         if let Some(name) = error_type {
             headers.insert("x-amzn-errortype", format!("{name}:http://x").parse().unwrap());
         }
-        Complaint::of(&Reply { status, headers, body: body.into() }, SystemTime::now())
+        Complaint::of(&HttpReply { status, headers, body: body.into() }, SystemTime::now())
     }
 
     const ALL: [Optional; 6] = [
@@ -392,7 +392,7 @@ mod tests {
     fn a_redirect_is_told_with_its_address() {
         let mut headers = HeaderMap::new();
         headers.insert("location", "https://example.org/v1/chat?key=secret".parse().unwrap());
-        let reply = Reply { status: 302, headers, body: b"moved".to_vec() };
+        let reply = HttpReply { status: 302, headers, body: b"moved".to_vec() };
         let said = Complaint::of(&reply, SystemTime::now()).message;
         assert!(said.contains("redirects to https://example.org/v1/chat:"), "{said}");
     }

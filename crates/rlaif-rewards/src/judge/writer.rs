@@ -15,7 +15,7 @@ use super::keys::{at_least_one, with_service_keys};
 #[cfg(feature = "neural")]
 use super::local::{LocalLlm, failed};
 use super::spending::Usage;
-use crate::rubric::{Answer, AnswerShape, Finish, Question, Unread};
+use crate::rubric::{Answer, AnswerShape, Finish, NoVerdict, Question};
 use crate::{ProviderError, Surroundings};
 #[cfg(feature = "neural")]
 use crate::{build::sampling_of, neural::LocalModel};
@@ -204,11 +204,11 @@ impl Writer {
 }
 
 /// A text, and true if the limit on its length ended it.
-fn read(answer: &Answer) -> Result<(String, bool), Unread> {
+fn read(answer: &Answer) -> Result<(String, bool), NoVerdict> {
     let text = answer.text.trim();
     match answer.finish {
-        Finish::Refused => Err(Unread::Refused),
-        _ if text.is_empty() => Err(Unread::Empty),
+        Finish::Refused => Err(NoVerdict::Refused),
+        _ if text.is_empty() => Err(NoVerdict::Empty),
         finish => Ok((text.to_owned(), finish == Finish::Length)),
     }
 }
@@ -253,7 +253,7 @@ impl LocalLlm {
             for ((at, _), written) in rows.iter().zip(written) {
                 let is_cut = !written.is_finished();
                 let text = match written.text.trim() {
-                    "" => Err(Unread::Empty.to_string().into()),
+                    "" => Err(NoVerdict::Empty.to_string().into()),
                     text => Ok(WrittenText { text: text.to_owned(), is_cut, cost: None }),
                 };
                 if tell(*at, text).is_break() {

@@ -24,20 +24,20 @@ pub const NOT_HATE_MODEL: &str = "facebook/roberta-hate-speech-dynabench-r4-targ
 /// Label of a classifier that is used for the score.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
-pub enum Label {
+pub enum LabelChoice {
     /// The label's index among the logits, from 0.
     Index(usize),
     /// The label's name in config.json.
     Name(String),
 }
 
-impl From<&str> for Label {
+impl From<&str> for LabelChoice {
     fn from(name: &str) -> Self {
         Self::Name(name.to_owned())
     }
 }
 
-impl From<usize> for Label {
+impl From<usize> for LabelChoice {
     fn from(index: usize) -> Self {
         Self::Index(index)
     }
@@ -96,7 +96,7 @@ pub enum Preset {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClassifierOptions {
     name: Option<String>,
-    label: Option<Label>,
+    label: Option<LabelChoice>,
     output: Output,
     input: Input,
     separator: String,
@@ -110,7 +110,7 @@ pub struct ClassifierOptions {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Reading {
     part: String,
-    label: Label,
+    label: LabelChoice,
     output: Output,
 }
 
@@ -153,7 +153,7 @@ impl ClassifierOptions {
 
     /// Sets the label. Needed if there are several.
     #[must_use]
-    pub fn label(mut self, label: impl Into<Label>) -> Self {
+    pub fn label(mut self, label: impl Into<LabelChoice>) -> Self {
         self.label = Some(label.into());
         self
     }
@@ -200,7 +200,7 @@ impl ClassifierOptions {
     pub fn report(
         mut self,
         part: impl Into<String>,
-        label: impl Into<Label>,
+        label: impl Into<LabelChoice>,
         output: Output,
     ) -> Self {
         self.report = Some(Reading { part: part.into(), label: label.into(), output });
@@ -520,19 +520,19 @@ impl Sequence {
     }
 }
 
-fn chosen(model: &Model, label: Option<&Label>) -> Result<usize, ProviderError> {
+fn chosen(model: &Model, label: Option<&LabelChoice>) -> Result<usize, ProviderError> {
     let known = model.classifier.labels();
     let found = match label {
         None => (known.len() == 1).then_some(0),
-        Some(Label::Index(index)) => (*index < known.len()).then_some(*index),
-        Some(Label::Name(name)) => known.iter().position(|label| label == name),
+        Some(LabelChoice::Index(index)) => (*index < known.len()).then_some(*index),
+        Some(LabelChoice::Name(name)) => known.iter().position(|label| label == name),
     };
     found.ok_or_else(|| ProviderError::Label {
         model: model.tokenizer.name().to_owned(),
         found: match label {
             None => "none was chosen".to_owned(),
-            Some(Label::Index(index)) => format!("it has no label {index}"),
-            Some(Label::Name(name)) => format!("it has no label `{name}`"),
+            Some(LabelChoice::Index(index)) => format!("it has no label {index}"),
+            Some(LabelChoice::Name(name)) => format!("it has no label `{name}`"),
         },
         known: known.to_vec(),
     })

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
-use super::classifier::{ClassifierOptions, Input, Label, NOT_HATE_MODEL, Output, Preset};
+use super::classifier::{ClassifierOptions, Input, LabelChoice, NOT_HATE_MODEL, Output, Preset};
 use crate::ProviderError;
 use crate::demand::ExamDemand;
 
@@ -88,7 +88,7 @@ pub struct ClassifierConfig {
     /// Name in metrics and errors; by default, the label's name.
     pub name: Option<String>,
     /// The label for the score, by name or index.
-    pub label: Option<Label>,
+    pub label: Option<LabelChoice>,
     /// The form of the score.
     pub output: Option<Output>,
     /// Input of the classifier.

@@ -8,7 +8,7 @@ mod folder;
 mod policy_judge;
 
 pub use classifier::{
-    ClassifierOptions, ClassifierReward, Input, Label, NOT_HATE_MODEL, Output, Preset,
+    ClassifierOptions, ClassifierReward, Input, LabelChoice, NOT_HATE_MODEL, Output, Preset,
 };
 pub use config::{ClassifierConfig, Copies, FindModel, LocalModel, ModelDtype};
 pub use folder::tokenizer_folder;

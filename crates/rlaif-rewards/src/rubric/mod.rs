@@ -27,7 +27,7 @@ pub(crate) use answer::AnswerShape;
 pub use answer::{AnswerForm, Reading, Scale};
 #[cfg(any(feature = "judge", feature = "neural"))]
 pub use pair::{PairChoice, PairExample, PairRubric};
-pub use read::{Answer, Finish, TokenAlternatives, Unread};
+pub use read::{Answer, Finish, NoVerdict, TokenAlternatives};
 use template::Template;
 #[cfg(any(feature = "judge", feature = "neural"))]
 pub(crate) use verdict::{Judged, scores};
@@ -197,8 +197,8 @@ impl Rubric {
     /// need.
     ///
     /// # Errors
-    /// [`Unread::NoReference`] when the template names `{reference}` and the row has none.
-    pub fn ask(&self, exchange: &Exchange<'_>) -> Result<Question, Unread> {
+    /// [`NoVerdict::NoReference`] when the template names `{reference}` and the row has none.
+    pub fn ask(&self, exchange: &Exchange<'_>) -> Result<Question, NoVerdict> {
         let user = self.template.fill(exchange, &self.controls)?;
         let parts = [&self.instructions, fence::NOTICE, &self.answer_instructions()];
         Ok(Question { system: parts.join("\n\n"), user })
@@ -228,9 +228,9 @@ impl Rubric {
     /// Reads the answer to [`Rubric::ask`].
     ///
     /// # Errors
-    /// [`Unread`] when the answer has no verdict: refused, empty, without a number, cut short,
+    /// [`NoVerdict`] when the answer has no verdict: refused, empty, without a number, cut short,
     /// outside the scale, or with too little of the probability on numbers.
-    pub fn read(&self, answer: &Answer) -> Result<Reading, Unread> {
+    pub fn read(&self, answer: &Answer) -> Result<Reading, NoVerdict> {
         let (verdict, coverage) = match self.form {
             AnswerForm::Expectation => {
                 let (mean, coverage) = read::expectation(answer, self.scale, self.min_coverage)?;
@@ -240,7 +240,7 @@ impl Rubric {
         };
         let Scale { low, high } = self.scale;
         if !(low..=high).contains(&verdict) && self.out_of_range == OutOfRange::Missing {
-            return Err(Unread::OutOfRange { found: verdict, low, high });
+            return Err(NoVerdict::OutOfRange { found: verdict, low, high });
         }
         let verdict = verdict.clamp(low, high);
         let unit = (verdict - low) / (high - low);
@@ -251,7 +251,7 @@ impl Rubric {
         };
         // Between two ends that are finite in f32.
         let score = Score::new(reward as f32)
-            .map_err(|_| Unread::NoNumber { answer: answer.text.clone() })?;
+            .map_err(|_| NoVerdict::NoNumber { answer: answer.text.clone() })?;
         Ok(Reading { score, coverage })
     }
 }
@@ -275,7 +275,7 @@ mod tests {
                     let answer = Answer::text(answer);
                     let found = rubric.read(&answer);
                     assert!(
-                        matches!(found, Err(Unread::OutOfRange { .. })),
+                        matches!(found, Err(NoVerdict::OutOfRange { .. })),
                         "{answer:?} {found:?}"
                     );
                     assert_eq!(clamped.read(&answer).map(|r| r.score.get()), Ok(end), "{answer:?}");

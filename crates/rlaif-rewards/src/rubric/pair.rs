@@ -6,7 +6,7 @@ use rlaif_core::{BadSetting, ShownPair};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::read::{self, Answer, Finish, Unread};
+use super::read::{self, Answer, Finish, NoVerdict};
 use super::{AnswerShape, Question, fence};
 use crate::ProviderError;
 
@@ -259,13 +259,13 @@ impl PairRubric {
     /// The choice of a judge that gives these probabilities to the two labels.
     ///
     /// # Errors
-    /// [`Unread::LabelCoverage`].
-    pub fn choose(&self, masses: [f64; 2], reason: String) -> Result<PairChoice, Unread> {
+    /// [`NoVerdict::LabelCoverage`].
+    pub fn choose(&self, masses: [f64; 2], reason: String) -> Result<PairChoice, NoVerdict> {
         let [first, second] = masses;
         let covered = first + second;
         if covered < self.min_coverage || covered.is_nan() {
             let labels = self.labels.join("` and `");
-            return Err(Unread::LabelCoverage { labels, covered, required: self.min_coverage });
+            return Err(NoVerdict::LabelCoverage { labels, covered, required: self.min_coverage });
         }
         Ok(PairChoice { first: first / covered, coverage: Some(covered.min(1.)), reason })
     }
@@ -273,19 +273,19 @@ impl PairRubric {
     /// Reads an answer to [`PairRubric::ask`].
     ///
     /// # Errors
-    /// [`Unread`] when it names neither label, is refused, empty or cut short, or has too little
+    /// [`NoVerdict`] when it names neither label, is refused, empty or cut short, or has too little
     /// probability on the labels.
-    pub fn read(&self, answer: &Answer) -> Result<PairChoice, Unread> {
+    pub fn read(&self, answer: &Answer) -> Result<PairChoice, NoVerdict> {
         if answer.finish == Finish::Refused {
-            return Err(Unread::Refused);
+            return Err(NoVerdict::Refused);
         }
         let tokens = read::TokenText::of(answer);
         let text = if answer.tokens.is_empty() { answer.text.as_str() } else { tokens.visible() };
         if text.trim().is_empty() {
-            return Err(Unread::Empty);
+            return Err(NoVerdict::Empty);
         }
         let Some(part) = read::outside_reasoning(text) else {
-            return Err(Unread::InReasoning { answer: text.trim().to_owned() });
+            return Err(NoVerdict::InReasoning { answer: text.trim().to_owned() });
         };
         let found = self.find(&text[part.clone()]);
         let reason = |end: usize| {
@@ -314,11 +314,11 @@ impl PairRubric {
         }
     }
 
-    fn neither(&self, answer: &Answer, text: &str) -> Unread {
+    fn neither(&self, answer: &Answer, text: &str) -> NoVerdict {
         let answer_text = text.trim().to_owned();
         match answer.finish {
-            Finish::Length => Unread::CutShort { answer: answer_text },
-            _ => Unread::OtherLabel { labels: self.labels.join("` and `"), answer: answer_text },
+            Finish::Length => NoVerdict::CutShort { answer: answer_text },
+            _ => NoVerdict::OtherLabel { labels: self.labels.join("` and `"), answer: answer_text },
         }
     }
 
@@ -464,14 +464,14 @@ mod tests {
         for answer in ["3", "both", "12", "Response 3", "I prefer neither of the 2 responses.", "A"]
         {
             let error = rubric().read(&Answer::text(answer)).unwrap_err();
-            assert!(matches!(error, Unread::OtherLabel { .. }), "{answer:?}: {error}");
+            assert!(matches!(error, NoVerdict::OtherLabel { .. }), "{answer:?}: {error}");
             assert!(error.to_string().contains("one of `1` and `2`"), "{error}");
         }
         let cut = Answer { finish: Finish::Length, ..Answer::text("It seems that") };
-        assert!(matches!(rubric().read(&cut), Err(Unread::CutShort { .. })));
-        assert_eq!(rubric().read(&Answer::text("")), Err(Unread::Empty));
+        assert!(matches!(rubric().read(&cut), Err(NoVerdict::CutShort { .. })));
+        assert_eq!(rubric().read(&Answer::text("")), Err(NoVerdict::Empty));
         let refused = Answer { finish: Finish::Refused, ..Answer::text("1") };
-        assert_eq!(rubric().read(&refused), Err(Unread::Refused));
+        assert_eq!(rubric().read(&refused), Err(NoVerdict::Refused));
     }
 
     fn token(token: &str, alternatives: &[(&str, f64)]) -> TokenAlternatives {
@@ -490,7 +490,7 @@ mod tests {
         // Too little of it is on the labels.
         let tokens = vec![token("1", &[("1", 0.3), ("2", 0.1), ("I", 0.6)])];
         let answer = Answer { tokens, ..Answer::text("1") };
-        assert!(matches!(rubric().read(&answer), Err(Unread::LabelCoverage { .. })));
+        assert!(matches!(rubric().read(&answer), Err(NoVerdict::LabelCoverage { .. })));
         // The judge wrote another word, and the labels have most of the probability.
         let tokens = vec![token("So", &[("So", 0.4), ("1", 0.2), ("2", 0.4)])];
         let answer = Answer { tokens, ..Answer::text("So") };

@@ -56,7 +56,7 @@ impl Answer {
 /// Reasons why an answer, or a row, has no verdict.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Unread {
+pub enum NoVerdict {
     /// The template compares with a reference and the row has none.
     #[error("the template names {{reference}} and the row has none")]
     NoReference,
@@ -197,18 +197,18 @@ impl std::fmt::Display for Excerpt<'_> {
 }
 
 /// The reason why this answer has no verdict.
-fn unread(miss: Miss, answer: &str, scale: Scale) -> Unread {
+fn unread(miss: Miss, answer: &str, scale: Scale) -> NoVerdict {
     let Scale { low, high } = scale;
     let answer = answer.to_owned();
     match miss {
-        Miss::InReasoning => Unread::InReasoning { answer },
-        Miss::NoNumber => Unread::NoNumber { answer },
-        Miss::Undecided => Unread::Undecided { answer },
-        Miss::Several(first, second) => Unread::Several { first, second, answer },
-        Miss::Between => Unread::Between { answer },
-        Miss::AnotherScale => Unread::AnotherScale { low, high, answer },
-        Miss::NotFinite => Unread::NotFinite { answer },
-        Miss::OutOfRange(found) => Unread::OutOfRange { found, low, high },
+        Miss::InReasoning => NoVerdict::InReasoning { answer },
+        Miss::NoNumber => NoVerdict::NoNumber { answer },
+        Miss::Undecided => NoVerdict::Undecided { answer },
+        Miss::Several(first, second) => NoVerdict::Several { first, second, answer },
+        Miss::Between => NoVerdict::Between { answer },
+        Miss::AnotherScale => NoVerdict::AnotherScale { low, high, answer },
+        Miss::NotFinite => NoVerdict::NotFinite { answer },
+        Miss::OutOfRange(found) => NoVerdict::OutOfRange { found, low, high },
     }
 }
 
@@ -216,15 +216,15 @@ fn unread(miss: Miss, answer: &str, scale: Scale) -> Unread {
 ///
 /// A number counts if it stands alone, or is marked as the verdict; see the modules `words` and
 /// `object`. In doubt there is no verdict rather than a wrong one.
-pub(super) fn number(answer: &Answer, form: AnswerForm, scale: Scale) -> Result<f64, Unread> {
+pub(super) fn number(answer: &Answer, form: AnswerForm, scale: Scale) -> Result<f64, NoVerdict> {
     if answer.finish == Finish::Refused {
-        return Err(Unread::Refused);
+        return Err(NoVerdict::Refused);
     }
     let text = answer.text.trim();
-    let cut_short = || Unread::CutShort { answer: text.to_owned() };
+    let cut_short = || NoVerdict::CutShort { answer: text.to_owned() };
     let cut = answer.finish == Finish::Length;
     if text.is_empty() {
-        return Err(if cut { cut_short() } else { Unread::Empty });
+        return Err(if cut { cut_short() } else { NoVerdict::Empty });
     }
     let missed = |miss| if cut { cut_short() } else { unread(miss, text, scale) };
     let kept = reasoning::outside(text).ok_or(Miss::InReasoning).map_err(missed)?;
@@ -339,11 +339,11 @@ mod tests {
     #[test]
     fn an_answer_that_stops_within_its_number_is_none() {
         let cut = Answer { finish: Finish::Length, ..Answer::text("1") };
-        assert!(matches!(number(&cut, AnswerForm::Number, TEN), Err(Unread::CutShort { .. })));
+        assert!(matches!(number(&cut, AnswerForm::Number, TEN), Err(NoVerdict::CutShort { .. })));
         let after = Answer { finish: Finish::Length, ..Answer::text("4.5 because it") };
         assert_eq!(number(&after, AnswerForm::Number, TEN), Ok(4.5));
         let empty = Answer { finish: Finish::Length, ..Answer::text("") };
-        assert!(matches!(number(&empty, AnswerForm::Number, TEN), Err(Unread::CutShort { .. })));
+        assert!(matches!(number(&empty, AnswerForm::Number, TEN), Err(NoVerdict::CutShort { .. })));
     }
 
     #[test]
@@ -352,6 +352,6 @@ mod tests {
         assert_eq!(read(r#"{"justification":"2 of 3 points","score":4}"#), Ok(4.));
         assert_eq!(read("```json\n{\"score\": \"+3.5\"}\n```"), Ok(3.5));
         assert_eq!(read("4"), Ok(4.));
-        assert!(matches!(read(r#"{"justification":"2 of"#), Err(Unread::NoNumber { .. })));
+        assert!(matches!(read(r#"{"justification":"2 of"#), Err(NoVerdict::NoNumber { .. })));
     }
 }

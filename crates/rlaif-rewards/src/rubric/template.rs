@@ -2,7 +2,7 @@
 
 use rlaif_core::Exchange;
 
-use super::{Unread, fence};
+use super::{NoVerdict, fence};
 use crate::ProviderError;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Template {
         &self,
         exchange: &Exchange<'_>,
         controls: &[String],
-    ) -> Result<String, Unread> {
+    ) -> Result<String, NoVerdict> {
         let key = fence::key(&[Some(exchange.prompt), Some(exchange.response), exchange.reference]);
         let mut filled = String::new();
         for piece in &self.0 {
@@ -95,7 +95,7 @@ impl Template {
             let text = match field {
                 Field::Prompt => exchange.prompt,
                 Field::Response => exchange.response,
-                Field::Reference => exchange.reference.ok_or(Unread::NoReference)?,
+                Field::Reference => exchange.reference.ok_or(NoVerdict::NoReference)?,
             };
             filled.push_str(&fence::fenced(field.name(), &key, text, controls));
         }
@@ -132,6 +132,6 @@ mod tests {
     #[test]
     fn a_missing_reference_is_said() {
         let template = Template::parse("{response}{reference}").unwrap();
-        assert_eq!(template.fill(&Exchange::new("p", "y"), &[]), Err(Unread::NoReference));
+        assert_eq!(template.fill(&Exchange::new("p", "y"), &[]), Err(NoVerdict::NoReference));
     }
 }

@@ -2,7 +2,7 @@
 
 use rlaif_core::TextCodec;
 use rlaif_dpo::{
-    DpoTask, DpoTrainer, HeldOutEvaluation, PairRow, Reference, ReferenceConfig, TrainRows,
+    DpoTask, DpoTrainer, HeldOutEvaluation, Reference, ReferenceConfig, TokenPair, TrainRows,
 };
 use rlaif_lm::Policy;
 use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan};
@@ -86,7 +86,7 @@ fn say_held_out(
     before: &HeldOutEvaluation,
     after: &HeldOutEvaluation,
 ) -> Result<(), RunError> {
-    let of = |share: rlaif_dpo::Share| match share.value.is_finite() {
+    let of = |share: rlaif_dpo::PairShare| match share.value.is_finite() {
         true => format!("{:.3} [{:.3}, {:.3}]", share.value, share.ci95.0, share.ci95.1),
         false => "no share (log-probabilities that are not finite)".to_owned(),
     };
@@ -158,7 +158,7 @@ impl DpoFile {
         plan.microbatch =
             2 * rows_of_pass(self.dpo.microbatch_size, self.train.batch_size.min(rows.train.len()));
         plan.tokens = match &rows.train {
-            TrainRows::Pairs(rows) => longest(rows.iter().map(PairRow::len)),
+            TrainRows::Pairs(rows) => longest(rows.iter().map(TokenPair::len)),
             TrainRows::Responses(rows) => longest(
                 rows.iter()
                     .map(|row| row.prompt.len() + row.response.len().max(row.mismatched.len())),

@@ -4,15 +4,15 @@
 use std::collections::HashSet;
 
 use rlaif_core::{
-    ChatOptions, Metadata, PairRow as PreferenceRow, PreferencePair, PromptRecord, PromptRow,
-    Record, Rendering, Seed, TextCodec, TextKind, UnpairedRow,
+    ChatOptions, Metadata, PairRow, PreferencePair, PromptRecord, PromptRow, Record, Rendering,
+    Seed, TextCodec, TextKind, UnpairedRow,
 };
 use rlaif_data::{
     Import,
     builtin::{self, Part},
 };
 use rlaif_dpo::{
-    DpoError, HeldOutRows, Objective, OnProblem, PairProblem, PairRow, RowConfig, RowReport,
+    DpoError, HeldOutRows, Objective, OnProblem, PairProblem, RowConfig, RowReport, TokenPair,
     TooLong, TrainRows, pair_rows, response_rows,
 };
 use rlaif_lm::{Joiner, LmSpec};
@@ -76,7 +76,7 @@ impl DpoFile {
         } else if self.answers_prompts(&reader, data) {
             reader.place::<PromptRow>(&files, id)
         } else {
-            reader.place::<PreferenceRow>(&files, id)
+            reader.place::<PairRow>(&files, id)
         }
     }
 
@@ -92,7 +92,7 @@ impl DpoFile {
 
     /// `true` if the rows are only prompts, for which the policy samples responses.
     fn answers_prompts(&self, reader: &RowReader, data: &DataSection) -> bool {
-        let gives_none = |(_, import): (_, Import)| !import.gives::<PreferenceRow>();
+        let gives_none = |(_, import): (_, Import)| !import.gives::<PairRow>();
         self.online.is_some() && reader.import(&data.train).is_ok_and(gives_none)
     }
 
@@ -120,7 +120,7 @@ impl DpoFile {
     }
 
     /// Training pairs and held-out pairs, as in the rows.
-    fn preferences(&self, seed: Seed) -> Result<DataRows<PreferenceRow>, RunError> {
+    fn preferences(&self, seed: Seed) -> Result<DataRows<PairRow>, RunError> {
         let mut rows = match &self.data {
             None => {
                 let of = |part| {
@@ -204,7 +204,7 @@ impl Reading<'_> {
         let DataRows { train, held_out, mut skipped, read_as: mut notes } =
             self.file.preferences(self.seed)?;
         let how = self.file.prompt.rendering();
-        let render = |row: &PreferenceRow| row.render(self.codec, &how);
+        let render = |row: &PairRow| row.render(self.codec, &how);
         let held_out = kept(rendered(&held_out, &mut SkippedRows::default(), render)?);
         let held_out = match held_out.as_slice() {
             [] => Vec::new(),
@@ -213,8 +213,8 @@ impl Reading<'_> {
         let held_out = HeldOutRows::Pairs(held_out);
         if let Some(online) = &self.file.online {
             notes.extend(unread_by(&online.reward, train.iter().map(|row| &row.prompt)));
-            let train = kept(rendered(&train, &mut skipped, |row: &PreferenceRow| {
-                let PreferenceRow { id, prompt, chat, mut metadata, .. } = row.clone();
+            let train = kept(rendered(&train, &mut skipped, |row: &PairRow| {
+                let PairRow { id, prompt, chat, mut metadata, .. } = row.clone();
                 let needed = online.reward.columns();
                 let reference = online.reference.as_ref().and_then(|column| {
                     let reference = metadata.get(column)?.as_str().map(str::to_owned);
@@ -264,7 +264,7 @@ impl Reading<'_> {
 
     /// Pairs as token ids, after a check that they have the fields the loss needs: otherwise the
     /// training would fail at the first pair without one.
-    fn pair_rows(&self, pairs: &[PreferencePair]) -> Result<(Vec<PairRow>, RowReport), DpoError> {
+    fn pair_rows(&self, pairs: &[PreferencePair]) -> Result<(Vec<TokenPair>, RowReport), DpoError> {
         let rows = pair_rows(pairs, self.codec, self.spec, &self.config)?;
         let objective = &self.file.dpo.objective;
         let needs_margins = matches!(objective, Objective::Pairs(pairs) if pairs.needs_margins());
@@ -290,8 +290,8 @@ fn kept<T>(rows: Vec<Option<T>>) -> Vec<T> {
     rows.into_iter().flatten().collect()
 }
 
-fn as_row(pair: PreferencePair) -> PreferenceRow {
-    PreferenceRow {
+fn as_row(pair: PreferencePair) -> PairRow {
+    PairRow {
         id: pair.id,
         prompt: pair.prompt.into(),
         chosen: pair.chosen.into(),
@@ -303,7 +303,7 @@ fn as_row(pair: PreferencePair) -> PreferenceRow {
 }
 
 /// The difference of scores between the chosen and the rejected response, if the row has both.
-fn difference_of_scores(row: &PreferenceRow) -> Option<f64> {
+fn difference_of_scores(row: &PairRow) -> Option<f64> {
     let score = |name: &str| row.metadata.get(name)?.as_f64();
     Some(score("score_chosen")? - score("score_rejected")?)
 }

@@ -12,10 +12,12 @@ use rlaif_data::corpora::{Corpus, DialogSum, DialogSumRecord, Hh, HhRecord, Real
 use rlaif_data::{
     Dataset, HubDataset, Import, ImportColumns, PromptBuilder, PromptForm, PromptTemplate, Reader,
 };
-use rlaif_eval::text::{Declined, Length, LengthUnit, Repetition, Rouge, RougeKind, Stemming};
+use rlaif_eval::text::{
+    Declined, LengthMetric, LengthUnit, RepetitionMetric, Rouge, RougeKind, Stemming,
+};
 use rlaif_eval::{
-    Better, CompareOptions, Details, Metric, MetricInfo, Missing, ModelCard, PairJudge, Report,
-    RewardMetric, ScoreJudge, SliceBy, preference_accuracy, read_curves,
+    Better, CompareOptions, Details, Metric, MetricInfo, Missing, PairJudge, Report, RewardMetric,
+    ScoreJudge, ScorerCard, SliceBy, preference_accuracy, read_curves,
 };
 use rlaif_hub::Hub;
 use rlaif_lm::generate::GenerationConfig;
@@ -329,8 +331,8 @@ impl MetricConfig {
             Self::Rouge { n, stemming } => {
                 Box::new(Rouge::new(n.map_or(RougeKind::L, RougeKind::N), *stemming)?)
             }
-            Self::Length { unit } => Box::new(Length::new(*unit)),
-            Self::Repetition { n } => Box::new(Repetition::new(*n)?),
+            Self::Length { unit } => Box::new(LengthMetric::new(*unit)),
+            Self::Repetition { n } => Box::new(RepetitionMetric::new(*n)?),
             Self::Refusal {} => Box::new(Declined::refusals()),
             Self::Evasion {} => Box::new(Declined::evasions()),
         })
@@ -790,7 +792,7 @@ impl Work for EvalFile {
 }
 
 /// Known facts about the model behind a metric.
-fn card(metric: &MetricConfig) -> Option<ModelCard> {
+fn card(metric: &MetricConfig) -> Option<ScorerCard> {
     let (name, settings) = match metric {
         MetricConfig::Toxicity { name, classifier, .. } => (name, serde_json::to_value(classifier)),
         MetricConfig::Reward { name, reward, .. } => (name, serde_json::to_value(reward)),
@@ -802,5 +804,5 @@ fn card(metric: &MetricConfig) -> Option<ModelCard> {
         Value::String(text) => Some((key, text)),
         other => Some((key, other.to_string())),
     };
-    Some(ModelCard { name: name.clone(), facts: settings.into_iter().filter_map(fact).collect() })
+    Some(ScorerCard { name: name.clone(), facts: settings.into_iter().filter_map(fact).collect() })
 }

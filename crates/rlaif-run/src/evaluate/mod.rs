@@ -83,13 +83,13 @@ impl Side {
 /// # };
 /// # let (base, tuned, codec) = (model(1)?, model(2)?, Bytes);
 /// use rlaif_core::{PromptRecord, Seed};
-/// use rlaif_eval::{Metric, text::{Length, LengthUnit}};
+/// use rlaif_eval::{Metric, text::{LengthMetric, LengthUnit}};
 /// use rlaif_lm::generate::GenerationConfig;
 /// use rlaif_run::{Evaluate, Responder};
 ///
 /// let prompts: Vec<PromptRecord> =
 ///     (0..8).map(|n| PromptRecord::new(format!("q-{n}"), format!("What is {n} + {n}?"))).collect();
-/// let metrics: [Box<dyn Metric>; 1] = [Box::new(Length::new(LengthUnit::Words))];
+/// let metrics: [Box<dyn Metric>; 1] = [Box::new(LengthMetric::new(LengthUnit::Words))];
 /// let before = Responder {
 ///     name: "base", policy: &base, forward: Default::default(), codec: &codec,
 /// };

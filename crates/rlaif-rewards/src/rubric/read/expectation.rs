@@ -1,7 +1,7 @@
 //! Expectations over the tokens of a verdict.
 
 use super::words::{self, Miss};
-use super::{Answer, Finish, TokenAlternatives, Unread, reasoning, unread};
+use super::{Answer, Finish, NoVerdict, TokenAlternatives, reasoning, unread};
 use crate::rubric::answer::Scale;
 
 /// Σ i·P(i) / Σ P(i) over the scale, and Σ P(i).
@@ -14,13 +14,13 @@ pub(in crate::rubric) fn expectation(
     answer: &Answer,
     scale: Scale,
     min_coverage: f64,
-) -> Result<(f64, f64), Unread> {
+) -> Result<(f64, f64), NoVerdict> {
     if answer.finish == Finish::Refused {
-        return Err(Unread::Refused);
+        return Err(NoVerdict::Refused);
     }
     if answer.tokens.is_empty() {
         let nothing = answer.text.trim().is_empty();
-        return Err(if nothing { Unread::Empty } else { Unread::NoLogProbs });
+        return Err(if nothing { NoVerdict::Empty } else { NoVerdict::NoLogProbs });
     }
     let at = verdict_token(answer, scale)?;
     let numbers: Vec<String> =
@@ -29,7 +29,7 @@ pub(in crate::rubric) fn expectation(
     walk(&answer.tokens[at..], "", 1., &numbers, &mut masses);
     let covered: f64 = masses.iter().sum();
     if covered < min_coverage {
-        return Err(Unread::Coverage {
+        return Err(NoVerdict::Coverage {
             covered,
             required: min_coverage,
             answer: answer.text.clone(),
@@ -40,17 +40,17 @@ pub(in crate::rubric) fn expectation(
 }
 
 /// The place of the token that begins the verdict.
-fn verdict_token(answer: &Answer, scale: Scale) -> Result<usize, Unread> {
+fn verdict_token(answer: &Answer, scale: Scale) -> Result<usize, NoVerdict> {
     let tokens = TokenText::of(answer);
     let told = tokens.visible();
     let missed = |miss| match answer.finish {
         Finish::Length if miss == Miss::InReasoning => {
-            Unread::CutShort { answer: told.trim().to_owned() }
+            NoVerdict::CutShort { answer: told.trim().to_owned() }
         }
         _ => unread(miss, told.trim(), scale),
     };
     match words::verdict(told, scale) {
-        Ok(found) if found.value.fract() != 0. => Err(Unread::NotWhole { found: found.value }),
+        Ok(found) if found.value.fract() != 0. => Err(NoVerdict::NotWhole { found: found.value }),
         Ok(found) => Ok(tokens.token_at(found.at)),
         // Where no verdict was begun, how probable the numbers were is known all the same.
         Err(miss @ (Miss::NoNumber | Miss::Undecided)) => {
@@ -196,7 +196,7 @@ mod tests {
         assert!((covered - 0.8).abs() < 1e-12);
         assert!((mean - (7. * 0.5 + 8. * 0.2 + 10. * 0.1) / 0.8).abs() < 1e-12);
         let error = expectation(&answer(vec![token("7", &tops)]), TEN, 0.9).unwrap_err();
-        assert!(matches!(error, Unread::Coverage { .. }), "{error}");
+        assert!(matches!(error, NoVerdict::Coverage { .. }), "{error}");
     }
 
     #[test]
@@ -228,8 +228,8 @@ mod tests {
 
     #[test]
     fn an_answer_without_log_probs_is_said() {
-        assert_eq!(expectation(&Answer::text("7"), TEN, 0.5), Err(Unread::NoLogProbs));
-        assert_eq!(expectation(&Answer::text(" "), TEN, 0.5), Err(Unread::Empty));
+        assert_eq!(expectation(&Answer::text("7"), TEN, 0.5), Err(NoVerdict::NoLogProbs));
+        assert_eq!(expectation(&Answer::text(" "), TEN, 0.5), Err(NoVerdict::Empty));
     }
 
     fn certain(texts: &[&str]) -> Vec<TokenAlternatives> {
@@ -275,11 +275,11 @@ mod tests {
     #[test]
     fn an_expectation_of_no_verdict_is_none() {
         let none = |texts: &[&str]| expectation(&answer(certain(texts)), TEN, 0.5).unwrap_err();
-        assert!(matches!(none(&["<think>", "8"]), Unread::InReasoning { .. }));
-        assert!(matches!(none(&["7", "-", "8"]), Unread::Between { .. }));
-        assert!(matches!(none(&["2", " problems"]), Unread::Undecided { .. }));
-        assert!(matches!(none(&["7", ".", "5"]), Unread::NotWhole { .. }));
-        assert!(matches!(none(&["4", "/", "5"]), Unread::AnotherScale { .. }));
+        assert!(matches!(none(&["<think>", "8"]), NoVerdict::InReasoning { .. }));
+        assert!(matches!(none(&["7", "-", "8"]), NoVerdict::Between { .. }));
+        assert!(matches!(none(&["2", " problems"]), NoVerdict::Undecided { .. }));
+        assert!(matches!(none(&["7", ".", "5"]), NoVerdict::NotWhole { .. }));
+        assert!(matches!(none(&["4", "/", "5"]), NoVerdict::AnotherScale { .. }));
     }
 
     #[test]

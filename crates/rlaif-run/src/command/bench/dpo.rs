@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use rlaif_dpo::{DpoConfig, DpoTrainer, PairRow, Prompts, Reference};
+use rlaif_dpo::{DpoConfig, DpoTrainer, Prompts, Reference, TokenPair};
 use rlaif_lm::{Activations, Policy};
 use rlaif_models::LanguageModel;
 use rlaif_torch::Work;
@@ -84,7 +84,7 @@ impl DpoBench {
                 None => trainer.reference_of_pairs(batch, None)?.rows().to_vec(),
             };
             let middle = Instant::now();
-            let batch: Vec<&PairRow> = batch.iter().collect();
+            let batch: Vec<&TokenPair> = batch.iter().collect();
             let stats = trainer.update_pairs(&batch, Some(&sums))?;
             if step > 0 {
                 of_reference += (middle - start).as_secs_f64();
@@ -98,9 +98,9 @@ impl DpoBench {
     }
 
     /// The pairs of the warm-up step and of the timed steps.
-    fn rows(&self, policy: &LanguageModel) -> Result<Vec<PairRow>, CommandError> {
+    fn rows(&self, policy: &LanguageModel) -> Result<Vec<TokenPair>, CommandError> {
         let count = self.timed.rows();
-        let row = |prompt, chosen, rejected| PairRow {
+        let row = |prompt, chosen, rejected| TokenPair {
             id: String::new(),
             prompt,
             chosen,

@@ -12,7 +12,7 @@ use rlaif_torch::{Work, seeded};
 use serde_json::json;
 
 use super::{
-    lengths::RowLengths,
+    lengths::BenchLengths,
     measured::{Measured, Meter, median, random_rows},
 };
 use crate::command::{
@@ -30,9 +30,9 @@ pub struct GenerateBench {
     /// Prompts of one call; by default, as many as are decoded together.
     pub rows: Option<usize>,
     /// RowLengths of the prompts in tokens.
-    pub prompt_len: RowLengths,
+    pub prompt_len: BenchLengths,
     /// RowLengths of the responses in tokens; end of sequence is ignored.
-    pub new_tokens: RowLengths,
+    pub new_tokens: BenchLengths,
     /// The choice of tokens.
     pub sampling: Sampling,
     /// Penalty on the logits of tokens that occurred; 1 disables it.

@@ -9,7 +9,7 @@ use crate::command::error::CommandError;
 /// One length for all rows (`64`), one for each (`64,101,..`), or lengths drawn evenly from a range
 /// (`8-256`).
 #[derive(Debug, Clone)]
-pub enum RowLengths {
+pub enum BenchLengths {
     /// The length of all rows.
     Same(usize),
     /// The length of each row.
@@ -18,7 +18,7 @@ pub enum RowLengths {
     Range(usize, usize),
 }
 
-impl FromStr for RowLengths {
+impl FromStr for BenchLengths {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -40,7 +40,7 @@ impl FromStr for RowLengths {
     }
 }
 
-impl RowLengths {
+impl BenchLengths {
     /// RowLengths of `rows` rows; `seed` and `flag` determine the random ones.
     pub(super) fn of(
         &self,
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn lengths_are_one_each_or_drawn() {
         let of = |text: &str, rows| {
-            text.parse::<RowLengths>().unwrap().of("prompt-len", rows, Seed::new(1))
+            text.parse::<BenchLengths>().unwrap().of("prompt-len", rows, Seed::new(1))
         };
         assert_eq!(of("7", 3).unwrap(), [7, 7, 7]);
         assert_eq!(of("7,8,9", 3).unwrap(), [7, 8, 9]);
@@ -81,7 +81,7 @@ mod tests {
         assert!(drawn.iter().all(|length| (8..=256).contains(length)));
         assert!(drawn.iter().any(|&length| length > 200) && drawn.iter().any(|&n| n < 60));
         for wrong in ["", "0", "x", "9-8", "3,", "1-2-3", "-3"] {
-            assert!(wrong.parse::<RowLengths>().is_err(), "{wrong}");
+            assert!(wrong.parse::<BenchLengths>().is_err(), "{wrong}");
         }
     }
 }

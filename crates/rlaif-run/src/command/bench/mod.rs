@@ -13,7 +13,7 @@ mod sft;
 pub use dpo::{DpoBench, ReferenceFrom};
 pub use forward::ForwardBench;
 pub use generate::GenerateBench;
-pub use lengths::RowLengths;
+pub use lengths::BenchLengths;
 pub(super) use measured::random_ids;
 pub use measured::{Measured, TimedSteps};
 pub use ppo::PpoBench;

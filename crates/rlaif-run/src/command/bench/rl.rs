@@ -12,7 +12,7 @@ use rlaif_torch::{Work, seeded};
 use serde_json::{Map, Value};
 
 use super::{
-    lengths::RowLengths,
+    lengths::BenchLengths,
     measured::{Measured, Meter, random_rows},
 };
 use crate::command::{
@@ -30,7 +30,7 @@ pub struct RlSteps {
     /// Responses per forward and backward pass; 0 for the whole minibatch.
     pub microbatch_size: usize,
     /// RowLengths of the prompts in tokens.
-    pub prompt_len: RowLengths,
+    pub prompt_len: BenchLengths,
     /// Tokens per response; end of sequence is ignored.
     pub new_tokens: usize,
     /// Timed steps, after one untimed step.

@@ -1,7 +1,7 @@
 //! `rlaif bench generate`.
 
 use clap::Args;
-use rlaif_run::command::bench::{self, RowLengths};
+use rlaif_run::command::bench::{self, BenchLengths};
 
 use super::output::Output;
 use crate::cli::{error::CliError, generate::SamplingArguments, model::Placement};
@@ -22,10 +22,10 @@ pub(crate) struct GenerateBench {
     /// RowLengths of the prompts in tokens: one length, one for each row (64,101,..) or a range
     /// (8-256).
     #[arg(long, default_value = "96")]
-    prompt_len: RowLengths,
+    prompt_len: BenchLengths,
     /// RowLengths of the responses in tokens, in the same format; end of sequence is ignored.
     #[arg(long, default_value = "32")]
-    new_tokens: RowLengths,
+    new_tokens: BenchLengths,
     #[command(flatten)]
     sampling: SamplingArguments,
     /// Timed calls, after one untimed call.

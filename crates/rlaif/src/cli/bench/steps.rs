@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use clap::Args;
-use rlaif_run::command::bench::{self, RowLengths};
+use rlaif_run::command::bench::{self, BenchLengths};
 
 use super::output::{Activations, Output};
 use crate::cli::model::Placement;
@@ -62,7 +62,7 @@ pub(super) struct RlSteps {
     /// RowLengths of the prompts in tokens: one length, one for each prompt (64,101,..) or a range
     /// (8-256).
     #[arg(long, default_value = "64-128")]
-    prompt_len: RowLengths,
+    prompt_len: BenchLengths,
     /// Tokens per response; end of sequence is ignored.
     #[arg(long, default_value_t = 32)]
     new_tokens: usize,
