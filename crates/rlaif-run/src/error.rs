@@ -299,6 +299,12 @@ pub enum RowProblem {
     },
 }
 
+impl From<EvaluateError> for RunError {
+    fn from(error: EvaluateError) -> Self {
+        Self::Evaluate(Box::new(error))
+    }
+}
+
 impl RunError {
     /// The same error with `section` before the name of the setting, if it is about a setting: the
     /// library's configurations do not know their place in a run file.

@@ -33,7 +33,9 @@ use tch::Device;
 
 use super::responses::check_references;
 use super::training;
-use super::{Evaluate, EvaluateError, EvaluateProgress, Responder, tell_of_training};
+use crate::error::RunError;
+
+use super::{Evaluate, EvaluateProgress, Responder, tell_of_training};
 use crate::{
     fetch::model_files,
     file::RunFile,
@@ -190,7 +192,7 @@ pub struct PreferenceCheck {
 }
 
 impl PreferenceCheck {
-    fn pairs(&self) -> Result<Vec<AskedPair>, EvaluateError> {
+    fn pairs(&self) -> Result<Vec<AskedPair>, RunError> {
         let source = source(&self.file)?;
         let mut metadata = self.reward.columns();
         metadata.extend(self.reference.clone());
@@ -312,7 +314,7 @@ impl MetricConfig {
         }
     }
 
-    fn build(&self, around: &Surroundings<'_>) -> Result<Box<dyn Metric>, EvaluateError> {
+    fn build(&self, around: &Surroundings<'_>) -> Result<Box<dyn Metric>, RunError> {
         // The journal is keyed by the description, so the description must name everything that the score
         // depends on.
         Ok(match self {
@@ -391,7 +393,7 @@ struct Loaded {
 }
 
 impl Loaded {
-    fn of(config: &PolicyConfig, device: Device) -> Result<Self, EvaluateError> {
+    fn of(config: &PolicyConfig, device: Device) -> Result<Self, RunError> {
         let files = model_files(&config.names())?;
         let codec = HfTokenizer::from_folder(tokenizer_folder(&files))?;
         let kind = config.dtype.map(Into::into);
@@ -422,7 +424,7 @@ impl EvalData {
         rows: &Dataset<PromptRow>,
         codec: &HfTokenizer,
         how: Rendering,
-    ) -> Result<Dataset<PromptRecord>, EvaluateError> {
+    ) -> Result<Dataset<PromptRecord>, RunError> {
         let plain = matches!(self.corpus, CorpusName::Prompts | CorpusName::RealToxicityPrompts);
         let template = match &self.instruction {
             Some(template) => PromptTemplate::new(template)?,
@@ -437,7 +439,7 @@ impl EvalData {
     }
 
     /// The rows behind the prompts.
-    fn rows(&self) -> Result<Dataset<PromptRow>, EvaluateError> {
+    fn rows(&self) -> Result<Dataset<PromptRow>, RunError> {
         let rows = match self.corpus {
             CorpusName::Prompts => self.named()?,
             _ => self.of_corpus()?.map(as_row),
@@ -456,7 +458,7 @@ impl EvalData {
     }
 
     /// Rows of a file with prompts.
-    fn named(&self) -> Result<Dataset<PromptRow>, EvaluateError> {
+    fn named(&self) -> Result<Dataset<PromptRow>, RunError> {
         let Some(file) = &self.file else { return Err(no_file()) };
         let columns = ImportColumns {
             id: self.id.clone(),
@@ -469,7 +471,7 @@ impl EvalData {
         Ok(import.prompts(Reader::new(source))?)
     }
 
-    fn of_corpus(&self) -> Result<Dataset<PromptRecord>, EvaluateError> {
+    fn of_corpus(&self) -> Result<Dataset<PromptRecord>, RunError> {
         Ok(match self.corpus {
             CorpusName::Prompts => return Err(no_file()),
             CorpusName::Hh => {
@@ -508,7 +510,7 @@ impl EvalData {
         &self,
         dataset: Option<HubDataset>,
         corpus: C,
-    ) -> Result<Dataset<C::Record>, EvaluateError> {
+    ) -> Result<Dataset<C::Record>, RunError> {
         let source = match (&self.file, dataset) {
             (Some(file), _) => source(file)?,
             (None, Some(dataset)) => {
@@ -521,12 +523,8 @@ impl EvalData {
     }
 }
 
-fn no_file() -> EvaluateError {
-    EvaluateError::Setting(BadSetting::new(
-        "data.file",
-        "nothing",
-        "a file, for the corpus `prompts`",
-    ))
+fn no_file() -> RunError {
+    RunError::Setting(BadSetting::new("data.file", "nothing", "a file, for the corpus `prompts`"))
 }
 
 fn as_row(record: PromptRecord) -> PromptRow {
@@ -550,8 +548,8 @@ impl EvalFile {
     /// Returns the rendering of prompts in this evaluation, and its origin.
     ///
     /// # Errors
-    /// [`EvaluateError::Model`] of a damaged file in the evaluated run.
-    pub fn about_prompts(&self) -> Result<String, EvaluateError> {
+    /// [`RunError::Model`] of a damaged file in the evaluated run.
+    pub fn about_prompts(&self) -> Result<String, RunError> {
         let PromptForms { how, from } = self.prompt_forms()?;
         Ok(format!("{} ({from})", described(&how)))
     }
@@ -559,13 +557,13 @@ impl EvalFile {
     /// The prompts, as the policy of this tokenizer reads them.
     ///
     /// # Errors
-    /// [`EvaluateError::Data`] and [`EvaluateError::Setting`].
-    pub fn prompts(&self, codec: &HfTokenizer) -> Result<Dataset<PromptRecord>, EvaluateError> {
+    /// [`RunError::Data`] and [`RunError::Setting`].
+    pub fn prompts(&self, codec: &HfTokenizer) -> Result<Dataset<PromptRecord>, RunError> {
         self.data.prompts(&self.data.rows()?, codec, self.prompt_forms()?.how)
     }
 
     /// The configuration's own section, or else the rendering of the evaluated run.
-    fn prompt_forms(&self) -> Result<PromptForms, EvaluateError> {
+    fn prompt_forms(&self) -> Result<PromptForms, RunError> {
         let own = self.prompt.as_ref().map(|section| PromptForms {
             how: section.rendering(),
             from: "as `[prompt]` says".to_owned(),
@@ -583,7 +581,7 @@ impl EvalFile {
 
     /// The rendering that the training of the evaluated model used: in its run's folder, in its own,
     /// or in the folder that holds it, symbolic links followed.
-    fn trained_forms(&self) -> Result<Option<PromptForms>, EvaluateError> {
+    fn trained_forms(&self) -> Result<Option<PromptForms>, RunError> {
         let result = Path::new(self.tuned.adapter.as_deref().unwrap_or(&self.tuned.model));
         let result = result.canonicalize().unwrap_or_else(|_| result.to_owned());
         let folders = self.run.as_deref().into_iter().chain([&*result]).chain(result.parent());
@@ -597,14 +595,14 @@ impl EvalFile {
     }
 
     /// Checks that both policies and all models of metrics, judges and checks fit into memory.
-    fn check_memory(&self, device: Device) -> Result<(), EvaluateError> {
+    fn check_memory(&self, device: Device) -> Result<(), RunError> {
         let policies = [&self.baseline, &self.tuned].map(PolicyConfig::local_model);
         let metrics: Vec<RewardConfig> =
             self.metrics.iter().filter_map(MetricConfig::as_reward).collect();
         let checks = self.preferences.iter().map(|check| &check.reward);
         let rewards = metrics.iter().chain(&self.judges).chain(&self.run_judge).chain(checks);
         let rewards = rewards.flat_map(RewardConfig::local_models);
-        Ok(self.placement.check_models(device, policies, rewards)?)
+        self.placement.check_models(device, policies, rewards)
     }
 
     /// Tells what prompts have that no reward reads.
@@ -624,13 +622,13 @@ impl EvalFile {
     /// paths are relative to the current folder.
     ///
     /// # Errors
-    /// [`EvaluateError`] of any failed step; the results until then are in `out`.
+    /// [`RunError`] of any failed step; the results until then are in `out`.
     pub fn run(
         &self,
         beside: &Path,
         out: &Path,
         progress: impl FnMut(EvaluateProgress<'_>),
-    ) -> Result<Report, EvaluateError> {
+    ) -> Result<Report, RunError> {
         let device = self.placement.device()?;
         say(self.about_prompts()?);
         let around = Surroundings::of_folder(beside).models(&found).device(device);
@@ -675,12 +673,12 @@ impl EvalFile {
         let judges: Vec<ScoreJudge<_>> = self
             .judges
             .iter()
-            .map(|judge| Ok::<_, EvaluateError>(ScoreJudge(judge.build(&around)?)))
+            .map(|judge| Ok::<_, RunError>(ScoreJudge(judge.build(&around)?)))
             .collect::<Result<_, _>>()?;
         let checks: Vec<(Box<dyn RewardModel>, Vec<AskedPair>)> = self
             .preferences
             .iter()
-            .map(|check| Ok::<_, EvaluateError>((check.reward.build(&around)?, check.pairs()?)))
+            .map(|check| Ok::<_, RunError>((check.reward.build(&around)?, check.pairs()?)))
             .collect::<Result<_, _>>()?;
         let baseline = Loaded::of(&self.baseline, device)?;
         let how = self.prompt_forms()?.how;
@@ -734,7 +732,7 @@ impl EvalFile {
         for judge in &judges {
             evaluate = evaluate.judge(judge as &dyn PairJudge);
         }
-        evaluate.run(&baseline.responder(), &tuned.responder(), prompts.records())
+        Ok(evaluate.run(&baseline.responder(), &tuned.responder(), prompts.records())?)
     }
 }
 
@@ -775,7 +773,7 @@ impl Work for EvalFile {
         Some("the folder of the report, here or as `out` in the run file");
     const KEEPS: &'static str = "responses and scores";
     type Summary = Report;
-    type Error = EvaluateError;
+    type Error = RunError;
 
     fn out(&self) -> Option<&Path> {
         self.out.as_deref()
@@ -786,7 +784,7 @@ impl Work for EvalFile {
         base: &Path,
         out: Option<&Path>,
         progress: &mut dyn FnMut(EvaluateProgress<'_>),
-    ) -> Result<Report, EvaluateError> {
+    ) -> Result<Report, RunError> {
         self.run(base, out.unwrap_or(Path::new("eval")), progress)
     }
 }

@@ -11,7 +11,7 @@ use rlaif_rewards::ProviderError;
 use rlaif_text::TextError;
 use rlaif_torch::TorchError;
 
-use crate::{FetchError, OtherVocabulary, RunError};
+use crate::{FetchError, OtherVocabulary};
 
 /// Reasons why an evaluation failed.
 #[derive(Debug, thiserror::Error)]
@@ -133,15 +133,6 @@ pub enum EvaluateError {
     /// A device is not there.
     #[error(transparent)]
     Torch(#[from] TorchError),
-    /// The run file cannot be used, or the models do not fit into memory.
-    #[error(transparent)]
-    Run(#[from] Box<RunError>),
-}
-
-impl From<RunError> for EvaluateError {
-    fn from(error: RunError) -> Self {
-        Self::Run(Box::new(error))
-    }
 }
 
 impl Fault for EvaluateError {
@@ -165,7 +156,6 @@ impl Fault for EvaluateError {
             Self::OtherVocabulary(error) => error.is_users(),
             Self::Codec(error) => error.is_users(),
             Self::Torch(error) => error.is_users(),
-            Self::Run(error) => error.is_users(),
         }
     }
 }

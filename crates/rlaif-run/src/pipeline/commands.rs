@@ -437,8 +437,7 @@ impl StageRun for Eval {
     }
 
     fn run(&self, place: &StagePlace<'_>) -> Result<Value, RunError> {
-        let report =
-            self.0.run(place.caches, &place.folder.join("eval"), |_| ()).map_err(Box::new)?;
+        let report = self.0.run(place.caches, &place.folder.join("eval"), |_| ())?;
         let rows: Vec<Value> = report
             .comparison()
             .rows

@@ -83,7 +83,6 @@ impl From<EvaluateError> for CliError {
             EvaluateError::Text(source) => Self::Text(source),
             EvaluateError::Codec(source) => Self::Codec(source),
             EvaluateError::Torch(source) => Self::Torch(source),
-            EvaluateError::Run(source) => (*source).into(),
             other => Self::Evaluate(other),
         }
     }
