@@ -3,8 +3,8 @@
 use rlaif_core::{PromptRecord, Sample, Seed};
 use rlaif_eval::{
     About, Aim, Better, Candidate, Column, CompareOptions, Comparison, Curve, Details, Estimate,
-    EvalError, Evaluation, Finding, MetricInfo, Repeats, Report, Role, Standing, TradeOff, Verdict,
-    read_findings,
+    EvalError, Evaluation, Finding, MetricInfo, OptimisationPoint, Repeats, Report, Role, Standing,
+    TradeOff, Verdict, read_findings,
 };
 
 const SCRIPT: &str = "<script>window.pwned=1</script><img src=x onerror=alert(1)>";
@@ -41,6 +41,13 @@ fn report_of(count: usize, response: &str) -> Report {
     let comparison = Comparison::of(&before, &after, &options).unwrap();
     let mut details = Details {
         training: vec![Curve { name: format!("loss {SCRIPT}"), points: vec![(0., 1.), (1., 0.5)] }],
+        by_divergence: vec![OptimisationPoint {
+            steps: (0, 3),
+            kl: 0.5,
+            reward: 1.,
+            judge: 0.25,
+            responses: 12,
+        }],
         ..Details::default()
     };
     details.configuration.insert("kl_coef".into(), SCRIPT.into());

@@ -54,7 +54,7 @@ pub struct Details {
     /// The over-optimisation curve: reward and held-out judge by KL divergence (Gao et al. 2023,
     /// arXiv 2210.10760).
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub over_optimisation: Vec<OptimisationPoint>,
+    pub by_divergence: Vec<OptimisationPoint>,
     /// Symptoms found in training; `None` if training was not watched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub findings: Option<Vec<Finding>>,

@@ -289,8 +289,8 @@ fn judges(report: &Report) -> Markup {
 }
 
 fn has_training(report: &Report) -> bool {
-    let Details { training, findings, over_optimisation, .. } = &report.details;
-    !training.is_empty() || findings.is_some() || !over_optimisation.is_empty()
+    let Details { training, findings, by_divergence, .. } = &report.details;
+    !training.is_empty() || findings.is_some() || !by_divergence.is_empty()
 }
 
 /// A sentence of the trainer's; parts between backticks become code.
@@ -350,8 +350,8 @@ fn training(report: &Report) -> Markup {
                 }
             }
         }
-        @if !report.details.over_optimisation.is_empty() {
-            (by_divergence(&report.details.over_optimisation))
+        @if !report.details.by_divergence.is_empty() {
+            (by_divergence(&report.details.by_divergence))
         }
         @if !curves.is_empty() {
             p.note { "By step of training." }

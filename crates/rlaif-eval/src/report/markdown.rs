@@ -126,7 +126,7 @@ fn write(out: &mut String, report: &Report) -> fmt::Result {
 
 /// The over-optimisation curve.
 fn by_divergence(out: &mut String, report: &Report) -> fmt::Result {
-    let points = &report.details.over_optimisation;
+    let points = &report.details.by_divergence;
     if points.is_empty() {
         return Ok(());
     }

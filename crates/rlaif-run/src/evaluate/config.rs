@@ -645,7 +645,7 @@ impl EvalFile {
         match (&self.run, &self.run_judge) {
             (Some(run), Some(judge)) => {
                 let judge = judge.build(&around)?;
-                details.over_optimisation = training::over_optimisation(run, &*judge)?;
+                details.by_divergence = training::over_optimisation(run, &*judge)?;
             }
             (None, Some(_)) => {
                 let expected = "the folder of the run whose responses `run_judge` scores";

@@ -454,7 +454,7 @@ impl StageRun for Eval {
                 })
             })
             .collect();
-        let by_divergence = &report.details.over_optimisation;
+        let by_divergence = &report.details.by_divergence;
         Ok(json!({
             "prompts": report.comparison().prompts,
             "metrics": rows,

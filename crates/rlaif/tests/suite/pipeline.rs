@@ -77,7 +77,15 @@ fn results(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
             } else if ["model.safetensors", "rows.jsonl"].contains(&&*name)
                 || (name.ends_with(".jsonl") && path.parent().unwrap().ends_with("eval"))
             {
-                all.push((path.strip_prefix(root).unwrap().to_owned(), fs::read(&path).unwrap()));
+                let mut bytes = fs::read(&path).unwrap();
+                // Metrics are measured side by side, and stored as they come.
+                if name == "scores.jsonl" {
+                    let mut lines: Vec<&[u8]> =
+                        bytes.split_inclusive(|byte| *byte == b'\n').collect();
+                    lines.sort_unstable();
+                    bytes = lines.concat();
+                }
+                all.push((path.strip_prefix(root).unwrap().to_owned(), bytes));
             }
         }
     }
