@@ -99,9 +99,12 @@ fn script(page: &Page) -> String {
     script
 }
 
-/// `true` for the bare name of a command, `rlaif ppo` or `rlaif bench ppo`, which prints its help.
+/// `true` for the bare name of a command, `rlaif red-team` or `rlaif bench ppo`, which prints its help.
 fn is_a_name(plain: &str) -> bool {
-    let name = |word: &str| word.chars().all(|c| c.is_ascii_lowercase());
+    let name = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_lowercase())
+            && word.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+    };
     match *plain.split(' ').collect::<Vec<_>>() {
         ["rlaif", command] | ["rlaif", "bench", command] => name(command),
         _ => false,
