@@ -95,4 +95,4 @@ pub use threads::{
     Denormals, Support, inter_op_threads, intra_op_threads, set_denormals, set_inter_op_threads,
     set_intra_op_threads, threads_keeping_denormals,
 };
-pub use work::{MachineLimits, Work};
+pub use work::{MachineLimits, WorkOfProducts};

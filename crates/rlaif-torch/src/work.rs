@@ -7,14 +7,14 @@ use crate::ffi;
 
 /// Work of products of matrices on the CPU: linear layers, attention and the vocabulary head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Work {
+pub struct WorkOfProducts {
     /// Multiplications and additions.
     pub operations: u64,
     /// Bytes of operands and results, each counted once for each product.
     pub bytes: u64,
 }
 
-impl Work {
+impl WorkOfProducts {
     /// The work of this process so far.
     #[must_use]
     pub fn so_far() -> Self {
@@ -50,14 +50,14 @@ impl MachineLimits {
     /// [`TorchError::OutOfMemory`] for lack of 64 MiB for each thread, and those of [`isa`](crate::isa).
     ///
     /// ```
-    /// use rlaif_torch::{MachineLimits, Work, tch::{Device, Kind, Tensor}};
+    /// use rlaif_torch::{MachineLimits, WorkOfProducts, tch::{Device, Kind, Tensor}};
     ///
     /// let limits = MachineLimits::measure(Kind::Float)?;
     /// assert!(limits.operations_per_s > 1e8 && limits.bytes_per_s > 1e7);
-    /// let before = Work::so_far();
+    /// let before = WorkOfProducts::so_far();
     /// let x = Tensor::zeros([16, 8], (Kind::Float, Device::Cpu));
     /// rlaif_torch::linear(&x, &Tensor::zeros([4, 8], (Kind::Float, Device::Cpu)), None);
-    /// assert!(Work::so_far().since(before).operations >= 2 * 16 * 8 * 4);
+    /// assert!(WorkOfProducts::so_far().since(before).operations >= 2 * 16 * 8 * 4);
     /// # Ok::<(), rlaif_torch::TorchError>(())
     /// ```
     pub fn measure(kind: Kind) -> Result<Self, TorchError> {

@@ -21,7 +21,7 @@ pub(crate) fn check(root: &Path) -> Result<(), Error> {
     if faults.is_empty() { Ok(()) } else { Err(Error::Names(faults.join("\n"))) }
 }
 
-/// Reads the sources below `folder`; those of `xtask`, which is no library, are left out.
+/// Reads the sources below `folder`; those of `xtask`, a program, are left out.
 fn collect(crates: &Path, folder: &Path, places: &mut Places) -> Result<(), Error> {
     let failed = |source| Error::Read { file: folder.to_owned(), source };
     for entry in fs::read_dir(folder).map_err(failed)? {

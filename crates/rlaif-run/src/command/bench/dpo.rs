@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Instant};
 use rlaif_dpo::{DpoConfig, DpoTrainer, Prompts, Reference, TokenPair};
 use rlaif_lm::{Activations, Policy};
 use rlaif_models::LanguageModel;
-use rlaif_torch::Work;
+use rlaif_torch::WorkOfProducts;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -78,7 +78,7 @@ impl DpoBench {
         let (mut of_reference, mut of_update, mut tokens) = (0., 0., 0);
         let mut meter = Meter::default();
         for (step, batch) in rows.chunks(self.timed.batch_size).enumerate() {
-            let (start, before) = (Instant::now(), Work::so_far());
+            let (start, before) = (Instant::now(), WorkOfProducts::so_far());
             let sums = match &given {
                 Some(all) => all.rows()[step * self.timed.batch_size..][..batch.len()].to_vec(),
                 None => trainer.reference_of_pairs(batch, None)?.rows().to_vec(),

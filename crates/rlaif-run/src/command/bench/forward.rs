@@ -6,7 +6,7 @@ use rlaif_lm::{
     Forward, Padding, Parameters, Policy, SequenceClassifier, TokenBatch, policy_log_probs,
 };
 use rlaif_models::{ModelFiles, ModelSort};
-use rlaif_torch::{Work, seeded};
+use rlaif_torch::{WorkOfProducts, seeded};
 use tch::{Kind, Tensor, no_grad};
 
 use super::measured::{Measured, Meter, median, random_rows};
@@ -128,7 +128,7 @@ impl ForwardBench {
         pass()?;
         let mut seconds = Vec::with_capacity(self.steps);
         for _ in 0..self.steps {
-            let (start, before) = (Instant::now(), Work::so_far());
+            let (start, before) = (Instant::now(), WorkOfProducts::so_far());
             pass()?;
             seconds.push(start.elapsed().as_secs_f64());
             meter.add(before, start.elapsed().as_secs_f64());

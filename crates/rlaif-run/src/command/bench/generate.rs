@@ -8,7 +8,7 @@ use rlaif_lm::{
     generate::{Ask, Eos, GenerationConfig, Hooks, Sampling},
     respond,
 };
-use rlaif_torch::{Work, seeded};
+use rlaif_torch::{WorkOfProducts, seeded};
 use serde_json::json;
 
 use super::{
@@ -73,7 +73,7 @@ impl GenerateBench {
         let mut seconds = Vec::with_capacity(self.steps);
         let mut meter = Meter::default();
         for step in 0..=self.steps as u64 {
-            let (start, before) = (Instant::now(), Work::so_far());
+            let (start, before) = (Instant::now(), WorkOfProducts::so_far());
             respond(Weights::of(&policy), &rows, &config, Draw { seed, step }, Hooks::default())?;
             if step > 0 {
                 seconds.push(start.elapsed().as_secs_f64());

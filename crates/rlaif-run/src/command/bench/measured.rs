@@ -9,7 +9,7 @@ use std::{
 
 use rlaif_core::{NotFinite, check_finite};
 use rlaif_models::PolicySetup;
-use rlaif_torch::{MachineLimits, Work, seeded};
+use rlaif_torch::{MachineLimits, WorkOfProducts, seeded};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
@@ -118,8 +118,8 @@ pub(super) struct Meter {
 
 impl Meter {
     /// Adds the work since `before`, done in these seconds.
-    pub(super) fn add(&mut self, before: Work, seconds: f64) {
-        let work = Work::so_far().since(before);
+    pub(super) fn add(&mut self, before: WorkOfProducts, seconds: f64) {
+        let work = WorkOfProducts::so_far().since(before);
         self.operations += work.operations;
         self.bytes += work.bytes;
         self.seconds += seconds;

@@ -10,7 +10,7 @@ use rlaif_lm::{
 };
 use rlaif_models::{Classifier, LanguageModel, LoadOptions};
 use rlaif_ppo::{PpoConfig, PpoTrainer};
-use rlaif_torch::Work;
+use rlaif_torch::WorkOfProducts;
 use tch::{Device, Kind, no_grad};
 
 use super::{
@@ -51,7 +51,7 @@ impl PpoBench {
         let mut times = Times::default();
         for step in 0..=self.shared.steps {
             let queries = self.shared.prompts(step, self.shared.batch_size, &spec)?;
-            let before = Work::so_far();
+            let before = WorkOfProducts::so_far();
             let (phases, details) = self.step(&mut trainer, reward.as_ref(), queries)?;
             // The first step is a warm-up.
             if step > 0 {

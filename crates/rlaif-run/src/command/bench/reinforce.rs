@@ -11,7 +11,7 @@ use rlaif_lm::{
 use rlaif_models::{LanguageModel, LoadOptions};
 use rlaif_reinforce::{DynamicSampling, NamedAlgorithm, ReinforceConfig, ReinforceTrainer};
 use rlaif_rl::Prompt;
-use rlaif_torch::Work;
+use rlaif_torch::WorkOfProducts;
 
 use super::{
     measured::Measured,
@@ -70,7 +70,7 @@ impl ReinforceBench {
             let prompts: Vec<Prompt> = prompts
                 .map(|(row, ids)| Prompt::new(PromptRecord::new(format!("{step}-{row}"), ""), ids))
                 .collect();
-            let (start, before) = (Instant::now(), Work::so_far());
+            let (start, before) = (Instant::now(), WorkOfProducts::so_far());
             let (_, stats) = trainer.step(&prompts, &mut std::iter::empty(), &mut Ids, &reward)?;
             // The first step is a warm-up.
             if step == 0 {

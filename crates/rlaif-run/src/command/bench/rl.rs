@@ -8,7 +8,7 @@ use rlaif_lm::{
     generate::{Eos, GenerationConfig},
 };
 use rlaif_models::{LanguageModel, LoadOptions, Lora, PolicySetup};
-use rlaif_torch::{Work, seeded};
+use rlaif_torch::{WorkOfProducts, seeded};
 use serde_json::{Map, Value};
 
 use super::{
@@ -57,7 +57,7 @@ pub(super) struct Times {
 
 impl Times {
     /// Adds a step: its phases, and the parts of the last phase.
-    pub(super) fn add(&mut self, before: Work, phases: &Phases, details: &Phases) {
+    pub(super) fn add(&mut self, before: WorkOfProducts, phases: &Phases, details: &Phases) {
         self.meter.add(before, phases.iter().map(|(_, seconds)| seconds).sum());
         for (all, step) in [(&mut self.phases, phases), (&mut self.details, details)] {
             if all.is_empty() {

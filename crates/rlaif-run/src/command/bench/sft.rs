@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Instant};
 
 use rlaif_lm::{LmSpec, Policy};
-use rlaif_torch::Work;
+use rlaif_torch::WorkOfProducts;
 use rlaif_train::{Batching, LearnConfig, OptimizerConfig, SftRow, SftTrainer};
 use serde::Deserialize;
 use serde_json::json;
@@ -60,7 +60,7 @@ impl SftBench {
         let mut meter = Meter::default();
         for (i, batch) in rows.chunks(self.timed.batch_size).take(self.timed.steps + 1).enumerate()
         {
-            let (start, before) = (Instant::now(), Work::so_far());
+            let (start, before) = (Instant::now(), WorkOfProducts::so_far());
             let stats = trainer.step(&batch.iter().collect::<Vec<_>>())?;
             losses.push(stats.loss);
             if i > 0 {
