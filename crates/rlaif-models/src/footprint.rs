@@ -123,7 +123,7 @@ impl HeldModel {
 ///     policies: vec![HeldModel::new(folder), HeldModel::new(folder)],
 ///     ..HeldModels::on(tch::Device::Cpu)
 /// };
-/// assert!(models.check_within(1)?.total() < 1 << 20);
+/// assert!(models.check_within(1 << 30)?.total() < 1 << 20);
 /// # Ok::<(), rlaif_models::MemoryError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
