@@ -363,8 +363,8 @@ pub enum CheckpointError {
 
     /// A setting of an adapter that would change the result and is not implemented.
     #[error(
-        "`{}` sets `{field}` to {found}, which is not implemented: expected {expected}. Merge the \
-         adapter in peft (`merge_and_unload`) and load the merged model instead", file.display()
+        "`{}` sets `{field}` to {found}, which is not implemented: expected {expected}. {}",
+        file.display(), without_it(found)
     )]
     Unhonoured {
         /// The adapter's configuration.
@@ -497,6 +497,17 @@ impl CheckpointError {
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
+}
+
+/// The way out of an adapter's setting that is not implemented.
+fn without_it(found: &str) -> &'static str {
+    // peft merges neither learned prompts nor learned prefixes.
+    let learned = ["PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "ADAPTION_PROMPT", "CPT"];
+    if learned.iter().any(|method| found.contains(method)) {
+        return "A learned prompt is not part of any weight, so that it cannot be merged; train a LoRA \
+                adapter instead";
+    }
+    "Merge the adapter in peft (`merge_and_unload`) and load the merged model instead"
 }
 
 impl Fault for CheckpointError {

@@ -171,6 +171,16 @@ fn what_cannot_be_honoured_is_refused_by_name() {
             other => panic!("{field}: {other}"),
         }
     }
+    // peft merges a LoHa, and no learned prompt.
+    for (method, way_out) in [
+        ("LOHA", "`merge_and_unload`"),
+        ("PREFIX_TUNING", "train a LoRA adapter instead"),
+        ("PROMPT_TUNING", "train a LoRA adapter instead"),
+    ] {
+        let said = read_with("peft_type", json!(method)).unwrap_err().to_string();
+        assert!(said.contains(way_out), "{said}");
+        assert_eq!(said.contains("merge_and_unload"), method == "LOHA", "{said}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use rlaif_lm::{
     Draw, LmError, LmSpec, Policy, Sampled, Sampler, Weights,
     generate::{GenerationConfig, RolloutConcern, Sampling, end_concerns},
 };
-use rlaif_rl::{Prompt, RlError, sample, sample_row, score};
+use rlaif_rl::{Prompt, RlError, sample, sample_row, score, unscored};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -142,6 +142,8 @@ pub struct OnlineBatch {
     pub contests: Vec<Contest>,
     /// The counts of the prompts.
     pub report: OnlineReport,
+    /// A warning about responses without a verdict, if there are any ([`rlaif_rl::unscored`]).
+    pub unscored: Option<String>,
 }
 
 impl<P: Policy> DpoTrainer<P> {
@@ -166,7 +168,9 @@ impl<P: Policy> DpoTrainer<P> {
             prompts.iter().flat_map(|prompt| [prompt.clone(), prompt.clone()]).collect();
         let weights = Weights { version: self.steps(), ..Weights::of(self.policy()) };
         let sampled = sample(sampler, weights, &twice, &config.generation, draw)?;
-        let Scores { total: scores, reasons, .. } = score(&twice, &sampled, reward)?;
+        let given = score(&twice, &sampled, reward)?;
+        let unscored = unscored(reward.name(), &twice, &given);
+        let Scores { total: scores, reasons, .. } = given;
         if scores.iter().all(Option::is_none) {
             return Err(RlError::nothing_scored(reward.name(), &reasons).into());
         }
@@ -213,7 +217,7 @@ impl<P: Policy> DpoTrainer<P> {
             contests.push(contest);
         }
         report.pairs = rows.len();
-        Ok(OnlineBatch { rows, contests, report })
+        Ok(OnlineBatch { rows, contests, report, unscored })
     }
 }
 

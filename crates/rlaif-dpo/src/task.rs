@@ -1,6 +1,6 @@
 //! Preference training as the loop that trainings share takes it.
 
-use std::path::Path;
+use std::{mem::replace, path::Path};
 
 use rlaif_core::{Metrics, RewardModel, Seed, TextCodec, undone_if_interrupted};
 use rlaif_lm::{Draw, LocalSampler, Policy, Sampler, generate::RolloutConcern};
@@ -99,6 +99,8 @@ struct Online<'a> {
     concerns: Vec<RolloutConcern>,
     samples: usize,
     watch: Watch,
+    /// True once a warning about missing verdicts was given.
+    told_unscored: bool,
 }
 
 /// The state of sampling beside that of the trainer.
@@ -217,9 +219,16 @@ impl<'a, P: Policy> DpoTask<'a, P> {
         seed: Seed,
     ) -> Result<Self, DpoError> {
         let concerns = config.check_policy(self.trainer.policy().spec())?;
-        let sampler = Box::new(LocalSampler::new(codec));
-        let watch = Watch::default();
-        self.online = Some(Online { sampler, reward, config, seed, concerns, samples: 0, watch });
+        self.online = Some(Online {
+            sampler: Box::new(LocalSampler::new(codec)),
+            reward,
+            config,
+            seed,
+            concerns,
+            samples: 0,
+            watch: Watch::default(),
+            told_unscored: false,
+        });
         Ok(self)
     }
 
@@ -272,10 +281,11 @@ impl<'a, P: Policy> DpoTask<'a, P> {
         };
         let prompts: Vec<Prompt> = rows.iter().map(|&row| prompts[row].clone()).collect();
         let draw = Draw { seed: online.seed, step: self.steps };
-        let OnlineBatch { rows, contests, report } = undone_if_interrupted(online.reward, || {
-            let sampler = &mut *online.sampler;
-            self.trainer.sample_pairs(sampler, &prompts, online.reward, online.config, draw)
-        })?;
+        let OnlineBatch { rows, contests, report, unscored } =
+            undone_if_interrupted(online.reward, || {
+                let sampler = &mut *online.sampler;
+                self.trainer.sample_pairs(sampler, &prompts, online.reward, online.config, draw)
+            })?;
         let pairs: Vec<&TokenPair> = rows.iter().collect();
         let (mut metrics, not_finite) = if pairs.is_empty() {
             (Metrics::new(), 0.)
@@ -305,7 +315,9 @@ impl<'a, P: Policy> DpoTask<'a, P> {
         let findings = online.watch.observe(&stats, watched(online.config, prompts.len()));
         let samples = contests.iter().flat_map(|contest| contest.samples(step));
         let samples = samples.take(online.samples).collect();
-        Ok(Stepped { metrics, samples, findings, ..Stepped::default() })
+        let unscored = unscored.filter(|_| !replace(&mut online.told_unscored, true));
+        let notes = unscored.into_iter().collect();
+        Ok(Stepped { metrics, samples, notes, findings, ..Stepped::default() })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use rlaif_core::{
     CodecError, Exchange, Fault, GenerationPrompt, Message, PromptRecord, RewardError, RewardModel,
-    Scores, Seed, Specials, TextCodec,
+    Score, Scores, Seed, Specials, TextCodec,
 };
 use rlaif_dpo::{
     Contest, DpoConfig, DpoTask, DpoTrainer, HeldOutRows, OnlineConfig, Reference, TokenPair,
@@ -143,6 +143,7 @@ fn online_the_policy_comes_to_give_what_the_reward_prefers() {
             let again =
                 trainer.sample_pairs(&mut sampler, &prompts, &reward, &online, draw).unwrap();
             assert_eq!(again, batch);
+            assert_eq!(batch.unscored, None);
             let of = &batch.report;
             assert_eq!(of.pairs + of.identical + of.ties + of.unscored, of.prompts);
             assert!(batch.rows.iter().all(|row| row.margin > Some(0.)));
@@ -267,19 +268,32 @@ fn online_pairs_can_be_made_of_recorded_responses() {
 
 #[test]
 fn an_online_batch_without_a_verdict_is_an_error_with_the_reason() {
-    struct Down;
+    /// A judge that scores the first responses only.
+    struct Down(usize);
     impl RewardModel for Down {
         fn name(&self) -> &'static str {
             "judge"
         }
         fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
-            let mut scores = Scores::new(vec![None; batch.len()]);
-            scores.reasons = vec![(0, "http://h:9: the connection broke".to_owned())];
+            let score = |row: usize| (row < self.0).then(|| Score::new(row as f32).unwrap());
+            let mut scores = Scores::new((0..batch.len()).map(score).collect());
+            scores.reasons = vec![(self.0, "http://h:9: the connection broke".to_owned())];
             Ok(scores)
         }
     }
     let online = OnlineConfig::default();
-    let mut task = recorded_task(&Down, &online, 1);
+    let partly = Down(3);
+    let mut task = recorded_task(&partly, &online, 1);
+    let step = task.step(&[0, 1]).unwrap();
+    assert_eq!(step.metrics.get("online/unscored"), Some(1.));
+    let [note] = step.notes.as_slice() else { panic!("{:?}", step.notes) };
+    assert!(note.contains("`judge` gave no verdict on 1 of 4 responses of this step"), "{note}");
+    assert!(note.contains("record `second`") && note.contains("http://h:9:"), "{note}");
+    // Told once.
+    assert!(task.step(&[0, 1]).unwrap().notes.is_empty());
+
+    let down = Down(0);
+    let mut task = recorded_task(&down, &online, 1);
     let error = task.step(&[0, 1]).unwrap_err();
     assert!(!error.is_users());
     let said = "reward `judge` gave none of the batch's responses a score";

@@ -31,8 +31,8 @@ pub struct BadAddress {
     pub found: String,
 }
 
-const EXPECTED: &str = "an address such as `https://host` or `http://host:port/path`, without user, \
-                        password, query or fragment";
+const EXPECTED: &str = "an address such as `https://host` or `http://host:port/path`, with a port from 1 \
+                        to 65535, without user, password, query or fragment";
 
 impl BadAddress {
     /// The form of an address that is one.
@@ -53,7 +53,8 @@ impl Address {
             return Err(refused("one with a user, a query or a fragment, which may hold a key"));
         }
         let sane = |c: char| c.is_ascii_graphic();
-        if !["http", "https"].contains(&scheme) || host.is_empty() || !url.chars().all(sane) {
+        let is_host = has_port_in_range(host) && host.parse::<Authority>().is_ok();
+        if !["http", "https"].contains(&scheme) || !is_host || !url.chars().all(sane) {
             return Err(refused(url));
         }
         Ok(Self {
@@ -67,6 +68,13 @@ impl Address {
     pub fn join(&self, path: &str) -> String {
         format!("{}{}{path}", self.origin, self.path)
     }
+}
+
+/// Returns true for a host without a port, or with one from 1 to 65535.
+fn has_port_in_range(host: &str) -> bool {
+    // The colons of an IPv6 address are in brackets.
+    let behind_name = host.rsplit_once(']').map_or(host, |(_, rest)| rest);
+    behind_name.split_once(':').is_none_or(|(_, port)| port.parse().is_ok_and(|port: u16| port > 0))
 }
 
 /// Returns true for a name or number of this machine, with or without a port.
@@ -98,6 +106,23 @@ pub fn shown(uri: &Uri) -> String {
     format!("{}://{host}{}", uri.scheme_str().unwrap_or("http"), uri.path())
 }
 
+/// An address for messages, as [`shown`], of a text.
+///
+/// ```
+/// assert_eq!(rlaif_http::shown_url("https://me:secret@host/file?key=secret"), "https://host/file");
+/// ```
+pub fn shown_url(url: &str) -> String {
+    let url = url.split('?').next().unwrap_or(url);
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let host = rest.find('/').unwrap_or(rest.len());
+            let start = rest[..host].rfind('@').map_or(0, |at| at + 1);
+            format!("{scheme}://{}", &rest[start..])
+        }
+        None => url.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +134,13 @@ mod tests {
         assert!(Address::parse("https://host?key=hunter2").is_err());
         assert!(Address::parse("host:80").is_err());
         assert!(Address::parse("ftp://host").is_err());
+        for port in ["99999", "65536", "0", "-1", "", "http", "80:80"] {
+            let error = Address::parse(&format!("http://host:{port}/v1")).unwrap_err();
+            assert!(error.to_string().contains("a port from 1 to 65535"), "{error}");
+        }
+        for host in ["[::1]", "[::1]:80", "h:65535", "127.0.0.1:1"] {
+            assert!(Address::parse(&format!("http://{host}/v1")).is_ok(), "{host}");
+        }
         assert_eq!(Address::parse("http://h:80/v1/").unwrap().join("/chat"), "http://h:80/v1/chat");
     }
 
@@ -116,6 +148,18 @@ mod tests {
     fn shown_addresses_hold_no_secrets() {
         let uri: Uri = "https://user:secret@cdn.test:8/f?Signature=secret".parse().unwrap();
         assert_eq!(shown(&uri), "https://cdn.test:8/f");
+    }
+
+    #[test]
+    fn addresses_of_any_text_are_shown_without_keys() {
+        for (url, said) in [
+            ("http://h:9/v1/chat?key=k", "http://h:9/v1/chat"),
+            ("https://me:k@h/v1", "https://h/v1"),
+            ("https://h/a@b", "https://h/a@b"),
+            ("http://h", "http://h"),
+        ] {
+            assert_eq!(shown_url(url), said);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! | [`Retry`], [`Patience`], [`retry_after`] | when a request is repeated, and when it is given up |
 //! | [`Pace`], [`Stop`] | requests and tokens per minute, pauses for all, sleep that can be ended |
 //! | [`Secret`] | keys that neither messages nor `Debug` show, and are wiped when they are dropped |
-//! | [`Address`], [`shown`] | addresses that are checked, and shown without what may be a key |
+//! | [`Address`], [`shown`], [`shown_url`] | addresses that are checked, and shown without what may be a key |
 //!
 //! Calls block. What an answer means is the client's to say; nothing here reads a status.
 //!
@@ -28,7 +28,7 @@ mod post;
 mod retry;
 mod secret;
 
-pub use address::{Address, BadAddress, is_loopback, shown};
+pub use address::{Address, BadAddress, is_loopback, shown, shown_url};
 pub use agent::{Connections, agent};
 pub use pace::{Pace, Stop};
 pub use post::{HttpReply, Lost, post};

@@ -3,6 +3,8 @@
 use ureq::Agent;
 use ureq::http::HeaderMap;
 
+use crate::shown_url;
+
 /// The longest reply that is read; a service that sends more to one request is not the one meant.
 const LONGEST_REPLY: u64 = 16 << 20;
 
@@ -47,7 +49,7 @@ pub fn post(
         request = request.header(*name, value);
     }
     let lost =
-        |error: ureq::Error| Lost { why: format!("{}: {}", address(url), described(&error)) };
+        |error: ureq::Error| Lost { why: format!("{}: {}", shown_url(url), described(&error)) };
     let (parts, body) = request.send(body).map_err(lost)?.into_parts();
     let mut body = body.into_with_config().limit(LONGEST_REPLY).read_to_vec().map_err(lost)?;
     const MARK: &[u8] = "\u{feff}".as_bytes();
@@ -57,40 +59,10 @@ pub fn post(
     Ok(HttpReply { status: parts.status.as_u16(), headers: parts.headers, body })
 }
 
-/// The address without what may be a key: its query, and a name and password before the host.
-fn address(url: &str) -> String {
-    let url = url.split('?').next().unwrap_or(url);
-    match url.split_once("://") {
-        Some((scheme, rest)) => {
-            let host = rest.find('/').unwrap_or(rest.len());
-            let start = rest[..host].rfind('@').map_or(0, |at| at + 1);
-            format!("{scheme}://{}", &rest[start..])
-        }
-        None => url.to_owned(),
-    }
-}
-
 fn described(error: &ureq::Error) -> String {
     match error {
         ureq::Error::Timeout(_) => format!("timed out ({error})"),
         ureq::Error::Io(source) => format!("the connection broke ({source})"),
         other => other.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lost_reply_names_the_address_without_its_keys() {
-        for (url, said) in [
-            ("http://h:9/v1/chat?key=k", "http://h:9/v1/chat"),
-            ("https://me:k@h/v1", "https://h/v1"),
-            ("https://h/a@b", "https://h/a@b"),
-            ("http://h", "http://h"),
-        ] {
-            assert_eq!(address(url), said);
-        }
     }
 }

@@ -277,6 +277,16 @@ pub enum ProviderError {
         /// Rows of the model's embedding.
         rows: i64,
     },
+    /// A model that writes failed.
+    #[cfg(feature = "judge")]
+    #[error("the writer `{writer}` failed: {source}")]
+    Writer {
+        /// Name of the writer.
+        writer: String,
+        /// The error.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A reward failed as a whole.
     #[error(transparent)]
     Reward(#[from] rlaif_core::RewardError),
@@ -323,7 +333,7 @@ impl Fault for ProviderError {
             | Self::NoSuchPath { .. }
             | Self::Refused { .. } => true,
             #[cfg(feature = "judge")]
-            Self::SpendLimit { .. } => false,
+            Self::SpendLimit { .. } | Self::Writer { .. } => false,
             #[cfg(feature = "neural")]
             Self::ModelFolder { users, .. } => *users,
             #[cfg(feature = "neural")]

@@ -127,6 +127,7 @@ mod tests {
             values: None,
             shaped_scores: scores.clone(),
             scores,
+            unscored: None,
             parts: Vec::new(),
             orders: Vec::new(),
             sampler_log_probs: None,

@@ -72,7 +72,7 @@ pub use rewards::token_rewards;
 pub use rlaif_core::stats::RunningMoments;
 pub use rlaif_lm::{Prompt, sample};
 pub use rollout::{Plan, Rollout, RolloutPart, sample_row};
-pub use score::score;
+pub use score::{score, unscored};
 pub use scores::{MissingScore, ScoreConfig, ScoreScaling};
 pub use stats::{Stats, peak_bytes, real, rollout_statistics};
 pub use stop::{MetricStop, StopConfig, StopReason};

@@ -12,6 +12,7 @@ use crate::{
     ask::Asking,
     batch::{counted, host, int, pick},
     error::RlError,
+    score::unscored,
     scores::ScoreConfig,
 };
 
@@ -45,6 +46,8 @@ pub struct Rollout {
     /// The score of each response from the reward model, minus the penalty for a missing EOS;
     /// `None` if the response is dropped.
     pub scores: Vec<Option<f64>>,
+    /// A warning about responses without a verdict, if there are any ([`crate::unscored`]).
+    pub unscored: Option<String>,
     /// Parts of the scores, by name.
     pub parts: Vec<(String, Vec<Option<f64>>)>,
     /// The scores after scaling and clipping, used for training.
@@ -175,6 +178,7 @@ impl Rollout {
             mask,
             skipped: plan.skipped,
             scores,
+            unscored: unscored(reward, prompts, given),
             parts: given.parts.iter().map(of_part).collect(),
             shaped_scores,
             orders: plan.orders,

@@ -1,5 +1,7 @@
 //! Reinforcement learning as a task of the shared training loop.
 
+use std::mem::replace;
+
 use rlaif_core::{RewardModel, TextCodec, undone_if_interrupted};
 use rlaif_lm::{LocalSampler, Prompt, Sampler};
 use rlaif_train::{CheckpointFiles, Fit, Saved, Stepped, TrainError};
@@ -43,6 +45,8 @@ pub struct RlTask<'a, T> {
     reward: &'a dyn RewardModel,
     samples: usize,
     watch: Watch,
+    /// True once a warning about missing verdicts was given.
+    told_unscored: bool,
 }
 
 impl<T> std::fmt::Debug for RlTask<'_, T> {
@@ -65,7 +69,15 @@ impl<'a, T: RlTrainer> RlTask<'a, T> {
         reward: &'a dyn RewardModel,
     ) -> Self {
         let sampler = Box::new(LocalSampler::new(codec));
-        Self { trainer, prompts, sampler, reward, samples: 0, watch: Watch::default() }
+        Self {
+            trainer,
+            prompts,
+            sampler,
+            reward,
+            samples: 0,
+            watch: Watch::default(),
+            told_unscored: false,
+        }
     }
 
     /// Uses another sampler.
@@ -110,6 +122,8 @@ impl<T: RlTrainer> Fit for RlTask<'_, T> {
         stats.metrics.extend(self.reward.metrics().into_iter().collect());
         let rules = self.trainer.stop_rules();
         notes.extend(rules.unknown_metric(&stats, T::SECTION));
+        let unscored = rollout.as_ref().and_then(|rollout| rollout.unscored.clone());
+        notes.extend(unscored.filter(|_| !replace(&mut self.told_unscored, true)));
         let mut stepped = Stepped { notes, ..Stepped::default() };
         // Without an update there are no statistics to check.
         if let Some(rollout) = &rollout {

@@ -2,9 +2,7 @@
 
 use std::{collections::HashMap, ops::ControlFlow, path::Path};
 
-use rlaif_core::{
-    BadSetting, DemonstrationRow, PromptRow, Reply, RewardError, TextOrMessages, Unread, say,
-};
+use rlaif_core::{BadSetting, DemonstrationRow, PromptRow, Reply, TextOrMessages, Unread, say};
 use rlaif_data::{Import, Reader};
 use rlaif_rewards::{
     ProviderError,
@@ -140,7 +138,7 @@ pub(crate) fn write_open(
     writer: &Writer,
     open: &[(usize, Commission)],
     tell: &mut dyn FnMut(usize, Came) -> ControlFlow<()>,
-) -> Result<(), RewardError> {
+) -> Result<(), ProviderError> {
     let commissions: Vec<Commission> = open.iter().map(|(_, asked)| asked.clone()).collect();
     writer.write_each(&commissions, &mut |at, written| tell(open[at].0, written.into()))
 }
@@ -296,11 +294,17 @@ fn write(
             rows.push(json!({"id": row.id, "prompt": row.prompt, "responses": distinct}));
         }
     }
-    let first_missing = missing.first().map(|row| row["reason"].as_str().unwrap_or("").to_owned());
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap_or("").to_owned();
+    let told = |row| format!("`{}`: {}", text(row, "maker"), text(row, "reason"));
+    let first_missing = missing.first().map(told);
     if rows.is_empty() {
-        let why =
-            first_missing.unwrap_or_else(|| "no response is to one of its prompts".to_owned());
-        return Err(RunError::NoResponses { prompts: prompts.len(), why });
+        return Err(match first_missing {
+            Some(why) => RunError::NothingWritten { texts: missing.len(), why },
+            None => {
+                let why = "no response is to one of its prompts".to_owned();
+                RunError::NoResponses { prompts: prompts.len(), why }
+            }
+        });
     }
     out.write(&rows, &missing)?;
     Ok(CandidatesSummary {

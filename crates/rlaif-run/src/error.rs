@@ -209,6 +209,14 @@ pub enum RunError {
         /// The reason.
         why: String,
     },
+    /// Texts of which writers wrote none.
+    #[error("none of {texts} texts was written; the first: {why}")]
+    NothingWritten {
+        /// Number of texts.
+        texts: usize,
+        /// The reason.
+        why: String,
+    },
     /// Texts of which none becomes a prompt.
     #[error("none of {prompts} texts is kept as a prompt: {why}")]
     NoPrompts {
@@ -331,8 +339,8 @@ impl Fault for RunError {
     fn is_users(&self) -> bool {
         match self {
             Self::Read { source, .. } => is_bad_input_file(source),
-            // A fault of the service behind the reward.
-            Self::NoVerdicts { .. } => false,
+            // A fault of the service behind the reward or the writer.
+            Self::NoVerdicts { .. } | Self::NothingWritten { .. } => false,
             Self::NoConfig { .. }
             | Self::Syntax { .. }
             | Self::Content { .. }

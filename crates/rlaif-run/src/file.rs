@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rlaif_core::{NotFinite, below_table, check_finite};
+use rlaif_core::{NotFinite, below_table, check_finite, say};
 use rlaif_rewards::{describe_toml, wrong_key};
 use rlaif_train::{Keep, RunFolder, Saved, TrainError};
 use serde::{Serialize, de::DeserializeOwned};
@@ -213,7 +213,8 @@ pub(crate) fn read_table(path: &Path, command: &'static str) -> Result<Table, Ru
 }
 
 /// Keys of earlier versions, by their path, and their replacements.
-const RENAMED: [(&str, &str); 10] = [
+const RENAMED: [(&str, &str); 11] = [
+    ("data.chat", "`prompt.plain`, which is `chat` or `text`"),
     ("device", "`placement.device`"),
     ("model.precision", "`model.dtype`"),
     ("learn.microbatch", "`learn.microbatch_size`"),
@@ -247,10 +248,31 @@ fn check_names(path: &Path, table: &Table) -> Result<(), RunError> {
     }
 }
 
+/// Reads `data.chat` of earlier versions of `rlaif eval` as the `prompt.plain` that replaces it.
+fn with_prompt_form(written: &Table) -> Table {
+    let mut table = written.clone();
+    // Beside `[prompt]`, the old key is refused.
+    if table.contains_key("prompt") {
+        return table;
+    }
+    let Some(data) = table.get_mut("data").and_then(Value::as_table_mut) else { return table };
+    if let Some(Value::Boolean(chat)) = data.get("chat") {
+        let plain = if *chat { "chat" } else { "text" };
+        say(format_args!(
+            "`data.chat = {chat}` is read as `prompt.plain = \"{plain}\"`, its name now"
+        ));
+        data.remove("chat");
+        let prompt = Table::from_iter([("plain".to_owned(), Value::from(plain))]);
+        table.insert("prompt".to_owned(), Value::Table(prompt));
+    }
+    table
+}
+
 pub(crate) fn parse<T: DeserializeOwned + Serialize>(
     path: &Path,
     written: &Table,
 ) -> Result<T, RunError> {
+    let written = &with_prompt_form(written);
     check_names(path, written)?;
     check_numbers(path, written)?;
     let whole = Value::Table(written.clone());
@@ -352,6 +374,19 @@ fn element<'a>(list: &'a mut [Value], part: &str) -> Result<&'a mut Value, &'sta
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_earlier_key_of_the_prompt_form_is_read_and_not_beside_the_new_one() {
+        let form = |text: &str| with_prompt_form(&text.parse().unwrap());
+        for (chat, plain) in [("true", "chat"), ("false", "text")] {
+            let table = form(&format!("[data]\nfile = 'p'\nchat = {chat}\n"));
+            assert_eq!(table["prompt"]["plain"].as_str(), Some(plain));
+            assert_eq!(table["data"].as_table().unwrap().len(), 1);
+        }
+        let both = form("[data]\nchat = true\n[prompt]\nplain = 'text'\n");
+        let error = check_names(Path::new("e.toml"), &both).unwrap_err().to_string();
+        assert!(error.contains("`data.chat`: renamed to `prompt.plain`"), "{error}");
+    }
 
     #[test]
     fn values_are_set_as_toml_or_as_they_stand() {

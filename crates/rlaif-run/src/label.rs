@@ -294,7 +294,11 @@ fn nothing(
                  choose another judge, or let it explain first (`judge.explains`)"
             )
         }
-        (None, Some(first)) => format!("`{names}` gives none: {first}"),
+        // A fault of the service, not of the pairs.
+        (None, Some(first)) => {
+            let why = format!("`{names}`: {first}");
+            return RunError::NoVerdicts { what: "pairs", count: data.pairs.len(), why };
+        }
         (None, None) => {
             format!("`{names}` prefers neither response; `ties = \"keep\"` keeps these pairs")
         }

@@ -241,6 +241,9 @@ impl RedTeamFile {
         let filtered = before - equal - rows.len();
         let first_missing = missing.first().and_then(|row: &Value| row["reason"].as_str());
         let first_missing = first_missing.map(str::to_owned);
+        if let (0, Some(why)) = (before, &first_missing) {
+            return Err(RunError::NothingWritten { texts: missing.len(), why: why.clone() });
+        }
         if rows.is_empty() {
             let why = first_missing.unwrap_or_else(|| {
                 format!("{equal} are equal to others, and {filtered} are below `filter.at_least`")

@@ -235,7 +235,7 @@ impl ReviseFile {
         let summary = plan.summary(&written, &came, harmlessness.as_deref())?;
         if summary.revisions == 0 {
             let why = summary.first_missing.unwrap_or_default();
-            return Err(RunError::NoResponses { prompts: plan.rows.len(), why });
+            return Err(RunError::NothingWritten { texts: plan.rows.len(), why });
         }
         out.write(plan.results(&written, &came, writer), &plan.missing(&written, &came))?;
         Ok(summary)

@@ -337,12 +337,15 @@ impl<T> Asking for Asked<'_, T> {
         let Api { dialect, key_from, model, url, .. } = &self.client.api;
         let api = dialect.name().to_owned();
         let (key, model, url) = (key_from.clone(), model.clone(), url.clone());
+        let there = format!("{api} at {url}");
         match fatal {
-            Fatal::Unauthorised => ProviderError::Unauthorised { api, key, status, message },
-            Fatal::Forbidden => ProviderError::Forbidden { api, key, model, status, message },
+            Fatal::Unauthorised => ProviderError::Unauthorised { api: there, key, status, message },
+            Fatal::Forbidden => {
+                ProviderError::Forbidden { api: there, key, model, status, message }
+            }
             Fatal::NoSuchPath => ProviderError::NoSuchPath { api, url, status, message },
             Fatal::UnknownModel => ProviderError::UnknownModel { api, url, model, status, message },
-            Fatal::SpendLimit => ProviderError::SpendLimit { api, status, message },
+            Fatal::SpendLimit => ProviderError::SpendLimit { api: there, status, message },
             Fatal::Unexpected => ProviderError::Refused { api, url, status, message },
         }
     }

@@ -7,7 +7,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
 use rlaif_core::Interrupted;
-use rlaif_http::{Connections, GivenUp, HttpReply, Lost, Pace, Patience, Retry, Stop, post};
+use rlaif_http::{
+    Connections, GivenUp, HttpReply, Lost, Pace, Patience, Retry, Stop, post, shown_url,
+};
 
 use super::keys::LimitsConfig;
 use super::optional::Optional;
@@ -221,7 +223,8 @@ impl Service {
     ) -> Result<Next<A::Answer>, A::Error> {
         let mut complaint = Complaint::of(reply, SystemTime::now());
         complaint.message = asking.redact(&complaint.message);
-        let why = format!("{}: {}", complaint.status, complaint.message);
+        let address = shown_url(asking.url());
+        let why = format!("{address}: {}: {}", complaint.status, complaint.message);
         Ok(match complaint.refusal(&asking.sent()) {
             Refusal::Passing { wait, all } => Next::Later { why, asked: wait, whom: all },
             Refusal::PassingOnce if *failed_once => Next::End(Err(why)),

@@ -269,13 +269,14 @@ impl Asking for Asked<'_> {
     fn fatal(&self, fatal: Fatal, complaint: Complaint) -> RewardError {
         let Complaint { status, message, .. } = complaint;
         let api = format!("the {WHO}");
+        let there = format!("{api} at {}", self.server.url);
         let source = match fatal {
             Fatal::Unauthorised | Fatal::Forbidden => {
                 let key = self.server.token.as_ref().map(|(_, variable)| format!("`{variable}`"));
                 let key = key.unwrap_or_else(|| "`api_key_env`, which is not set".to_owned());
-                ProviderError::Unauthorised { api, key, status, message }
+                ProviderError::Unauthorised { api: there, key, status, message }
             }
-            Fatal::SpendLimit => ProviderError::SpendLimit { api, status, message },
+            Fatal::SpendLimit => ProviderError::SpendLimit { api: there, status, message },
             Fatal::UnknownModel | Fatal::NoSuchPath | Fatal::Unexpected => {
                 ProviderError::Refused { api, url: self.server.url.clone(), status, message }
             }

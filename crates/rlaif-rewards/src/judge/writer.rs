@@ -3,9 +3,8 @@
 use std::ops::ControlFlow;
 
 #[cfg(feature = "neural")]
-use rlaif_core::{BadSetting, RewardError};
-#[cfg(feature = "neural")]
-use rlaif_core::{Interrupted, PromptRecord};
+use rlaif_core::PromptRecord;
+use rlaif_core::{BadSetting, Interrupted};
 #[cfg(feature = "neural")]
 use rlaif_lm::{Draw, RowIds, generate::Ask};
 
@@ -13,7 +12,7 @@ use super::client::{LlmAsk, LlmClient, Unanswered};
 use super::config::ApiConfig;
 use super::keys::{at_least_one, with_service_keys};
 #[cfg(feature = "neural")]
-use super::local::{LocalLlm, failed};
+use super::local::LocalLlm;
 use super::spending::Usage;
 use crate::rubric::{Answer, AnswerShape, Finish, NoVerdict, Question};
 use crate::{ProviderError, Surroundings};
@@ -159,12 +158,12 @@ impl Writer {
     /// Writes what is commissioned, and tells each text as soon as it is there. A `Break` ends the work.
     ///
     /// # Errors
-    /// [`RewardError`] when nothing can be written; what was told before it holds.
+    /// [`ProviderError::Writer`] when nothing can be written; what was told before it holds.
     pub fn write_each(
         &self,
         commissions: &[Commission],
         tell: &mut TellText<'_>,
-    ) -> Result<(), RewardError> {
+    ) -> Result<(), ProviderError> {
         let question =
             |prompt: &String| Question { system: self.system.clone(), user: prompt.clone() };
         match &self.backend {
@@ -187,10 +186,7 @@ impl Writer {
                         });
                         tell(at, text)
                     })
-                    .map_err(|source| RewardError::Failed {
-                        model: self.name.clone(),
-                        source: Box::new(source),
-                    })?;
+                    .map_err(failed(&self.name))?;
             }
             #[cfg(feature = "neural")]
             Backend::Policy(local) => {
@@ -199,8 +195,17 @@ impl Writer {
                 local.write_each(&self.name, &questions, tell)?;
             }
         }
-        RewardError::if_interrupted(&self.name)
+        Interrupted::check().map_err(failed(&self.name))
     }
+}
+
+/// Converts an error of the writer of this name.
+fn failed<E>(name: &str) -> impl Fn(E) -> ProviderError
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let writer = name.to_owned();
+    move |source| ProviderError::Writer { writer: writer.clone(), source: Box::new(source) }
 }
 
 /// A text, and true if the limit on its length ended it.
@@ -220,7 +225,7 @@ impl LocalLlm {
         name: &str,
         questions: &[(Question, u32)],
         tell: &mut TellText<'_>,
-    ) -> Result<(), RewardError> {
+    ) -> Result<(), ProviderError> {
         let mut open: Vec<(usize, Ask)> = Vec::new();
         for (at, (question, sample)) in questions.iter().enumerate() {
             let prompt = self.asker.encode(question, "").map_err(failed(name))?;

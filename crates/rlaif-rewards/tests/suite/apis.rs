@@ -321,6 +321,26 @@ fn what_concerns_every_row_stops_at_once() {
 }
 
 #[test]
+fn a_refusal_names_the_address_and_not_its_query() {
+    for status in [413, 422, 424, 429, 500, 503, 529] {
+        let server = Server::start(move |_| Reply::Json(status, message("no")));
+        let limits = "[limits]\nretries = 0";
+        let scores = judge(&local(&server.url, "", limits)).score(&[ROW]).unwrap();
+        let reason = &scores.reasons[0].1;
+        let told = format!("{}/v1/chat/completions: {status}: no", server.url);
+        assert!(reason.ends_with(&told), "{reason}");
+    }
+    for (status, body) in [
+        (401, message("no")),
+        (403, message("no")),
+        (429, json!({"error": {"message": "m", "code": "insufficient_quota"}})),
+    ] {
+        let (error, _) = failure(status, body);
+        assert!(error.to_string().contains("at http://127.0.0.1:"), "{error}");
+    }
+}
+
+#[test]
 fn a_refusal_of_every_row_stops_after_a_few() {
     let (error, asked) = failure(400, message("messages: wrong"));
     assert!(matches!(error, ProviderError::Refused { .. }) && asked == 16, "{asked}: {error}");

@@ -247,7 +247,7 @@ fn a_reward_server_that_answers_424_is_asked_once_more() {
     let server = Server::start(|_| Reply::Json(424, json!({"message": "the model failed"})));
     let scores = reward_server(&server.url, "").score(&[Exchange::new("p", "y")]).unwrap();
     assert_eq!(server.requests().len(), 2);
-    assert_eq!(scores.reasons, [(0, "424: the model failed".to_owned())]);
+    assert_eq!(scores.reasons, [(0, format!("{}/get_reward: 424: the model failed", server.url))]);
 }
 
 #[test]

@@ -112,6 +112,17 @@ pub enum CommandError {
 }
 
 impl CommandError {
+    /// The same error with its row of the batch named as the user knows it.
+    pub(super) fn in_row(self, place: impl FnOnce(usize) -> String) -> Self {
+        match self {
+            Self::Lm(error) => Self::Lm(error.in_row(place)),
+            Self::OfModel { model, source } => {
+                Self::OfModel { model, source: source.in_row(place) }
+            }
+            other => other,
+        }
+    }
+
     /// The refusal of a flag's value.
     pub(super) fn setting(
         flag: &'static str,

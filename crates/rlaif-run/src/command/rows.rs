@@ -128,7 +128,10 @@ impl RowStream<'_> {
         let mut done: Vec<(usize, J::Output)> = Vec::with_capacity(prepared.len());
         for batch in order.chunks(job.together(self.batch_size)) {
             let rows: Vec<&J::Prepared> = batch.iter().map(|&i| &prepared[i]).collect();
-            done.extend(batch.iter().copied().zip(job.compute(&rows, self.progress)?));
+            let place = |row: usize| format!("{source_name}, line {}", lines[batch[row]]);
+            let computed =
+                job.compute(&rows, self.progress).map_err(|error| error.in_row(place))?;
+            done.extend(batch.iter().copied().zip(computed));
         }
         done.sort_by_key(|(i, _)| *i);
         Ok(done.into_iter().map(|(i, row)| (lines[i], row)).collect())

@@ -1,5 +1,6 @@
 //! The policy of a run, its reference, and models that share the policy's vocabulary.
 
+use rlaif_core::say;
 use rlaif_lm::{Policy, Reference};
 use rlaif_models::{LanguageModel, LoadOptions, ModelFiles, ModelNames, PolicySetup};
 use rlaif_train::Trainable;
@@ -49,9 +50,16 @@ pub(crate) fn check_vocabulary(
     let Some(other) = other else { return Ok(()) };
     let policy = tokenizer_if_present(&model.files()?)?;
     let others = tokenizer_if_present(&files_of(other)?)?;
-    let (Some(policy), Some(others)) = (policy, others) else { return Ok(()) };
-    let policy = (model.path.as_str(), &policy);
-    Ok(same_vocabulary(policy, (other.as_str(), &others), use_)?)
+    let (Some(policy), Some(others)) = (&policy, &others) else {
+        let without = if policy.is_none() { &model.path } else { other };
+        say(format_args!(
+            "{without} has no tokenizer, so the vocabularies of {} and {other} are not compared: {}",
+            model.path, use_.0
+        ));
+        return Ok(());
+    };
+    let policy = (model.path.as_str(), policy);
+    Ok(same_vocabulary(policy, (other.as_str(), others), use_)?)
 }
 
 /// The files of a reference or of a value function: those of a model, or of an adapter and its

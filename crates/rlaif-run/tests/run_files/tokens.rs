@@ -191,6 +191,32 @@ fn a_conversation_has_the_same_token_ids_in_every_command() {
         let sides = [rows[0].chosen.clone(), rows[0].rejected.clone()];
         assert_eq!(sides, row.reward, "reward: {at}");
 
+        // A text after messages is what the assistant says. TRL 1.16 cannot read such a row (a list and a
+        // string are not concatenated); its ids are those of the same row as messages.
+        let said = |turns: &Value| Some(turns.as_array()?.first()?["content"].clone());
+        if let (Value::Array(_), Some(chosen), Some(rejected)) =
+            (prompt, said(chosen), said(rejected))
+        {
+            let answer = json!({"prompt": prompt, "completion": chosen});
+            let answers = written(&folder, "sft-text.jsonl", &answer).display().to_string();
+            let (rows, _) = ColumnSection::default()
+                .read(&answers, &PromptSection::default(), &encoder)
+                .unwrap();
+            assert_eq!([&rows[0].prompt[..], &rows[0].response].concat(), row.sft, "sft: {at}");
+            let pair = json!({"prompt": prompt, "chosen": chosen, "rejected": rejected});
+            let pairs = written(&folder, "pairs-text.jsonl", &pair).display().to_string();
+            let dpo: DpoFile =
+                toml::from_str(&format!("[model]\npath = 'm'\n[data]\ntrain = '{pairs}'\n"))
+                    .unwrap();
+            let rows = dpo.read(codec, spec, Seed::new(1)).unwrap();
+            let TrainRows::Pairs(train) = &rows.train else { panic!("{at}") };
+            let whole = |response: &[u32]| [&train[0].prompt[..], response].concat();
+            assert_eq!([whole(&train[0].chosen), whole(&train[0].rejected)], row.dpo, "dpo: {at}");
+            let (rows, _) = reward.read(&pairs, codec, 512).unwrap();
+            let sides = [rows[0].chosen.clone(), rows[0].rejected.clone()];
+            assert_eq!(sides, row.reward, "reward: {at}");
+        }
+
         // Online DPO, by its prompts.
         let online = "[online]\nreward = { kind = 'length', longest = 3, per = 1.0 }\n";
         let dpo: DpoFile = toml::from_str(&format!("{file}{online}")).unwrap();

@@ -10,7 +10,7 @@ use rlaif_torch::DeviceChoice;
 pub(crate) struct ModelArguments {
     /// Folder in Hugging Face's layout, or hub id such as google/flan-t5-small. A LoRA adapter
     /// stands for its base model with the adapter.
-    #[arg(long)]
+    #[arg(long, alias = "policy")]
     model: String,
     /// Branch, tag or commit of a hub id.
     #[arg(long)]

@@ -138,8 +138,13 @@ fn an_adapter_that_a_run_wrote_is_scored_by_rewards_and_trained_further() {
     let adapter = folder.join("dpo-5/model");
     succeeded(&run(elsewhere.path(), &["inspect", adapter.to_str().unwrap()], ""));
     fs::rename(folder.join("moved"), folder.join("model")).unwrap();
-    // The benches take it as well.
-    for bench in [
+    // The benches take it as well, under each of its names.
+    let names = [
+        &["--policy", "dpo/model"][..],
+        &["--model", "model", "--adapter", "dpo/model"],
+        &["--model", "dpo/model", "--base", "model"],
+    ];
+    for (bench, name) in [
         &["generate", "--prompt-len", "4", "--steps", "1"][..],
         &["sft", "--prompt-len", "4", "--steps", "1"],
         &["dpo", "--prompt-len", "4", "--steps", "1"],
@@ -155,9 +160,12 @@ fn an_adapter_that_a_run_wrote_is_scored_by_rewards_and_trained_further() {
             "rm/model",
         ],
         &["reinforce", "--prompt-len", "4", "--steps", "1", "--group-size", "2"],
-    ] {
-        let sizes = ["--batch-size", "2", "--new-tokens", "3", "--policy", "dpo/model", "--json"];
-        let arguments = [&["bench"][..], bench, &sizes].concat();
+    ]
+    .into_iter()
+    .zip(names.into_iter().cycle())
+    {
+        let sizes = ["--batch-size", "2", "--new-tokens", "3", "--json"];
+        let arguments = [&["bench"][..], bench, &sizes, name].concat();
         succeeded(&run(folder, &arguments, ""));
     }
     // The head of a reward model's adapter is of no use to a policy.

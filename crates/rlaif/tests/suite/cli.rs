@@ -143,6 +143,20 @@ fn a_result_that_is_not_finite_ends_the_command_with_its_row_and_its_model() {
     let output = run(&["logprobs", "--model", model.to_str().unwrap(), "--input", "-"], input, &[]);
     let said = refusal(&output, 1);
     assert!(said.contains("line 1: ") && said.contains("is not a finite number"), "{said}");
+
+    // `generate` computes short prompts first; the row is still that of the input.
+    let model = folder.path().join("neox");
+    fs::create_dir(&model).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(fixture("models/gpt-neox").join(file), model.join(file)).unwrap();
+    }
+    poison(&model, "embed_in.weight", 9);
+    let input = "{\"prompt_ids\": [5, 6, 7]}\n\n{\"prompt_ids\": [9]}\n";
+    let arguments = ["generate", "--max-new-tokens", "2", "--input", "-", "--model"];
+    let arguments = [&arguments[..], &[model.to_str().unwrap()]].concat();
+    let said = refusal(&run(&arguments, input, &[]), 1);
+    let told = format!("{}: the logits of standard input, line 3 are not finite", model.display());
+    assert!(said.contains(&told), "{said}");
 }
 
 #[test]

@@ -294,6 +294,28 @@ fn candidates_of_several_makers_are_kept_and_the_best_and_the_worst_are_labelled
     let nobody = format!("[data]\nfile = '{}/prompts.jsonl'\n", folder.display());
     let said = refusal(&run("candidates", folder, &nobody, "none.jsonl"), 2);
     assert!(said.contains("`writers` is empty, and so is `data.responses`; expected"), "{said}");
+    // Port 1 is closed: not the user's fault. A port that no host has is.
+    let writer = |url: &str| {
+        format!(
+            "{nobody}[[writers]]\nname = 'served'\nlimits = {{ retries = 0 }}\n\
+             api = {{ kind = 'openai', model = 'm', base_url = '{url}' }}\n"
+        )
+    };
+    let said = refusal(&run("candidates", folder, &writer("http://127.0.0.1:1"), "down.jsonl"), 1);
+    let told = "none of 3 texts was written; the first: `served`: no answer after request 1: \
+                http://127.0.0.1:1/v1/chat/completions: ";
+    assert!(said.contains(told), "{said}");
+    let pairs = format!(
+        "[data]\nfile = '{}/candidates.jsonl'\n[[facets]]\nfacet = 'helpful'\n[judge]\n\
+         limits = {{ retries = 0 }}\n\
+         api = {{ kind = 'openai', model = 'm', base_url = 'http://127.0.0.1:1' }}\n",
+        folder.display()
+    );
+    let said = refusal(&run("label", folder, &pairs, "no-labels.jsonl"), 1);
+    let told = "pairs has a verdict: `m`: helpful: no answer after request 1: http://127.0.0.1:1/";
+    assert!(said.contains(told), "{said}");
+    let said = refusal(&run("candidates", folder, &writer("http://h:99999"), "no.jsonl"), 2);
+    assert!(said.contains("`api.base_url` is http://h:99999; expected"), "{said}");
 }
 
 /// A writer that names insults as its critique, and takes one of two out in each revision.

@@ -56,7 +56,12 @@ fn another_vocabulary_is_refused_by_name_wherever_ids_are_read() {
         assert!(!at("no/metrics.jsonl").exists());
         for model in ["adapter", "bare"] {
             let out = format!("{name}-{model}");
-            succeeded(&ppo(&key(name, model), &out));
+            let said = succeeded(&ppo(&key(name, model), &out));
+            assert_eq!(
+                said.contains("/bare has no tokenizer, so the vocabularies"),
+                model == "bare",
+                "{said}"
+            );
             assert_eq!(metrics(&at(&out)).len(), 1);
         }
     }

@@ -29,9 +29,9 @@ pub struct GenerateBench {
     pub batch_size: usize,
     /// Prompts of one call; by default, as many as are decoded together.
     pub rows: Option<usize>,
-    /// RowLengths of the prompts in tokens.
+    /// Lengths of the prompts in tokens.
     pub prompt_len: BenchLengths,
-    /// RowLengths of the responses in tokens; end of sequence is ignored.
+    /// Lengths of the responses in tokens; end of sequence is ignored.
     pub new_tokens: BenchLengths,
     /// The choice of tokens.
     pub sampling: Sampling,

@@ -1,4 +1,4 @@
-//! RowLengths of rows, for the benchmarks.
+//! Lengths of rows, for the benchmarks.
 
 use std::str::FromStr;
 
@@ -41,7 +41,7 @@ impl FromStr for BenchLengths {
 }
 
 impl BenchLengths {
-    /// RowLengths of `rows` rows; `seed` and `flag` determine the random ones.
+    /// Lengths of `rows` rows; `seed` and `flag` determine the random ones.
     pub(super) fn of(
         &self,
         flag: &'static str,

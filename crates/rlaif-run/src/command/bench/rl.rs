@@ -29,7 +29,7 @@ pub struct RlSteps {
     pub batch_size: usize,
     /// Responses per forward and backward pass; 0 for the whole minibatch.
     pub microbatch_size: usize,
-    /// RowLengths of the prompts in tokens.
+    /// Lengths of the prompts in tokens.
     pub prompt_len: BenchLengths,
     /// Tokens per response; end of sequence is ignored.
     pub new_tokens: usize,

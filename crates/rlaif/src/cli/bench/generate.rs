@@ -4,26 +4,23 @@ use clap::Args;
 use rlaif_run::command::bench::{self, BenchLengths};
 
 use super::output::Output;
-use crate::cli::{error::CliError, generate::SamplingArguments, model::Placement};
+use crate::cli::{error::CliError, generate::SamplingArguments, model::ModelArguments};
 
 #[derive(Debug, Args)]
 pub(crate) struct GenerateBench {
-    /// Folder in Hugging Face's layout, or hub id.
-    #[arg(long, alias = "policy")]
-    model: String,
     #[command(flatten)]
-    placement: Placement,
+    model: ModelArguments,
     /// Rows decoded together.
     #[arg(long, alias = "batch", default_value_t = 16)]
     batch_size: usize,
     /// Prompts of one call; by default, as many as are decoded together.
     #[arg(long)]
     rows: Option<usize>,
-    /// RowLengths of the prompts in tokens: one length, one for each row (64,101,..) or a range
+    /// Lengths of the prompts in tokens: one length, one for each row (64,101,..) or a range
     /// (8-256).
     #[arg(long, default_value = "96")]
     prompt_len: BenchLengths,
-    /// RowLengths of the responses in tokens, in the same format; end of sequence is ignored.
+    /// Lengths of the responses in tokens, in the same format; end of sequence is ignored.
     #[arg(long, default_value = "32")]
     new_tokens: BenchLengths,
     #[command(flatten)]
@@ -41,7 +38,7 @@ pub(crate) struct GenerateBench {
 impl GenerateBench {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let bench = bench::GenerateBench {
-            model: self.placement.model(&self.model),
+            model: self.model.choice(),
             batch_size: self.batch_size,
             rows: self.rows,
             prompt_len: self.prompt_len.clone(),

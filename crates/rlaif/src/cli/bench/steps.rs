@@ -6,16 +6,13 @@ use clap::Args;
 use rlaif_run::command::bench::{self, BenchLengths};
 
 use super::output::{Activations, Output};
-use crate::cli::model::Placement;
+use crate::cli::model::ModelArguments;
 
 /// The settings of a bench of optimizer steps on rows of ids.
 #[derive(Debug, Args)]
 pub(super) struct TimedSteps {
-    /// The policy: a folder in Hugging Face's layout or a hub id, that of a LoRA adapter as well.
-    #[arg(long, alias = "policy")]
-    model: String,
     #[command(flatten)]
-    placement: Placement,
+    model: ModelArguments,
     /// Rows per optimizer step.
     #[arg(long, alias = "batch", default_value_t = 8)]
     batch_size: usize,
@@ -36,7 +33,7 @@ impl TimedSteps {
     /// The library's settings.
     pub(super) fn steps(&self) -> bench::TimedSteps {
         bench::TimedSteps {
-            model: self.placement.model(&self.model),
+            model: self.model.choice(),
             batch_size: self.batch_size,
             microbatch_size: self.microbatch_size,
             steps: self.steps,
@@ -48,18 +45,15 @@ impl TimedSteps {
 /// The settings of a bench of steps with sampled responses.
 #[derive(Debug, Args)]
 pub(super) struct RlSteps {
-    /// The policy: a folder in Hugging Face's layout, or a hub id.
-    #[arg(long, alias = "policy")]
-    model: String,
     #[command(flatten)]
-    placement: Placement,
+    model: ModelArguments,
     /// Responses per step.
     #[arg(long, alias = "batch", default_value_t = 16)]
     batch_size: usize,
     /// Responses per forward and backward pass; 0 for the whole minibatch.
     #[arg(long, alias = "microbatch", default_value_t = 0)]
     microbatch_size: usize,
-    /// RowLengths of the prompts in tokens: one length, one for each prompt (64,101,..) or a range
+    /// Lengths of the prompts in tokens: one length, one for each prompt (64,101,..) or a range
     /// (8-256).
     #[arg(long, default_value = "64-128")]
     prompt_len: BenchLengths,
@@ -88,7 +82,7 @@ impl RlSteps {
     /// The library's settings.
     pub(super) fn steps(&self) -> bench::RlSteps {
         bench::RlSteps {
-            model: self.placement.model(&self.model),
+            model: self.model.choice(),
             batch_size: self.batch_size,
             microbatch_size: self.microbatch_size,
             prompt_len: self.prompt_len.clone(),
