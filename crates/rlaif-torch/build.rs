@@ -66,6 +66,7 @@ fn main() {
         build
     };
     build().files(SOURCES).compile("rlaif_torch");
+    build().include("cpp/gloo_names").file("cpp/dist.cpp").compile("rlaif_torch_dist");
     reordering()
         .files(KERNELS)
         // GCC's own vector intrinsics pass registers that they mean to be undefined.

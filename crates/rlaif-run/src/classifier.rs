@@ -174,6 +174,7 @@ impl ClassifierFile {
 
 impl Recipe for ClassifierFile {
     const SHOWN: &'static [&'static str] = &["loss", "eval/accuracy", "eval/auc"];
+    const DATA_PARALLEL: bool = true;
 
     fn basics(&self) -> Basics<'_> {
         Basics { seed: self.seed, placement: &self.placement, model: &self.model }

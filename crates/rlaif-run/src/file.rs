@@ -7,6 +7,7 @@ use std::{
 
 use rlaif_core::{NotFinite, below_table, check_finite, say};
 use rlaif_rewards::{describe_toml, wrong_key};
+use rlaif_torch::dist::{Launch, World};
 use rlaif_train::{Keep, RunFolder, Saved, TrainError};
 use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
@@ -45,6 +46,10 @@ pub struct RunRequest {
     pub resume: bool,
     /// `a.b=v`: overrides of the file's keys; the value is TOML or a bare string.
     pub set: Vec<String>,
+    /// The place of this process among several, for commands that train; by default, there is one process.
+    ///
+    /// If a launcher starts a run again, it continues.
+    pub launch: Launch,
 }
 
 /// A run whose file has been read.
@@ -75,8 +80,9 @@ impl RunRequest {
         };
         let asked = self.config.as_deref().map(|path| self.read::<T>(path)).transpose()?;
         let begun = out.join("run.toml");
+        let resume = self.resume || (self.launch.restarts > 0 && begun.exists());
         let mut changed = Vec::new();
-        let config = match (self.resume, asked) {
+        let config = match (resume, asked) {
             (true, asked) => {
                 if !begun.exists() {
                     return Err(TrainError::NoRun { folder: out }.into());
@@ -105,7 +111,7 @@ impl RunRequest {
             toml::to_string(&table(&config)?)
                 .map_err(|source| RunError::Unwritable { source: source.into() })?
         );
-        Ok(OpenRun { config, out, resolved, resume: self.resume, changed })
+        Ok(OpenRun { config, out, resolved, resume, changed })
     }
 
     fn read<T: RunFile>(&self, path: &Path) -> Result<T, RunError> {
@@ -161,6 +167,44 @@ impl<T> OpenRun<T> {
             return Ok((folder, saved));
         }
         Ok((RunFolder::create(&self.out, &self.resolved, keep)?, None))
+    }
+
+    /// As [`OpenRun::folder`], in one of several ranks: rank 0 creates or resumes the folder, and the others read it.
+    ///
+    /// # Errors
+    /// Those of [`OpenRun::folder`] and [`RunFolder::of_another`].
+    pub(crate) fn folder_in(
+        &self,
+        keep: Keep,
+        world: &World,
+    ) -> Result<(RunFolder, Option<Saved>), RunError> {
+        let (folder, saved) = match world.first(|| self.folder(keep))? {
+            Some((folder, saved)) => (folder.in_world(world), saved),
+            None => RunFolder::of_another(&self.out, keep, world, self.resume)?,
+        };
+        let step = saved.as_ref().map_or(0, Saved::step);
+        let remedy = "put the run's folder on a file system that all hosts share";
+        world.same("the newest checkpoint", &format!("step {step}"), remedy)?;
+        Ok((folder, saved))
+    }
+
+    /// Refuses ranks that have other settings than rank 0, or are of another version.
+    ///
+    /// # Errors
+    /// [`RunError::Torch`].
+    pub(crate) fn same_in(&self, world: &World) -> Result<(), RunError>
+    where
+        T: Serialize,
+    {
+        let version = env!("CARGO_PKG_VERSION");
+        world.same("the version of rlaif", version, "install the same version on all hosts")?;
+        let mut table = table(&self.config)?;
+        // Devices and threads may differ from host to host.
+        table.remove("placement");
+        let text = toml::to_string(&table)
+            .map_err(|source| RunError::Unwritable { source: source.into() })?;
+        let remedy = "start all ranks with the same run file, --set and files";
+        Ok(world.same("the run file", &text, remedy)?)
     }
 
     /// `true` for a resumed run.

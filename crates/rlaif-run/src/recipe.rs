@@ -2,14 +2,18 @@
 
 use std::path::Path;
 
-use rlaif_core::{Interrupted, Rendering, RewardModel, Seed};
+use rlaif_core::{BadSetting, Interrupted, Rendering, RewardModel, Seed};
 use rlaif_lm::Activations;
 use rlaif_models::{
     ADAPTER, AdapterBase, Classifier, LanguageModel, LoadOptions, MemoryPlan, ModelError,
     ModelFiles, SaveOptions,
 };
 use rlaif_rewards::RewardConfig;
-use rlaif_torch::seeded;
+use rlaif_torch::{
+    TorchError,
+    dist::{DistError, Launch, World},
+    seeded, set_intra_op_threads,
+};
 use rlaif_train::{
     Batches, Ending, Fit, FitConfig, FitPlan, Goal, Interrupt, RunFolder, Saved, Terminal, drive,
 };
@@ -32,6 +36,9 @@ use crate::{
 pub trait Recipe: RunFile {
     /// Metrics for the terminal.
     const SHOWN: &'static [&'static str];
+
+    /// `true` if several processes can train together.
+    const DATA_PARALLEL: bool = false;
 
     /// The keys of every run file.
     fn basics(&self) -> Basics<'_>;
@@ -75,17 +82,65 @@ pub struct Basics<'a> {
 /// # Ok::<(), rlaif_run::RunError>(())
 /// ```
 pub fn train<R: Recipe>(request: &RunRequest) -> Result<(), RunError> {
+    let launch = &request.launch;
+    if !R::DATA_PARALLEL && launch.size > 1 {
+        let what = format!("`rlaif {}`", R::COMMAND);
+        return Err(TorchError::from(DistError::OneProcess { what, size: launch.size }).into());
+    }
+    let world = World::join(launch).map_err(TorchError::from)?;
+    let trained = train_in::<R>(request, &world);
+    if let Err(error) = &trained {
+        let shared = DistError::in_chain(error).is_some_and(DistError::is_shared);
+        if !shared && !matches!(error, RunError::Interrupted { .. }) {
+            world.last_words(&error.to_string());
+        }
+    }
+    trained
+}
+
+/// As [`train`], in a rank that has met the others.
+fn train_in<R: Recipe>(request: &RunRequest, world: &World) -> Result<(), RunError> {
     let open = request.open::<R>()?;
+    open.same_in(world)?;
     let config = &open.config;
     config.check()?;
     let Basics { seed, placement, model } = config.basics();
+    place_rank(&request.launch, placement)?;
     let options = placement.options(model.dtype)?;
-    config.train(Start { open: &open, seed: Seed::new(seed), options }).map_err(|error| {
+    let start = Start { open: &open, seed: Seed::new(seed), options, world: world.clone() };
+    config.train(start).map_err(|error| {
         match Interrupted::ended(&error) {
             true => RunError::Interrupted { how: open.how_to_go_on(R::COMMAND) },
             false => error,
         }
     })
+}
+
+/// Gives each rank of a host its own GPU, and its part of the processors.
+fn place_rank(launch: &Launch, placement: &Placement) -> Result<(), RunError> {
+    if launch.size == 1 {
+        return Ok(());
+    }
+    if placement.device.starts_with("cuda") && launch.local_size > 1 {
+        let expected = "`auto`, with several ranks on a host: each then has its own GPU";
+        return Err(BadSetting::new("placement.device", &placement.device, expected).into());
+    }
+    if placement.device == "auto" {
+        rlaif_torch::load_cuda()?;
+        let gpus = usize::try_from(tch::Cuda::device_count()).unwrap_or(0);
+        if gpus > 0 && launch.local_rank >= gpus {
+            let found = format!("auto, with {} ranks on a host of {gpus} GPUs", launch.local_size);
+            let expected = "a GPU for each rank, or `cpu`";
+            return Err(BadSetting::new("placement.device", found, expected).into());
+        }
+    }
+    rlaif_torch::prefer_cuda(launch.local_rank);
+    // torchrun sets OMP_NUM_THREADS to 1, which would leave most processors idle.
+    if placement.threads == 0 {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        set_intra_op_threads((processors / launch.local_size).max(1))?;
+    }
+    Ok(())
 }
 
 /// A run that has not begun: its folder does not exist yet.
@@ -96,6 +151,8 @@ pub struct Start<'a, R> {
     pub seed: Seed,
     /// Device and dtype of models.
     pub options: LoadOptions,
+    /// The processes that train together.
+    pub world: World,
 }
 
 /// Outline of a run, available after its data are read.
@@ -165,9 +222,13 @@ impl<'a, R: Recipe> Start<'a, R> {
     /// Those of [`OpenRun::folder`].
     pub fn begin(self, outline: &Outline<'_>) -> Result<OngoingRun<'a>, RunError> {
         // Before this point Ctrl-C ends the process at once: there is nothing to save.
-        let interrupt = Interrupt::install()?;
-        let (mut folder, saved) = self.open.folder(outline.fit.keep(Goal::Lowest))?;
+        let interrupt = Interrupt::install_in(&self.world)?;
+        let keep = outline.fit.keep(Goal::Lowest);
+        let (mut folder, saved) = self.open.folder_in(keep, &self.world)?;
         folder.say(&outline.about)?;
+        if !self.world.is_alone() {
+            folder.say(&format!("{} processes train together", self.world.size()))?;
+        }
         let done = saved.as_ref().map_or(0, Saved::step);
         folder.show(Terminal::new(outline.total_steps, done, R::SHOWN.iter().copied()));
         Ok(OngoingRun {
@@ -215,7 +276,9 @@ impl OngoingRun<'_> {
     /// # Errors
     /// [`RunError::Train`], [`RunError::Files`].
     pub fn keep_rendering(&mut self, rendering: &Rendering) -> Result<(), RunError> {
-        rlaif_checkpoint::write_json(&self.folder.path().join(PROMPT_FILE), rendering)?;
+        if self.folder.world().is_first() {
+            rlaif_checkpoint::write_json(&self.folder.path().join(PROMPT_FILE), rendering)?;
+        }
         Ok(self.folder.say(&described(rendering))?)
     }
 
@@ -244,6 +307,12 @@ impl OngoingRun<'_> {
     /// # Errors
     /// [`RunError::Result`].
     pub fn write(&mut self, model: &mut impl TrainedModel) -> Result<(), RunError> {
+        // The ranks have the same weights.
+        let world = self.folder.world().clone();
+        world.first(|| self.write_alone(model)).map(|_| ())
+    }
+
+    fn write_alone(&mut self, model: &mut impl TrainedModel) -> Result<(), RunError> {
         let files = self.section.files()?;
         let target = self.folder.model();
         let written = if self.section.lora.is_some() || files.adapter.is_some() {

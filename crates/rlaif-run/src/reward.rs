@@ -256,6 +256,7 @@ impl RewardFile {
 
 impl Recipe for RewardFile {
     const SHOWN: &'static [&'static str] = &["loss", "rewards/accuracies", "eval/accuracy"];
+    const DATA_PARALLEL: bool = true;
 
     fn basics(&self) -> Basics<'_> {
         Basics { seed: self.seed, placement: &self.placement, model: &self.model }

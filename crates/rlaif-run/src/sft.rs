@@ -91,6 +91,7 @@ impl SftFile {
 
 impl Recipe for SftFile {
     const SHOWN: &'static [&'static str] = &["loss", "eval/loss", "time/tokens_per_s"];
+    const DATA_PARALLEL: bool = true;
 
     fn basics(&self) -> Basics<'_> {
         Basics { seed: self.seed, placement: &self.placement, model: &self.model }

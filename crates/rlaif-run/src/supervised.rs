@@ -95,8 +95,10 @@ impl<T: EncodedRow> SupervisedRows<'_, T> {
         let tokens = longest(train.iter().map(T::tokens));
         let memory = MemoryPlan { microbatch: T::SEQUENCES * rows, tokens, ..memory };
         start.check_memory(&memory, WeightsInMemory::Loaded)?;
-        let trainer =
+        let mut trainer =
             trainer(total_steps).map_err(|error| RunError::from(error).within("learn"))?;
+        // Ranks with other weights are refused before anything is written.
+        trainer.join(&start.world)?;
         let about = format!(
             "{} rows to train on ({skipped}), {} held out, {total_steps} steps",
             train.len(),

@@ -255,6 +255,30 @@ int32_t rlaif_graph_end(void* graph) noexcept;
 void rlaif_graph_leave(void* graph) noexcept;
 int32_t rlaif_graph_replay(void* graph) noexcept;
 
+// ---- dist.cpp ------------------------------------------------------------------------------------
+
+// Returns 1 where libtorch was built with c10d; else every other function here fails.
+int32_t rlaif_dist_built() noexcept;
+// With `serve`, other processes meet in this one. All keys get `prefix`, which may be empty.
+int32_t rlaif_store_open(const char* host, uint16_t port, int32_t serve, int64_t timeout_ms,
+                         const char* prefix, void** store) noexcept;
+void rlaif_store_free(void* store) noexcept;
+int32_t rlaif_store_set(void* store, const char* key, const uint8_t* value, size_t len) noexcept;
+// Writes null where there is no such key, else a tensor of bytes; does not wait.
+int32_t rlaif_store_get(void* store, const char* key, at::Tensor** value) noexcept;
+int32_t rlaif_store_add(void* store, const char* key, int64_t by, int64_t* sum) noexcept;
+// `interface` and `host` may be empty; an interface comes first.
+int32_t rlaif_group_open(void* store, int32_t rank, int32_t size, int64_t timeout_ms,
+                         const char* interface, const char* host, void** group) noexcept;
+void rlaif_group_free(void* group) noexcept;
+// Sums a tensor over all ranks, in place. Work is waited for, then freed.
+int32_t rlaif_group_sum(void* group, const at::Tensor* tensor, void** work) noexcept;
+int32_t rlaif_group_gather(void* group, const at::Tensor* tensor, const at::Tensor* const* outputs,
+                           size_t len, void** work) noexcept;
+// `done` stays 0 if the work takes longer than this.
+int32_t rlaif_work_wait(void* work, int64_t timeout_ms, int32_t* done) noexcept;
+void rlaif_work_free(void* work) noexcept;
+
 }  // extern "C"
 
 // The layout of the structs, in bytes; src/ffi.rs asserts the same numbers.

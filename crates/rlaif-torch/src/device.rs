@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tch::{Cuda, Device};
 
@@ -62,13 +63,21 @@ pub fn load_cuda() -> Result<CudaLibraries, TorchError> {
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DeviceChoice {
-    /// The first CUDA device if there is one, else the CPU.
+    /// The CUDA device of [`prefer_cuda`], by default the first, if there is one, else the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
     /// A CUDA device by its index.
     Cuda(usize),
+}
+
+/// The device that [`DeviceChoice::Auto`] is.
+static PREFERRED: AtomicUsize = AtomicUsize::new(0);
+
+/// Makes `auto` this CUDA device in this process: each of several processes of a host has its own.
+pub fn prefer_cuda(index: usize) {
+    PREFERRED.store(index, Ordering::Relaxed);
 }
 
 impl DeviceChoice {
@@ -82,7 +91,11 @@ impl DeviceChoice {
             Self::Cpu => Ok(Device::Cpu),
             Self::Auto => {
                 load_cuda()?;
-                Ok(Device::cuda_if_available())
+                let preferred = PREFERRED.load(Ordering::Relaxed);
+                Ok(match i64::try_from(preferred) {
+                    Ok(index) if index < Cuda::device_count() => Device::Cuda(preferred),
+                    _ => Device::cuda_if_available(),
+                })
             }
             Self::Cuda(index) => {
                 load_cuda()?;

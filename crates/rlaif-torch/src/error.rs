@@ -3,6 +3,8 @@
 use rlaif_core::{BadSetting, Fault};
 use tch::TchError;
 
+use crate::dist::error::DistError;
+
 /// An error of libtorch, or of a call that would crash libtorch.
 ///
 /// A [`TchError`] converts with `?`; running out of memory becomes [`TorchError::OutOfMemory`] in
@@ -70,6 +72,9 @@ pub enum TorchError {
     /// A setting outside its range.
     #[error(transparent)]
     Setting(#[from] BadSetting),
+    /// Several processes that cannot begin or continue a run.
+    #[error("{0}")]
+    Dist(#[source] Box<DistError>),
     /// A tensor that an operation does not support.
     #[error("tensor `{name}`: expected {expected}, found {found}")]
     Tensor {
@@ -108,6 +113,12 @@ impl TorchError {
     }
 }
 
+impl From<DistError> for TorchError {
+    fn from(source: DistError) -> Self {
+        Self::Dist(Box::new(source))
+    }
+}
+
 impl From<TchError> for TorchError {
     fn from(source: TchError) -> Self {
         if let TchError::Torch(message) = &source
@@ -124,6 +135,7 @@ impl Fault for TorchError {
         match self {
             Self::DeviceName { .. } | Self::NoDevice { .. } => true,
             Self::Setting(error) => error.is_users(),
+            Self::Dist(error) => error.is_users(),
             Self::OutOfMemory { .. }
             | Self::Libtorch { .. }
             | Self::Kind { .. }

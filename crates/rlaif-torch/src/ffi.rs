@@ -291,6 +291,58 @@ unsafe extern "C" {
     pub(crate) fn rlaif_graph_leave(graph: *mut c_void);
     pub(crate) fn rlaif_graph_replay(graph: *mut c_void) -> i32;
 
+    pub(crate) fn rlaif_dist_built() -> i32;
+    pub(crate) fn rlaif_store_open(
+        host: *const c_char,
+        port: u16,
+        serve: i32,
+        timeout_ms: i64,
+        prefix: *const c_char,
+        store: *mut *mut c_void,
+    ) -> i32;
+    pub(crate) fn rlaif_store_free(store: *mut c_void);
+    pub(crate) fn rlaif_store_set(
+        store: *mut c_void,
+        key: *const c_char,
+        value: *const u8,
+        len: usize,
+    ) -> i32;
+    pub(crate) fn rlaif_store_get(
+        store: *mut c_void,
+        key: *const c_char,
+        value: *mut *mut C_tensor,
+    ) -> i32;
+    pub(crate) fn rlaif_store_add(
+        store: *mut c_void,
+        key: *const c_char,
+        by: i64,
+        sum: *mut i64,
+    ) -> i32;
+    pub(crate) fn rlaif_group_open(
+        store: *mut c_void,
+        rank: i32,
+        size: i32,
+        timeout_ms: i64,
+        interface: *const c_char,
+        host: *const c_char,
+        group: *mut *mut c_void,
+    ) -> i32;
+    pub(crate) fn rlaif_group_free(group: *mut c_void);
+    pub(crate) fn rlaif_group_sum(
+        group: *mut c_void,
+        tensor: *const C_tensor,
+        work: *mut *mut c_void,
+    ) -> i32;
+    pub(crate) fn rlaif_group_gather(
+        group: *mut c_void,
+        tensor: *const C_tensor,
+        outputs: List,
+        len: usize,
+        work: *mut *mut c_void,
+    ) -> i32;
+    pub(crate) fn rlaif_work_wait(work: *mut c_void, timeout_ms: i64, done: *mut i32) -> i32;
+    pub(crate) fn rlaif_work_free(work: *mut c_void);
+
     /// The C library's.
     pub(crate) fn _exit(status: c_int) -> !;
 }
@@ -476,7 +528,7 @@ mod tests {
     #[test]
     fn both_sides_declare_the_same() {
         let (c, rust) = (of_c(), of_rust());
-        assert_eq!((c.0.len(), c.1.len()), (54, 8), "functions and structs in rlaif.h");
+        assert_eq!((c.0.len(), c.1.len()), (67, 8), "functions and structs in rlaif.h");
         for (c, rust) in [(c.0, rust.0), (c.1, rust.1)] {
             for (name, declared) in &c {
                 assert_eq!(rust.get(name), Some(declared), "{name} in ffi.rs, and in rlaif.h");

@@ -35,6 +35,7 @@
 //! | less memory in the backward pass | [`checkpoint`], [`checkpoint_many`] |
 //! | runs that resume bit by bit | [`seeded`], [`RngState`], [`AdamW::state`], [`set_determinism`] |
 //! | devices and threads | [`isa`], [`DeviceChoice`], [`load_cuda`], [`set_intra_op_threads`], [`set_denormals`], [`set_tf32`] |
+//! | several processes | [`dist::World`] |
 //! | memory | [`host_memory`], [`host_memory_available`], [`cuda_memory`], [`cuda_memory_free`], [`free_memory`], [`keep_large_blocks`], [`with_bytes_mut`] |
 //! | errors | [`TorchError`], which distinguishes running out of memory from the rest |
 //!
@@ -48,6 +49,7 @@ mod adamw;
 mod attention;
 mod bytes;
 mod device;
+pub mod dist;
 mod error;
 mod exit;
 mod ffi;
@@ -68,7 +70,7 @@ mod work;
 pub use adamw::{AdamW, AdamWOptions, ParamGroup};
 pub use attention::{AttentionOptions, Keys, RowLengths, attends_rows, attention};
 pub use bytes::{with_bytes, with_bytes_mut};
-pub use device::{CudaLibraries, DeviceChoice, load_cuda};
+pub use device::{CudaLibraries, DeviceChoice, load_cuda, prefer_cuda};
 pub use error::TorchError;
 pub use exit::exit_at_once;
 pub use fused::{

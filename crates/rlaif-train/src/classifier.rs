@@ -6,6 +6,7 @@
 
 use rlaif_core::{Interrupted, Metrics};
 use rlaif_lm::{Forward, LabelScheme, LmError, Padding, SequenceClassifier, TokenBatch};
+use rlaif_torch::dist::World;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
@@ -173,7 +174,8 @@ impl<'m> ClassifierTrainer<'m> {
         let weights = Tensor::from_slice(&self.weights)
             .to_kind(Kind::Float)
             .to_device(self.model.spec().device);
-        let passes = self.config.divide(rows, |row| row.ids.len());
+        let world = self.learner.world().clone();
+        let passes = self.config.divide(&rows[world.share(rows.len())], |row| row.ids.len());
         let loss = accumulate(passes, total, |rows| {
             let logits = logits(self.model, &rows, forward)?;
             let labels = labels(&rows, self.model);
@@ -189,7 +191,9 @@ impl<'m> ClassifierTrainer<'m> {
         })?;
         let optimizer = self.learner.step()?;
         let tokens = rows.iter().map(|row| row.ids.len() as u64).sum();
-        Ok(ClassifierStats { loss: loss.double_value(&[]), tokens, optimizer })
+        let mut loss = [loss.double_value(&[])];
+        world.sum(&mut loss)?;
+        Ok(ClassifierStats { loss: loss[0], tokens, optimizer })
     }
 
     /// Measures the classifier on labelled rows, without dropout and without class weights.
@@ -204,6 +208,8 @@ impl<'m> ClassifierTrainer<'m> {
     }
 
     fn probabilities(&self, rows: &[ClassifierRow]) -> Result<Vec<Vec<f64>>, TrainError> {
+        let world = self.learner.world();
+        let rows = &rows[world.share(rows.len())];
         let mut all = vec![Vec::new(); rows.len()];
         for (places, rows) in self.config.divide_for_evaluation(rows, |row| row.ids.len()) {
             Interrupted::check().map_err(LmError::from)?;
@@ -214,7 +220,8 @@ impl<'m> ClassifierTrainer<'m> {
                 all[place] = row;
             }
         }
-        Ok(all)
+        let all = world.gather_numbers(all.concat())?;
+        Ok(all.chunks(self.weights.len()).map(<[f64]>::to_vec).collect())
     }
 }
 
@@ -261,6 +268,10 @@ fn labels(rows: &[&ClassifierRow], model: &dyn SequenceClassifier) -> Tensor {
 
 impl Supervised for ClassifierTrainer<'_> {
     type Row = ClassifierRow;
+
+    fn join(&mut self, world: &World) -> Result<(), TrainError> {
+        self.learner.join(world, self.model.parameters())
+    }
 
     fn learner(&self) -> &Learner {
         &self.learner

@@ -7,7 +7,11 @@
 use std::time::Instant;
 
 use rlaif_core::{Finding, Interrupted, Metrics, Seed};
-use rlaif_torch::seeded;
+use rlaif_torch::{
+    TorchError,
+    dist::{DistError, World},
+    seeded,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -197,9 +201,26 @@ pub trait Fit {
         ("eval/loss", Goal::Lowest)
     }
 
+    /// Trains together with other ranks: each calls [`Fit::step`] with the same rows, and the numbers that it returns
+    /// are those of all ranks. [`drive`] calls it before the first step. By default, several ranks are refused.
+    ///
+    /// # Errors
+    /// [`TrainError::Torch`] with [`DistError::OneProcess`].
+    fn join(&mut self, world: &World) -> Result<(), TrainError> {
+        one_process("this training", world)
+    }
+
     /// Messages for the user before the first step; none by default.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
+    }
+}
+
+/// Refuses several ranks.
+pub(crate) fn one_process(what: &str, world: &World) -> Result<(), TrainError> {
+    match world.size() {
+        1 => Ok(()),
+        size => Err(TorchError::from(DistError::OneProcess { what: what.to_owned(), size }).into()),
     }
 }
 
@@ -315,6 +336,12 @@ pub fn drive(
 ) -> Result<Ending, TrainError> {
     let FitPlan { config, total_steps, seed, interrupt } = *plan;
     let mut state = State { fingerprint: batches.fingerprint(), ..State::default() };
+    let world = run.world().clone();
+    let remedy = "give all ranks the same data files, seed and batch size";
+    world.same("the order of rows", &format!("digest {:016x}", state.fingerprint), remedy)?;
+    task.join(&world)?;
+    // The same numbers in every rank would be the same dropout masks for other rows.
+    let seed = if world.is_first() { seed } else { seed.derive("rank", world.rank() as u64) };
     let mut done = 0;
     if let Some(saved) = saved {
         state = taken_up(saved, state.fingerprint)?;
@@ -401,7 +428,7 @@ pub fn drive(
         state.stopped = stop.or_else(|| no_better(&state, config, metric)).filter(|_| !last);
         if state.stopped.is_some() {
             ending = Ending::Stopped;
-        } else if interrupt.requested() && !last {
+        } else if world.any(interrupt.requested())? && !last {
             ending = Ending::Interrupted;
         }
         let best = improved && config.result == FitResult::Best;
@@ -435,9 +462,13 @@ fn write_checkpoint(
     score: Option<f64>,
 ) -> Result<(), TrainError> {
     state.marks = run.marks()?;
-    run.checkpoints.write(step, score, |files| {
-        files.json("loop", state)?;
-        task.save(files)
+    let world = run.world().clone();
+    // Only one rank writes; the others wait, so that none is ahead of what a resumed run finds.
+    world.first(|| {
+        run.checkpoints.write(step, score, |files| {
+            files.json("loop", state)?;
+            task.save(files)
+        })
     })?;
     Ok(())
 }

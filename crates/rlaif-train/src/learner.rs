@@ -3,6 +3,7 @@
 use rlaif_lm::{Activations, Dropout, Forward, Layout, Parameters};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use rlaif_torch::dist::World;
 use tch::Tensor;
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     error::TrainError,
     microbatch::Batching,
     optimizer::{Optimizer, OptimizerConfig, OptimizerProgress, StepReport},
+    ranks::same_weights,
     trainable::{Trainable, restore_parameters},
 };
 
@@ -136,6 +138,23 @@ impl Learner {
             ema.update();
         }
         Ok(report)
+    }
+
+    /// Trains together with the other ranks, from the same weights: `parameters` are all that the model has.
+    ///
+    /// # Errors
+    /// [`TrainError::Torch`] if the weights of a rank differ.
+    pub fn join(&mut self, world: &World, parameters: &Parameters) -> Result<(), TrainError> {
+        if self.world().is_alone() {
+            same_weights(world, parameters)?;
+        }
+        self.optimizer.join(world);
+        Ok(())
+    }
+
+    /// The processes that train together.
+    pub fn world(&self) -> &World {
+        self.optimizer.world()
     }
 
     /// Progress of the optimizer.

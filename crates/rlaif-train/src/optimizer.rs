@@ -1,6 +1,6 @@
 //! One optimizer step: gradient norm, check for NaN, clipping, schedule, AdamW.
 
-use rlaif_torch::{AdamW, AdamWOptions, ParamGroup, non_finite_grads};
+use rlaif_torch::{AdamW, AdamWOptions, ParamGroup, dist::World, non_finite_grads};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -136,6 +136,7 @@ pub struct Optimizer {
     config: OptimizerConfig,
     total_steps: u64,
     progress: OptimizerProgress,
+    world: World,
 }
 
 impl Optimizer {
@@ -174,7 +175,19 @@ impl Optimizer {
             config: config.clone(),
             total_steps,
             progress: OptimizerProgress::default(),
+            world: World::default(),
         })
+    }
+
+    /// Adds up the gradients of all ranks at each step. Losses must then be divided by counts of all ranks, not of
+    /// this one.
+    pub fn join(&mut self, world: &World) {
+        self.world = world.clone();
+    }
+
+    /// The processes that train together.
+    pub fn world(&self) -> &World {
+        &self.world
     }
 
     /// Makes one step with the accumulated gradients, and clears them.
@@ -195,6 +208,7 @@ impl Optimizer {
         for (group, rate) in self.rates.iter().enumerate() {
             self.adamw.set_lr(group, rate * factor)?;
         }
+        self.world.sum_gradients(self.adamw.parameters().map(|(_, parameter)| parameter))?;
         let grad_norm = self.adamw.step_clipped(max_norm)?;
         self.progress.step += 1;
         let lr = self.config.lr * factor;

@@ -10,6 +10,7 @@
 
 use rlaif_core::{Interrupted, Metrics, stats::wilson};
 use rlaif_lm::{Forward, LmError, Padding, SequenceClassifier, TokenBatch};
+use rlaif_torch::dist::World;
 use tch::{Kind, Tensor, no_grad};
 
 use crate::{
@@ -163,25 +164,24 @@ impl<'m> PreferenceTrainer<'m> {
     pub fn step(&mut self, rows: &[&PreferenceRow]) -> Result<PreferenceStats, TrainError> {
         check(rows.iter().copied())?;
         let forward = self.config.training();
-        let mut scores = Vec::new();
-        let passes = self.config.divide(rows, longer);
+        let world = self.learner.world().clone();
+        let mut outcomes = Vec::new();
+        let passes = self.config.divide(&rows[world.share(rows.len())], longer);
         let loss = accumulate(passes, rows.len() as f64, |rows| {
             let (chosen, rejected) = scores_of(self.model, &rows, forward)?;
             let mut loss = pair_losses(&chosen, &rejected, &rows);
+            // A copy, because the loss is changed in place.
+            outcomes.push([loss.detach().copy(), chosen.detach(), rejected.detach()]);
             if self.centring > 0. {
                 loss += (&chosen + &rejected).square() * self.centring;
             }
-            scores.push((rows, chosen.detach(), rejected.detach()));
             Ok::<_, TrainError>(loss.sum(Kind::Float))
         })?;
         let optimizer = self.learner.step()?;
         let tokens = rows.iter().map(|row| (row.chosen.len() + row.rejected.len()) as u64).sum();
-        Ok(PreferenceStats {
-            batch: summary(&scores)?,
-            loss: loss.double_value(&[]),
-            tokens,
-            optimizer,
-        })
+        let mut loss = [loss.double_value(&[])];
+        world.sum(&mut loss)?;
+        Ok(PreferenceStats { batch: summary(&outcomes, &world)?, loss: loss[0], tokens, optimizer })
     }
 
     /// Evaluates the model on `rows`, without dropout.
@@ -190,14 +190,17 @@ impl<'m> PreferenceTrainer<'m> {
     /// As [`PreferenceTrainer::step`].
     pub fn evaluate(&self, rows: &[PreferenceRow]) -> Result<PreferenceEvaluation, TrainError> {
         check(rows)?;
+        let world = self.learner.world();
         self.learner.with_result(|| {
-            let passes = self.config.divide_for_evaluation(rows, longer);
-            let scores = passes.into_iter().map(|(_, rows)| {
+            let passes = self.config.divide_for_evaluation(&rows[world.share(rows.len())], longer);
+            let outcomes = passes.into_iter().map(|(_, rows)| {
                 Interrupted::check().map_err(LmError::from)?;
-                let scores = no_grad(|| scores_of(self.model, &rows, Forward::default()));
-                scores.map(|(chosen, rejected)| (rows, chosen, rejected))
+                no_grad(|| {
+                    let (chosen, rejected) = scores_of(self.model, &rows, Forward::default())?;
+                    Ok::<_, TrainError>([pair_losses(&chosen, &rejected, &rows), chosen, rejected])
+                })
             });
-            summary(&scores.collect::<Result<Vec<_>, _>>()?)
+            summary(&outcomes.collect::<Result<Vec<_>, _>>()?, world)
         })
     }
 }
@@ -244,14 +247,17 @@ fn pair_losses(chosen: &Tensor, rejected: &Tensor, rows: &[&PreferenceRow]) -> T
     -(better + worse)
 }
 
+/// The evaluation of all ranks' pairs, from losses and both scores of this rank's.
 fn summary(
-    scores: &[(Vec<&PreferenceRow>, Tensor, Tensor)],
+    outcomes: &[[Tensor; 3]],
+    world: &World,
 ) -> Result<PreferenceEvaluation, TrainError> {
-    let join =
-        |tensors: Vec<Tensor>| Vec::<f64>::try_from(Tensor::cat(&tensors, 0).to_kind(Kind::Double));
-    let losses = join(scores.iter().map(|(rows, c, r)| pair_losses(c, r, rows)).collect())?;
-    let chosen = join(scores.iter().map(|(_, chosen, _)| chosen.shallow_clone()).collect())?;
-    let rejected = join(scores.iter().map(|(_, _, rejected)| rejected.shallow_clone()).collect())?;
+    let column = |at: usize| -> Result<Vec<f64>, TrainError> {
+        let own: Vec<Tensor> = outcomes.iter().map(|of| of[at].to_kind(Kind::Double)).collect();
+        let own = if own.is_empty() { Vec::new() } else { Tensor::cat(&own, 0).try_into()? };
+        Ok(world.gather_numbers(own)?)
+    };
+    let (losses, chosen, rejected) = (column(0)?, column(1)?, column(2)?);
     let pairs = losses.len();
     let n = pairs as f64;
     let right = chosen.iter().zip(&rejected).filter(|(c, r)| c > r).count();
@@ -267,6 +273,10 @@ fn summary(
 
 impl Supervised for PreferenceTrainer<'_> {
     type Row = PreferenceRow;
+
+    fn join(&mut self, world: &World) -> Result<(), TrainError> {
+        self.learner.join(world, self.model.parameters())
+    }
 
     fn learner(&self) -> &Learner {
         &self.learner

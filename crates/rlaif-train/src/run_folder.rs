@@ -9,6 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 use rlaif_core::{Finding, MetricSink, Metrics, printable, say};
+use rlaif_torch::dist::World;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -40,7 +41,8 @@ pub struct Marks {
 /// log.txt             what was said, with dates
 /// ```
 ///
-/// Locked by one process at a time.
+/// Locked by one process at a time. Of several ranks, rank 0 alone has the files; in the others
+/// ([`RunFolder::of_another`]), methods that write do nothing.
 ///
 /// ```
 /// use rlaif_core::Metrics;
@@ -65,17 +67,25 @@ pub struct RunFolder {
     root: PathBuf,
     /// The checkpoints.
     pub checkpoints: Checkpoints,
-    metrics: JsonlMetrics,
-    samples: JsonLines,
-    board: TensorBoard,
+    /// `None` in a rank that writes nothing.
+    files: Option<Files>,
+    world: World,
     terminal: Option<Terminal>,
-    /// Open and locked while the run uses the folder.
-    log: File,
     sinks: Sinks,
     /// Metrics that were not finite, with the number of steps.
     not_finite: BTreeMap<String, u64>,
     /// The run file to continue with, and the settings that it changes.
     next_run_file: Option<(String, Vec<String>)>,
+}
+
+/// The growing files.
+#[derive(Debug)]
+struct Files {
+    metrics: JsonlMetrics,
+    samples: JsonLines,
+    board: TensorBoard,
+    /// Open and locked while the run uses the folder.
+    log: File,
 }
 
 /// Custom sinks.
@@ -148,15 +158,60 @@ impl RunFolder {
         Ok(Self {
             root: root.to_owned(),
             checkpoints: Checkpoints::open(&root.join("checkpoints"), keep)?,
-            metrics: JsonlMetrics::new(JsonLines::open(&root.join("metrics.jsonl"))?),
-            samples: JsonLines::open(&root.join("samples.jsonl"))?,
-            board: TensorBoard::open(root)?,
+            files: Some(Files {
+                metrics: JsonlMetrics::new(JsonLines::open(&root.join("metrics.jsonl"))?),
+                samples: JsonLines::open(&root.join("samples.jsonl"))?,
+                board: TensorBoard::open(root)?,
+                log,
+            }),
+            world: World::default(),
             terminal: None,
-            log,
             sinks: Sinks::default(),
             not_finite: BTreeMap::new(),
             next_run_file: None,
         })
+    }
+
+    /// The folder as a rank sees it that writes nothing into it: rank 0 has created or resumed it. With `resumed`,
+    /// returns the newest intact checkpoint; the folder must be in a file system that all hosts share.
+    ///
+    /// # Errors
+    /// [`TrainError::NoRun`] if this rank does not see the folder, [`TrainError::NoGoodCheckpoint`],
+    /// [`TrainError::Read`].
+    pub fn of_another(
+        root: &Path,
+        keep: Keep,
+        world: &World,
+        resumed: bool,
+    ) -> Result<(Self, Option<Saved>), TrainError> {
+        if !root.join("run.toml").exists() {
+            return Err(TrainError::NoRun { folder: root.to_owned() });
+        }
+        let mut checkpoints = Checkpoints::of_another(&root.join("checkpoints"), keep);
+        let saved = if resumed { checkpoints.newest_valid()?.saved } else { None };
+        let run = Self {
+            root: root.to_owned(),
+            checkpoints,
+            files: None,
+            world: world.clone(),
+            terminal: None,
+            sinks: Sinks::default(),
+            not_finite: BTreeMap::new(),
+            next_run_file: None,
+        };
+        Ok((run, saved))
+    }
+
+    /// Makes this the folder of several ranks, in rank 0.
+    #[must_use]
+    pub fn in_world(mut self, world: &World) -> Self {
+        self.world = world.clone();
+        self
+    }
+
+    /// The ranks that train together.
+    pub fn world(&self) -> &World {
+        &self.world
     }
 
     /// Makes the run continue with another run file, which must not affect the result. It is
@@ -171,6 +226,9 @@ impl RunFolder {
     /// [`TrainError::Write`].
     pub(crate) fn taken_up(&mut self) -> Result<(), TrainError> {
         let Some((run_file, changes)) = self.next_run_file.take() else { return Ok(()) };
+        if self.files.is_none() {
+            return Ok(());
+        }
         let path = self.root.join("run.toml");
         rlaif_files::write_bytes(&path, run_file.as_bytes()).map_err(TrainError::write(&path))?;
         changes.iter().try_for_each(|change| self.say(&format!("from here on, {change}")))
@@ -188,7 +246,7 @@ impl RunFolder {
 
     /// Also shows progress on a terminal.
     pub fn show(&mut self, terminal: Terminal) {
-        self.terminal = Some(terminal);
+        self.terminal = Some(terminal).filter(|_| self.files.is_some());
     }
 
     /// Also passes metrics on to this sink.
@@ -201,6 +259,9 @@ impl RunFolder {
     /// # Errors
     /// [`TrainError::Metric`].
     pub fn record(&mut self, step: u64, metrics: &Metrics) -> Result<(), TrainError> {
+        if self.files.is_none() {
+            return Ok(());
+        }
         for (name, value) in metrics.iter().filter(|(_, value)| !value.is_finite()) {
             let count = self.not_finite.entry(name.to_owned()).or_default();
             *count += 1;
@@ -208,8 +269,10 @@ impl RunFolder {
                 self.say(&format!("warning: step {step}: the metric `{name}` is {value}"))?;
             }
         }
-        self.metrics.record(step, metrics)?;
-        self.board.record(step, metrics)?;
+        if let Some(files) = &mut self.files {
+            files.metrics.record(step, metrics)?;
+            files.board.record(step, metrics)?;
+        }
         if let Some(terminal) = &mut self.terminal {
             terminal.record(step, metrics)?;
         }
@@ -233,7 +296,7 @@ impl RunFolder {
     /// # Errors
     /// [`TrainError::Write`], [`TrainError::Json`].
     pub fn sample(&mut self, row: &impl Serialize) -> Result<(), TrainError> {
-        self.samples.append(row)
+        self.files.as_mut().map_or(Ok(()), |files| files.samples.append(row))
     }
 
     /// Writes `findings.json`: the symptoms found so far, for the report.
@@ -241,6 +304,9 @@ impl RunFolder {
     /// # Errors
     /// [`TrainError::Files`].
     pub fn write_findings(&self, findings: &[Finding]) -> Result<(), TrainError> {
+        if self.files.is_none() {
+            return Ok(());
+        }
         Ok(rlaif_checkpoint::write_json(&self.root.join("findings.json"), &findings)?)
     }
 
@@ -249,6 +315,9 @@ impl RunFolder {
     /// # Errors
     /// [`TrainError::Write`].
     pub fn say(&mut self, text: &str) -> Result<(), TrainError> {
+        if self.files.is_none() {
+            return Ok(());
+        }
         match &self.terminal {
             Some(terminal) => terminal.say(text),
             None => say(text),
@@ -262,7 +331,8 @@ impl RunFolder {
     /// [`TrainError::Write`].
     pub fn note(&mut self, text: &str) -> Result<(), TrainError> {
         let line = format!("{} {}\n", date(Timestamp::now()), printable(text));
-        self.log.write_all(line.as_bytes()).map_err(TrainError::write(&self.root.join("log.txt")))
+        let Some(files) = &mut self.files else { return Ok(()) };
+        files.log.write_all(line.as_bytes()).map_err(TrainError::write(&self.root.join("log.txt")))
     }
 
     /// Flushes all files to the disk, and returns their lengths, for a checkpoint.
@@ -271,10 +341,11 @@ impl RunFolder {
     /// [`TrainError::Write`].
     pub fn marks(&mut self) -> Result<Marks, TrainError> {
         self.sinks.0.iter_mut().try_for_each(|sink| sink.flush())?;
+        let Some(files) = &mut self.files else { return Ok(Marks::default()) };
         Ok(Marks {
-            metrics: self.metrics.lines().mark()?,
-            samples: self.samples.mark()?,
-            events: self.board.mark()?,
+            metrics: files.metrics.lines().mark()?,
+            samples: files.samples.mark()?,
+            events: files.board.mark()?,
         })
     }
 
@@ -284,9 +355,10 @@ impl RunFolder {
     /// [`TrainError::BadCheckpoint`] if a file is shorter than the stored length,
     /// [`TrainError::Write`].
     pub fn rewind(&mut self, marks: Marks) -> Result<(), TrainError> {
-        self.metrics.lines().cut(marks.metrics)?;
-        self.samples.cut(marks.samples)?;
-        self.board.cut(marks.events)
+        let Some(files) = &mut self.files else { return Ok(()) };
+        files.metrics.lines().cut(marks.metrics)?;
+        files.samples.cut(marks.samples)?;
+        files.board.cut(marks.events)
     }
 }
 

@@ -9,6 +9,7 @@
 
 use rlaif_core::{Interrupted, Metrics};
 use rlaif_lm::{Forward, LmError, Padding, Policy, Routers, TokenBatch, token_log_probs};
+use rlaif_torch::dist::World;
 use tch::{Kind, Tensor, no_grad};
 
 use crate::{
@@ -162,7 +163,8 @@ impl<'p> SftTrainer<'p> {
             });
         }
         let forward = self.config.training();
-        let passes = self.config.divide(rows, SftRow::len);
+        let world = self.learner.world().clone();
+        let passes = self.config.divide(&rows[world.share(rows.len())], SftRow::len);
         let coefficient = self.config.router_aux_loss_coef;
         let mut auxiliary = None;
         let loss = accumulate(passes, learned as f64, |rows| {
@@ -181,9 +183,12 @@ impl<'p> SftTrainer<'p> {
             Ok(loss + of_routers * (coefficient * tokens))
         })?;
         let optimizer = self.learner.step()?;
+        let mut sums = [loss.double_value(&[]), auxiliary.unwrap_or(0.)];
+        world.sum(&mut sums)?;
+        let [loss, auxiliary] = sums;
         Ok(SftStats {
-            loss: loss.double_value(&[]) - auxiliary.unwrap_or(0.) * coefficient,
-            router_aux_loss: auxiliary,
+            loss: loss - auxiliary * coefficient,
+            router_aux_loss: (coefficient != 0.).then_some(auxiliary),
             learned: learned as u64,
             tokens: rows.iter().map(|row| row.len() as u64).sum(),
             optimizer,
@@ -195,7 +200,8 @@ impl<'p> SftTrainer<'p> {
     /// # Errors
     /// [`TrainError::Lm`] for rows that the model cannot take.
     pub fn evaluate(&self, rows: &[SftRow]) -> Result<SftEvaluation, TrainError> {
-        self.learner.with_result(|| evaluate(self.policy, rows, &self.config))
+        let world = self.learner.world();
+        self.learner.with_result(|| evaluate(self.policy, rows, &self.config, world))
     }
 }
 
@@ -203,18 +209,21 @@ fn evaluate(
     policy: &dyn Policy,
     rows: &[SftRow],
     config: &LearnConfig,
+    world: &World,
 ) -> Result<SftEvaluation, TrainError> {
     let tokens: u64 = rows.iter().map(|row| row.learned_tokens() as u64).sum();
     // In f64 and on the device: a sum of millions of terms, without waiting for the device in
     // between.
     let mut sum = Tensor::zeros([], (Kind::Double, policy.spec().device));
-    let rows = rows.iter().filter(|row| row.learned_tokens() > 0);
+    let rows = rows[world.share(rows.len())].iter().filter(|row| row.learned_tokens() > 0);
     for (_, rows) in config.divide_for_evaluation(rows, SftRow::len) {
         Interrupted::check().map_err(LmError::from)?;
         let loss = no_grad(|| sft_loss(policy, &rows, Forward::default()))?;
         sum += loss.to_kind(Kind::Double);
     }
-    Ok(SftEvaluation { loss: sum.double_value(&[]) / tokens as f64, tokens })
+    let mut sum = [sum.double_value(&[])];
+    world.sum(&mut sum)?;
+    Ok(SftEvaluation { loss: sum[0] / tokens as f64, tokens })
 }
 
 /// Σ −log π(y_t | x, y_<t) over the learned tokens of `rows`, in nats: an f32 scalar with its graph.
@@ -289,6 +298,10 @@ fn learned_only(
 
 impl Supervised for SftTrainer<'_> {
     type Row = SftRow;
+
+    fn join(&mut self, world: &World) -> Result<(), TrainError> {
+        self.learner.join(world, self.policy.parameters())
+    }
 
     fn learner(&self) -> &Learner {
         &self.learner

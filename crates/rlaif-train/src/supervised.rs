@@ -1,6 +1,7 @@
 //! Training on rows with known answers, as tasks of the common training loop.
 
 use rlaif_core::Metrics;
+use rlaif_torch::dist::World;
 
 use crate::{
     checkpoints::{CheckpointFiles, Saved},
@@ -29,6 +30,15 @@ pub trait Supervised {
     /// # Errors
     /// Those of the trainer's own `evaluate`.
     fn measure(&self, rows: &[Self::Row]) -> Result<Metrics, TrainError>;
+
+    /// Trains together with the other ranks: [`Supervised::learn`] and [`Supervised::measure`] get the rows of all
+    /// of them, and work on [`World::share`]. By default, several ranks are refused.
+    ///
+    /// # Errors
+    /// [`TrainError::Torch`].
+    fn join(&mut self, world: &World) -> Result<(), TrainError> {
+        crate::drive::one_process("this trainer", world)
+    }
 
     /// The trained weights with their optimizer.
     fn learner(&self) -> &Learner;
@@ -109,6 +119,10 @@ impl<T: Supervised> Fit for SupervisedTask<T> {
     fn step(&mut self, rows: &[usize]) -> Result<Stepped, TrainError> {
         let rows: Vec<&T::Row> = rows.iter().map(|&i| &self.train[i]).collect();
         self.trainer.learn(&rows).map(Stepped::from)
+    }
+
+    fn join(&mut self, world: &World) -> Result<(), TrainError> {
+        self.trainer.join(world)
     }
 
     fn evaluate(&mut self) -> Result<Option<Metrics>, TrainError> {

@@ -140,6 +140,7 @@ pages! {
     readme: "README.md",
     reinforce: "docs/reinforce.md",
     results: "docs/results.md",
+    scale: "docs/scale.md",
     style: "docs/style.md",
     rewards: "docs/rewards.md",
     models: "docs/models.md",

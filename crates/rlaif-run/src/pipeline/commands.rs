@@ -200,7 +200,7 @@ impl<R: Recipe> StageRun for Training<R> {
             config: Some(place.run_file.to_owned()),
             resume: out.join("run.toml").exists(),
             out: Some(out.clone()),
-            set: Vec::new(),
+            ..RunRequest::default()
         };
         train::<R>(&request)?;
         let mut measured = Map::new();

@@ -135,6 +135,11 @@ impl Checkpoints {
         Ok(Self { folder: folder.to_owned(), keep, last_good: None })
     }
 
+    /// The checkpoints in `folder`, which another rank writes.
+    pub(crate) fn of_another(folder: &Path, keep: Keep) -> Self {
+        Self { folder: folder.to_owned(), keep, last_good: None }
+    }
+
     /// Sets the goal of [`Keep::best`], if that is enabled, to the goal of the training, which is
     /// not known when the folder is opened.
     pub(crate) fn go_by(&mut self, goal: Goal) {

@@ -34,6 +34,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use rlaif_core::say;
+use rlaif_torch::dist::DistError;
 use rlaif_run::{
     CandidatesFile, ClassifierFile, DistillFile, DpoFile, EvalFile, ExamFile, LabelFile, PpoFile,
     RedTeamFile, ReinforceFile, ReviseFile, RewardFile, SftFile,
@@ -250,7 +251,9 @@ pub fn main() -> ExitCode {
         // The reader of the output has closed it (`| head`).
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            say(format_args!("error: {}", error.chain()));
+            if DistError::in_chain(&error).is_none_or(DistError::is_to_be_told) {
+                say(format_args!("error: {}", error.chain()));
+            }
             ExitCode::from(error.code())
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use rlaif_run::{Pipeline as Stages, PipelineRequest};
 
-use super::{error::CliError, print::print};
+use super::{error::CliError, print::print, run_arguments::one_process};
 
 #[derive(Debug, Args)]
 pub(crate) struct Pipeline {
@@ -24,6 +24,7 @@ pub(crate) struct Pipeline {
 
 impl Pipeline {
     pub(crate) fn run(&self) -> Result<(), CliError> {
+        one_process("pipeline")?;
         let request = PipelineRequest {
             file: self.file.clone(),
             out: self.out.clone(),

@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use rlaif_run::{Recipe, RunRequest, train};
+use rlaif_torch::{
+    TorchError,
+    dist::{DistError, Launch},
+};
 
 use super::error::CliError;
 
@@ -32,7 +36,19 @@ impl RunArguments {
             out: self.out.clone(),
             resume: self.resume,
             set: self.set.clone(),
+            launch: Launch::from_env().map_err(TorchError::from)?,
         };
         Ok(train::<R>(&request)?)
+    }
+}
+
+/// Refuses a command in several processes: each would do the same, and write the same files.
+pub(crate) fn one_process(command: &str) -> Result<(), CliError> {
+    match Launch::from_env().map_err(TorchError::from)?.size {
+        1 => Ok(()),
+        size => {
+            let what = format!("`rlaif {command}`");
+            Err(TorchError::from(DistError::OneProcess { what, size }).into())
+        }
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use rlaif_run::{Work, WorkRequest};
 
-use super::{error::CliError, kept::keeping, progress::bar};
+use super::{error::CliError, kept::keeping, progress::bar, run_arguments::one_process};
 
 /// The run file, and the place of the results.
 #[derive(Debug, Args)]
@@ -32,6 +32,7 @@ impl WorkArguments {
     where
         CliError: From<W::Error>,
     {
+        one_process(W::COMMAND)?;
         let Self { config, out, set } = self;
         let request = WorkRequest { config: config.clone(), out: out.clone(), set: set.clone() };
         let open = request.open::<W>()?;

@@ -15,6 +15,7 @@ mod label;
 mod memory;
 mod pipeline;
 mod ppo;
+mod ranks;
 mod reinforce;
 mod rl;
 mod support;

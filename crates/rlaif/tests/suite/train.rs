@@ -45,7 +45,7 @@ warmup_steps = 5
 ";
 
 /// A folder with a tiny model, training rows and `run.toml`.
-fn workplace(shape: &str) -> tempfile::TempDir {
+pub(crate) fn workplace(shape: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let (text, config) = match shape {
         "t5" => {
