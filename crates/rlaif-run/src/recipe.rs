@@ -108,11 +108,9 @@ fn train_in<R: Recipe>(request: &RunRequest, world: &World) -> Result<(), RunErr
     place_rank(&request.launch, placement)?;
     let options = placement.options(model.dtype)?;
     let start = Start { open: &open, seed: Seed::new(seed), options, world: world.clone() };
-    config.train(start).map_err(|error| {
-        match Interrupted::ended(&error) {
-            true => RunError::Interrupted { how: open.how_to_go_on(R::COMMAND) },
-            false => error,
-        }
+    config.train(start).map_err(|error| match Interrupted::ended(&error) {
+        true => RunError::Interrupted { how: open.how_to_go_on(R::COMMAND) },
+        false => error,
     })
 }
 

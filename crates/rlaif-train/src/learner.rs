@@ -1,9 +1,9 @@
 //! The common parts of all trainers: parameters, optimizer, weight average, and their checkpoints.
 
 use rlaif_lm::{Activations, Dropout, Forward, Layout, Parameters};
+use rlaif_torch::dist::World;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use rlaif_torch::dist::World;
 use tch::Tensor;
 
 use crate::{

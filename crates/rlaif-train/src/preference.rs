@@ -248,10 +248,7 @@ fn pair_losses(chosen: &Tensor, rejected: &Tensor, rows: &[&PreferenceRow]) -> T
 }
 
 /// The evaluation of all ranks' pairs, from losses and both scores of this rank's.
-fn summary(
-    outcomes: &[[Tensor; 3]],
-    world: &World,
-) -> Result<PreferenceEvaluation, TrainError> {
+fn summary(outcomes: &[[Tensor; 3]], world: &World) -> Result<PreferenceEvaluation, TrainError> {
     let column = |at: usize| -> Result<Vec<f64>, TrainError> {
         let own: Vec<Tensor> = outcomes.iter().map(|of| of[at].to_kind(Kind::Double)).collect();
         let own = if own.is_empty() { Vec::new() } else { Tensor::cat(&own, 0).try_into()? };

@@ -104,6 +104,7 @@ fn a_command_of_ones_own_trains_resumes_and_refuses() -> Result<(), Box<dyn std:
         out: Some(place.path().join("out")),
         resume,
         set: if set.is_empty() { Vec::new() } else { vec![set.to_owned()] },
+        ..RunRequest::default()
     };
 
     let error = train::<EchoFile>(&request("train.stpes=2", false)).unwrap_err().to_string();

@@ -6,8 +6,8 @@ use tch::Tensor;
 
 use super::error::{DistError, Peer};
 
-/// What the processes of a run do together. Every rank calls the same operations in the same order.
-pub trait Group: fmt::Debug + Send + Sync {
+/// The operations of all processes of a run together. Every rank calls the same operations in the same order.
+pub trait Collective: fmt::Debug + Send + Sync {
     /// Number of this process, from 0.
     fn rank(&self) -> usize;
 
@@ -23,7 +23,7 @@ pub trait Group: fmt::Debug + Send + Sync {
     /// The bytes of every rank, in the order of ranks.
     ///
     /// # Errors
-    /// As [`Group::start_sum`].
+    /// As [`Collective::start_sum`].
     fn gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, DistError>;
 
     /// A rank and its host.
@@ -38,6 +38,6 @@ pub trait Pending {
     /// Waits for the end of the operation.
     ///
     /// # Errors
-    /// As [`Group::start_sum`].
+    /// As [`Collective::start_sum`].
     fn wait(self: Box<Self>) -> Result<(), DistError>;
 }

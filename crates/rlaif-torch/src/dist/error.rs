@@ -31,7 +31,7 @@ pub enum DistError {
     Launch {
         /// The variable.
         variable: String,
-        /// Its value, in quotation marks, or `not set`.
+        /// The variable's value, in quotation marks, or `not set`.
         found: String,
         /// The requirement, and the remedy.
         expected: String,
@@ -62,7 +62,9 @@ pub enum DistError {
         message: String,
     },
     /// The port of rank 0 belongs to another program.
-    #[error("port {port} is taken, so the ranks cannot meet there; set MASTER_PORT to a free one for all ranks")]
+    #[error(
+        "port {port} is taken, so the ranks cannot meet there; set MASTER_PORT to a free one for all ranks"
+    )]
     PortTaken {
         /// The port.
         port: u16,
@@ -88,7 +90,7 @@ pub enum DistError {
     OtherSize {
         /// The other rank.
         peer: Peer,
-        /// Its number of ranks.
+        /// The other rank's number of ranks.
         theirs: String,
         /// This rank's number.
         ours: usize,
@@ -106,7 +108,7 @@ pub enum DistError {
         what: String,
         /// The first rank that differs.
         peer: Peer,
-        /// Its value, or a digest of it.
+        /// The value of this rank, or a digest.
         theirs: String,
         /// The value of rank 0.
         ours: String,
@@ -120,7 +122,7 @@ pub enum DistError {
     Lost {
         /// The rank.
         peer: Peer,
-        /// Its last words, or the reason why it is believed to be lost.
+        /// The rank's last words, or the reason why it is believed to be lost.
         said: Said,
         /// `true` in the one process that tells the user; the others end silently.
         tells: bool,
@@ -136,7 +138,9 @@ pub enum DistError {
         message: String,
     },
     /// Work that only one process can do.
-    #[error("{what} runs in one process, and this is one of {size}; start it without torchrun, srun or mpirun")]
+    #[error(
+        "{what} runs in one process, and this is one of {size}; start it without torchrun, srun or mpirun"
+    )]
     OneProcess {
         /// The work.
         what: String,
@@ -179,14 +183,14 @@ impl DistError {
 /// The end of a lost rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Said {
-    /// It reported this error.
+    /// The rank reported this error.
     Words(String),
-    /// Its process ended without a word, or its machine.
+    /// The process ended without a word, or its machine.
     Nothing {
         /// Seconds without a sign of life.
         seconds: u64,
     },
-    /// It lives, but does not come to an operation in which the others wait.
+    /// The rank lives, but does not come to an operation in which the others wait.
     Late {
         /// Seconds that the others waited.
         seconds: u64,

@@ -11,7 +11,7 @@ use std::{
 use tch::Tensor;
 
 use super::{
-    collective::{Group, Pending},
+    collective::{Collective, Pending},
     error::{DistError, Peer, Said},
     launch::Launch,
     store::{Store, bytes_of, c_string, milliseconds},
@@ -20,7 +20,7 @@ use super::{
 use crate::error::TorchError;
 use crate::ffi;
 
-/// How often a rank that waits looks whether another has failed.
+/// Time after which a rank that waits checks the others for failures.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// c10d's process group over Gloo.
@@ -81,10 +81,13 @@ impl C10d {
         let peers = meet(&store, launch, started, lost)?;
         let watch = Watch::start(open(launch, false)?, rank, peers);
 
-        let (interface, host) = (c_string(&launch.interface), c_string(match launch.is_one_host() {
-            true => "127.0.0.1",
-            false => "",
-        }));
+        let (interface, host) = (
+            c_string(&launch.interface),
+            c_string(match launch.is_one_host() {
+                true => "127.0.0.1",
+                false => "",
+            }),
+        );
         let mut gloo = ptr::null_mut();
         // SAFETY: the store outlives the group, which counts it too; strings and `gloo` outlive the call.
         let status = unsafe {
@@ -197,7 +200,7 @@ fn meet(
     }
 }
 
-impl Group for C10d {
+impl Collective for C10d {
     fn rank(&self) -> usize {
         self.launch.rank
     }
@@ -210,8 +213,7 @@ impl Group for C10d {
         self.watch.enter();
         let mut work = ptr::null_mut();
         // SAFETY: group and tensor live; the work counts the tensor's memory as its own.
-        let status =
-            unsafe { ffi::rlaif_group_sum(self.gloo.0, tensor.as_ptr(), &raw mut work) };
+        let status = unsafe { ffi::rlaif_group_sum(self.gloo.0, tensor.as_ptr(), &raw mut work) };
         match ffi::check("sum", status) {
             Ok(()) => Ok(Box::new(Work { of: self, work, operation: "a sum" })),
             Err(error) => Err(self.broken("a sum", error)),
@@ -263,8 +265,7 @@ impl Group for C10d {
 impl C10d {
     fn gather_equal(&self, tensor: &Tensor) -> Result<Vec<Tensor>, DistError> {
         self.watch.enter();
-        let outputs: Vec<Tensor> =
-            (0..self.launch.size).map(|_| tensor.empty_like()).collect();
+        let outputs: Vec<Tensor> = (0..self.launch.size).map(|_| tensor.empty_like()).collect();
         let list = ffi::list(&outputs);
         let mut work = ptr::null_mut();
         // SAFETY: group and tensors live; the work counts the tensors' memory as its own.

@@ -131,7 +131,7 @@ fn missing(name: &str, because: &str) -> DistError {
 }
 
 impl Launch {
-    /// Reads the environment: of torchrun (or whoever sets RANK and WORLD_SIZE), Kubeflow, SLURM's srun, Open MPI, in
+    /// Reads the environment: of torchrun (or any program that sets RANK and WORLD_SIZE), Kubeflow, SLURM's srun, Open MPI, in
     /// this order; without any of them, there is one process.
     ///
     /// # Errors
@@ -237,7 +237,8 @@ fn kubeflow<F: Fn(&str) -> Option<String>>(
         return Err(DistError::Launch {
             variable: "PET_NPROC_PER_NODE".to_owned(),
             found: format!("`{processes}`"),
-            expected: "1, or `torchrun --no-python rlaif ..` as the command: it starts the others".to_owned(),
+            expected: "1, or `torchrun --no-python rlaif ..` as the command: it starts the others"
+                .to_owned(),
         });
     }
     let address = "PET_MASTER_ADDR";
@@ -259,7 +260,8 @@ fn slurm<F: Fn(&str) -> Option<String>>(
     let size = variables.needed("SLURM_STEP_NUM_TASKS", "srun sets it")?;
     let because = "SLURM_STEP_NUM_TASKS is set";
     let rank = variables.needed("SLURM_PROCID", because)?;
-    let nodes = variables.get("SLURM_STEP_NODELIST").or_else(|| variables.get("SLURM_JOB_NODELIST"));
+    let nodes =
+        variables.get("SLURM_STEP_NODELIST").or_else(|| variables.get("SLURM_JOB_NODELIST"));
     let host = match (variables.get("MASTER_ADDR"), nodes) {
         (Some(host), _) => host,
         (None, Some(nodes)) => first_node(&nodes),
@@ -397,7 +399,12 @@ mod tests {
             (&[("RANK", "2"), ("WORLD_SIZE", "2")], "RANK is `2`; expected below"),
             (&[("RANK", "0"), ("WORLD_SIZE", "2")], "MASTER_ADDR is not set"),
             (
-                &[("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "a"), ("MASTER_PORT", "70000")],
+                &[
+                    ("RANK", "0"),
+                    ("WORLD_SIZE", "2"),
+                    ("MASTER_ADDR", "a"),
+                    ("MASTER_PORT", "70000"),
+                ],
                 "MASTER_PORT is `70000`; expected a port",
             ),
             (&[("PET_NNODES", "2"), ("PET_NPROC_PER_NODE", "8")], "PET_NPROC_PER_NODE is `8`"),

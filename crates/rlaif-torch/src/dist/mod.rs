@@ -25,7 +25,7 @@ mod store;
 mod watch;
 mod world;
 
-pub use collective::{Group, Pending};
+pub use collective::{Collective, Pending};
 pub use error::{DistError, Peer, Said};
 pub use launch::{Launch, Launcher};
 pub use world::World;

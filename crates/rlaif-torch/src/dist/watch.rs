@@ -227,8 +227,7 @@ impl Watcher {
             if of.last.is_some() && of.silent >= patience {
                 let seconds = u64::from(of.silent) * TICK.as_millis() as u64 / 1000;
                 let peer = self.peers[rank].clone();
-                let fault =
-                    Fault { peer, said: Said::Nothing { seconds }, reporter: self.rank };
+                let fault = Fault { peer, said: Said::Nothing { seconds }, reporter: self.rank };
                 if self.store.add("reported", 1)? == 1 {
                     self.store.set("fault", &fault.encode())?;
                 }

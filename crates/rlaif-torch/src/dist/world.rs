@@ -6,7 +6,7 @@ use rlaif_core::say;
 use tch::{Device, Kind, Tensor};
 
 use super::{
-    collective::{Group, Pending},
+    collective::{Collective, Pending},
     error::{DistError, Peer},
     group::C10d,
     launch::Launch,
@@ -28,7 +28,7 @@ impl Pending for Done {
     }
 }
 
-impl Group for Alone {
+impl Collective for Alone {
     fn rank(&self) -> usize {
         0
     }
@@ -68,7 +68,7 @@ struct Bucket<'a, 'g> {
 /// assert_eq!((world.rank(), world.size(), world.share(5)), (0, 1, 0..5));
 /// ```
 #[derive(Debug, Clone)]
-pub struct World(Arc<dyn Group>);
+pub struct World(Arc<dyn Collective>);
 
 impl Default for World {
     fn default() -> Self {
@@ -78,7 +78,7 @@ impl Default for World {
 
 impl World {
     /// Another kind of group.
-    pub fn new(group: impl Group + 'static) -> Self {
+    pub fn new(group: impl Collective + 'static) -> Self {
         Self(Arc::new(group))
     }
 
@@ -240,7 +240,7 @@ impl World {
     /// Sums the gradients of `parameters` over all ranks, in buckets of 25 MiB of f32, each while the next is filled.
     /// A parameter without a gradient in this rank counts as zero; without one in any rank, it stays so.
     ///
-    /// Sums are made in f32 whatever the gradients' kind, and all ranks get the same bits.
+    /// Sums are made in f32 for gradients of any dtype, and all ranks get the same bits.
     ///
     /// # Errors
     /// [`TorchError::Dist`]; [`TorchError::Tch`] for a gradient that is not dense.

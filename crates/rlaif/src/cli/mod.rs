@@ -34,11 +34,11 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use rlaif_core::say;
-use rlaif_torch::dist::DistError;
 use rlaif_run::{
     CandidatesFile, ClassifierFile, DistillFile, DpoFile, EvalFile, ExamFile, LabelFile, PpoFile,
     RedTeamFile, ReinforceFile, ReviseFile, RewardFile, SftFile,
 };
+use rlaif_torch::dist::DistError;
 
 use error::CliError;
 use run_arguments::RunArguments;

@@ -16,12 +16,8 @@ use crate::{
 };
 
 /// Settings of a short run without dropout, whose masks are drawn by rank.
-const SHORT: [&str; 4] = [
-    "learn.dropout=off",
-    "train.steps=20",
-    "train.batch_size=6",
-    "learn.microbatch_size=0",
-];
+const SHORT: [&str; 4] =
+    ["learn.dropout=off", "train.steps=20", "train.batch_size=6", "learn.microbatch_size=0"];
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -175,7 +171,8 @@ fn a_rank_that_fails_tells_the_others_why() {
     let folder = place.path();
     let port = free_port();
     let set = arguments("sft", "failed", &SHORT);
-    let fails: Vec<String> = set.iter().map(|argument| argument.replace("run.toml", "gone.toml")).collect();
+    let fails: Vec<String> =
+        set.iter().map(|argument| argument.replace("run.toml", "gone.toml")).collect();
     let ranks = vec![
         rank(folder, port, (0, 2), &set).spawn().unwrap(),
         rank(folder, port, (1, 2), &fails).spawn().unwrap(),
@@ -198,7 +195,8 @@ fn ranks_that_do_not_belong_together_are_refused() {
     };
 
     let port = free_port();
-    let outputs = two(rank(folder, port, (0, 2), &set), rank(folder, port, (1, 2), &with("seed=6")));
+    let outputs =
+        two(rank(folder, port, (0, 2), &set), rank(folder, port, (1, 2), &with("seed=6")));
     let told = refusal(&outputs[0], 2);
     assert!(told.contains("the run file of rank 1 on "), "{told}");
     assert!(told.contains("(seed = 6, not seed = 5)"), "{told}");
@@ -217,10 +215,12 @@ fn ranks_that_do_not_belong_together_are_refused() {
         &["model.path=/proc/self/cwd/model", "data.train=/proc/self/cwd/train.jsonl"],
     );
     let port = free_port();
-    let outputs =
-        two(rank(folder, port, (0, 2), &set), rank(other.path(), port, (1, 2), &set));
+    let outputs = two(rank(folder, port, (0, 2), &set), rank(other.path(), port, (1, 2), &set));
     let told = refusal(&outputs[0], 2);
-    assert!(told.contains("the model of rank 1 on ") && told.contains("same model files"), "{told}");
+    assert!(
+        told.contains("the model of rank 1 on ") && told.contains("same model files"),
+        "{told}"
+    );
     assert_eq!(said(&outputs[1]), "");
 
     let port = free_port();
@@ -255,7 +255,8 @@ fn ranks_that_do_not_belong_together_are_refused() {
 fn commands_of_one_process_refuse_more_by_name() {
     let place = workplace("llama");
     for command in ["eval", "label"] {
-        let output = rank(place.path(), free_port(), (0, 2), &arguments(command, "no", &[])).output();
+        let output =
+            rank(place.path(), free_port(), (0, 2), &arguments(command, "no", &[])).output();
         let told = refusal(&output.unwrap(), 2);
         let expected = format!("`rlaif {command}` runs in one process, and this is one of 2");
         assert!(told.contains(&expected), "{told}");
