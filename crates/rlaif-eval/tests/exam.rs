@@ -2,7 +2,9 @@
 //! habits of judges that have them by construction.
 
 use rlaif_core::{AskedPair, ExamName, ExamQuestion, Reply};
-use rlaif_eval::stats::{Level, calibration, cohen_kappa, krippendorff_alpha};
+use rlaif_eval::stats::{
+    Level, bradley_terry, calibration, cohen_kappa, fleiss_kappa, krippendorff_alpha,
+};
 use rlaif_eval::{EvalError, ExamOptions, ExamReport, ExamVerdict, grade};
 use serde::Deserialize;
 
@@ -57,6 +59,44 @@ fn goldens() -> Goldens {
 #[track_caller]
 fn near(found: f64, expected: f64) {
     assert!((found - expected).abs() < 1e-9, "{found} instead of {expected}");
+}
+
+#[derive(Deserialize)]
+struct PeopleGoldens {
+    fleiss: Vec<Fleiss>,
+    bradley_terry: Vec<Strengths>,
+}
+
+#[derive(Deserialize)]
+struct Fleiss {
+    items: Vec<Vec<i64>>,
+    kappa: f64,
+}
+
+#[derive(Deserialize)]
+struct Strengths {
+    wins: Vec<Vec<f64>>,
+    theta: Vec<f64>,
+    error: Vec<f64>,
+}
+
+/// `fixtures/export_people.py`.
+#[test]
+fn agreement_of_many_and_strengths_are_those_of_statsmodels() {
+    let PeopleGoldens { fleiss, bradley_terry: tables } =
+        serde_json::from_str(include_str!("fixtures/people.json")).unwrap();
+    for Fleiss { items, kappa } in fleiss {
+        near(fleiss_kappa(&items).unwrap(), kappa);
+    }
+    assert_eq!(fleiss_kappa(&[]), None);
+    assert_eq!(fleiss_kappa(&[vec![1, 1], vec![1, 1]]), None);
+    for Strengths { wins, theta, error } in tables {
+        let found = bradley_terry(&wins, 0.).unwrap();
+        for (at, strength) in found.iter().enumerate() {
+            near(strength.theta, theta[at]);
+            near(strength.ci95.half_width(), 1.959_963_984_540_054 * error[at]);
+        }
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub use rlaif_hub as hub;
 pub use rlaif_label as label;
 pub use rlaif_lm as lm;
 pub use rlaif_models as models;
+pub use rlaif_people as people;
 pub use rlaif_ppo as ppo;
 pub use rlaif_reinforce as reinforce;
 pub use rlaif_rewards as rewards;

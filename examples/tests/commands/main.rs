@@ -134,6 +134,7 @@ pages! {
     getting_started: "docs/getting-started.md",
     gpu: "docs/gpu.md",
     peers: "benches/peers/README.md",
+    people: "docs/people.md",
     performance: "docs/performance.md",
     pipeline: "docs/pipeline.md",
     ppo: "docs/ppo.md",

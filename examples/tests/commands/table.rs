@@ -55,6 +55,13 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         Test("crates/rlaif/tests/suite/exam.rs", "a_reward_is_examined_on_the_files_of_every_exam"),
     ),
     (
+        "rlaif annotate ..",
+        Test(
+            "crates/rlaif/tests/suite/annotate.rs",
+            "answers_of_three_tools_become_agreement_and_labels",
+        ),
+    ),
+    (
         "rlaif candidates --config candidates.toml --out candidates.jsonl",
         Test(
             "crates/rlaif/tests/suite/label.rs",

@@ -87,6 +87,37 @@ pub fn krippendorff_alpha(items: &[Vec<f64>], level: Level) -> Option<f64> {
     alpha.is_finite().then_some(alpha)
 }
 
+/// Fleiss' κ ([Fleiss 1971](https://doi.org/10.1037/h0031619)): (P̄ − P̄_e) / (1 − P̄_e), where P̄ is the mean
+/// share of agreeing pairs of ratings of an item, and P̄_e the share expected by chance. `items` has the
+/// categories that each item was given; `statsmodels.stats.inter_rater.fleiss_kappa`.
+///
+/// `None` unless every item has the same number of ratings, at least two, and if all ratings are equal.
+///
+/// ```
+/// use rlaif_eval::stats::fleiss_kappa;
+/// assert_eq!(fleiss_kappa(&[vec![1, 1, 1], vec![2, 2, 2]]), Some(1.));
+/// assert_eq!(fleiss_kappa(&[vec![1, 1], vec![2]]), None);
+/// ```
+#[must_use]
+pub fn fleiss_kappa(items: &[Vec<i64>]) -> Option<f64> {
+    let raters = items.first()?.len();
+    if raters < 2 || items.iter().any(|ratings| ratings.len() != raters) {
+        return None;
+    }
+    let (n, raters) = (items.len() as f64, raters as f64);
+    let mut totals: BTreeMap<i64, f64> = BTreeMap::new();
+    let mut agree = 0.;
+    for ratings in items {
+        let mut counts: BTreeMap<i64, f64> = BTreeMap::new();
+        ratings.iter().for_each(|category| *counts.entry(*category).or_default() += 1.);
+        agree += counts.values().map(|c| c * (c - 1.)).sum::<f64>() / (raters * (raters - 1.));
+        counts.into_iter().for_each(|(category, c)| *totals.entry(category).or_default() += c);
+    }
+    let chance: f64 = totals.values().map(|total| (total / (n * raters)).powi(2)).sum();
+    let kappa = (agree / n - chance) / (1. - chance);
+    kappa.is_finite().then_some(kappa)
+}
+
 /// Verdicts of one range of confidence.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct CalibrationBin {

@@ -8,9 +8,10 @@ mod logistic;
 mod moments;
 mod paired;
 mod power;
+mod strengths;
 
 pub use agreement::{
-    Calibration, CalibrationBin, Level, calibration, cohen_kappa, krippendorff_alpha,
+    Calibration, CalibrationBin, Level, calibration, cohen_kappa, fleiss_kappa, krippendorff_alpha,
 };
 pub(crate) use bootstrap::check_resamples;
 pub use bootstrap::{Interval, IntervalMethod, interval_of, resample, resample_means};
@@ -23,3 +24,4 @@ pub use paired::{
 };
 pub(crate) use power::is_clear;
 pub use power::{Advice, advise};
+pub use strengths::{NoStrengths, Strength, bradley_terry};

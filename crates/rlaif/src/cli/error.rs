@@ -7,6 +7,7 @@ use rlaif_dpo::DpoError;
 use rlaif_eval::EvalError;
 use rlaif_hub::HubError;
 use rlaif_models::{ConvertError, ModelError};
+use rlaif_people::PeopleError;
 use rlaif_rewards::ProviderError;
 use rlaif_text::TextError;
 use rlaif_torch::TorchError;
@@ -61,6 +62,8 @@ pub(crate) enum CliError {
     Evaluate(EvaluateError),
     #[error(transparent)]
     Eval(#[from] EvalError),
+    #[error(transparent)]
+    People(#[from] PeopleError),
 }
 
 impl From<CommandError> for CliError {
@@ -148,6 +151,7 @@ impl Fault for CliError {
             Self::Reward(error) => error.is_users(),
             Self::Evaluate(error) => error.is_users(),
             Self::Eval(error) => error.is_users(),
+            Self::People(error) => error.is_users(),
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Exit code 2 means bad input (a flag, a row, a file), 1 any other failure.
 
+mod annotate;
 mod bench;
 mod candidates;
 mod error;
@@ -193,6 +194,9 @@ enum Command {
         [reward]\n    kind = \"classifier\"     # docs/rewards.md has the others\n    \
         model = \"MODEL\"\n\nEvery key: docs/feedback.md.")]
     Exam(WorkArguments),
+    /// Has people compare responses: items, agreement, labels.
+    #[command(subcommand)]
+    Annotate(annotate::Annotate),
     /// Writes the report of a run again, or the trade-off between two metrics over several runs.
     Report(report::ReportCommand),
     /// Trains a language model by PPO on the scores of any reward; writes a run folder.
@@ -300,6 +304,7 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::Reward(command) => command.train::<RewardFile>(),
         Command::Eval(command) => command.run::<EvalFile>(eval::tell),
         Command::Exam(command) => command.run::<ExamFile>(exam::tell),
+        Command::Annotate(command) => command.run(),
         Command::Report(command) => command.run(),
         Command::Ppo(command) => command.train::<PpoFile>(),
         Command::Reinforce(command) => command.train::<ReinforceFile>(),

@@ -2,6 +2,7 @@
 //! libtorch takes longer than most of these tests.
 
 mod adapters;
+mod annotate;
 mod cli;
 mod distill;
 mod dpo;

@@ -1,0 +1,306 @@
+//! Answers of people, and their check against the item.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rlaif_core::BadSetting;
+use serde::{Deserialize, Serialize};
+
+/// Longest note and longest edited text, in bytes.
+const MAX_TEXT: usize = 200_000;
+/// Longest name of a facet or reason, in bytes, and the largest number of them.
+const MAX_NAME: usize = 200;
+const MAX_NAMES: usize = 64;
+
+/// The better one of two responses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeopleChoice {
+    /// The first response.
+    First,
+    /// The second response.
+    Second,
+    /// Both are equally good.
+    Tie,
+    /// Both are bad.
+    BothBad,
+    /// No opinion: the annotator skipped the item.
+    Skip,
+    /// The ranking of three or more responses says it.
+    Ranked,
+}
+
+impl PeopleChoice {
+    /// The choice with the two responses exchanged.
+    ///
+    /// ```
+    /// use rlaif_people::PeopleChoice;
+    /// assert_eq!(PeopleChoice::First.swapped(), PeopleChoice::Second);
+    /// assert_eq!(PeopleChoice::Tie.swapped(), PeopleChoice::Tie);
+    /// ```
+    #[must_use]
+    pub fn swapped(self) -> Self {
+        match self {
+            Self::First => Self::Second,
+            Self::Second => Self::First,
+            other => other,
+        }
+    }
+
+    /// The vote for the first response: 1, 0, or ½ for a tie or two bad ones; `None` without an opinion.
+    #[must_use]
+    pub fn vote(self) -> Option<f64> {
+        match self {
+            Self::First => Some(1.),
+            Self::Second => Some(0.),
+            Self::Tie | Self::BothBad => Some(0.5),
+            Self::Skip | Self::Ranked => None,
+        }
+    }
+
+    /// The category in statistics of agreement: −1 first, 0 tie, 1 second, 2 both bad.
+    pub(crate) fn category(self) -> Option<i64> {
+        match self {
+            Self::First => Some(-1),
+            Self::Tie => Some(0),
+            Self::Second => Some(1),
+            Self::BothBad => Some(2),
+            Self::Skip | Self::Ranked => None,
+        }
+    }
+}
+
+/// A response that the annotator has made better: a demonstration for supervised fine-tuning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EditedResponse {
+    /// The place of the response that was edited.
+    pub response: usize,
+    /// The better text.
+    pub text: String,
+}
+
+/// An annotator's answer to an item. Places are those of the item's responses in the study; on the page and
+/// in its requests they are the places shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeopleAnswer {
+    /// The choice.
+    pub choice: PeopleChoice,
+    /// The strength from −3 (the first is much better) to 3 (the second is), if stated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strength: Option<i8>,
+    /// Choices by facet.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub facets: BTreeMap<String, PeopleChoice>,
+    /// Reasons, from the study's list.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub reasons: BTreeSet<String>,
+    /// A note.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+    /// A better response.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edited: Option<EditedResponse>,
+    /// The responses from the best to the worst, for items of three or more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranking: Vec<usize>,
+    /// Time on the item, in seconds.
+    #[serde(default)]
+    pub seconds: f64,
+}
+
+impl PeopleAnswer {
+    /// An answer of a choice alone.
+    pub fn new(choice: PeopleChoice) -> Self {
+        Self {
+            choice,
+            strength: None,
+            facets: BTreeMap::new(),
+            reasons: BTreeSet::new(),
+            note: String::new(),
+            edited: None,
+            ranking: Vec::new(),
+            seconds: 0.,
+        }
+    }
+
+    /// Checks the answer against the number of responses of its item.
+    ///
+    /// # Errors
+    /// The field that does not fit, with its value.
+    ///
+    /// ```
+    /// use rlaif_people::{PeopleChoice, PeopleAnswer};
+    /// let answer = PeopleAnswer { strength: Some(2), ..PeopleAnswer::new(PeopleChoice::First) };
+    /// let error = answer.check(2).unwrap_err();
+    /// assert_eq!(error.field, "strength");
+    /// ```
+    pub fn check(&self, responses: usize) -> Result<(), BadSetting> {
+        let bad = |field: &'static str, found: String, expected: String| {
+            BadSetting::new(field, found, expected)
+        };
+        if !(self.seconds.is_finite() && self.seconds >= 0.) {
+            return Err(bad("seconds", self.seconds.to_string(), "a time of at least 0".into()));
+        }
+        if self.note.len() > MAX_TEXT {
+            let found = format!("{} bytes long", self.note.len());
+            return Err(bad("note", found, format!("at most {MAX_TEXT} bytes")));
+        }
+        let names = self.facets.keys().chain(&self.reasons);
+        if let Some(name) = names.clone().find(|name| name.is_empty() || name.len() > MAX_NAME) {
+            let found = format!("`{}`", name.chars().take(40).collect::<String>());
+            return Err(bad("facets", found, format!("names of 1 to {MAX_NAME} bytes")));
+        }
+        if names.count() > MAX_NAMES {
+            let found = format!("{} names", self.facets.len() + self.reasons.len());
+            return Err(bad("facets", found, format!("at most {MAX_NAMES} facets and reasons")));
+        }
+        if let Some(edited) = &self.edited {
+            if edited.response >= responses {
+                let expected = format!("a place below {responses}");
+                return Err(bad("edited.response", edited.response.to_string(), expected));
+            }
+            if edited.text.is_empty() || edited.text.len() > MAX_TEXT {
+                let found = format!("{} bytes long", edited.text.len());
+                return Err(bad("edited.text", found, format!("1 to {MAX_TEXT} bytes")));
+            }
+        }
+        if let Some(strength) = self.strength {
+            let fits = match self.choice {
+                PeopleChoice::First => (-3..0).contains(&strength),
+                PeopleChoice::Second => (1..=3).contains(&strength),
+                PeopleChoice::Tie | PeopleChoice::BothBad => strength == 0,
+                PeopleChoice::Skip | PeopleChoice::Ranked => false,
+            };
+            if !fits {
+                let expected =
+                    "-3 to -1 for the first response, 1 to 3 for the second, 0 for a tie";
+                return Err(bad("strength", strength.to_string(), expected.to_owned()));
+            }
+        }
+        if let Some((_, choice)) = self
+            .facets
+            .iter()
+            .find(|(_, choice)| matches!(choice, PeopleChoice::Skip | PeopleChoice::Ranked))
+        {
+            let expected = "first, second, tie or both-bad".to_owned();
+            return Err(bad("facets", format!("{choice:?}"), expected));
+        }
+        match (self.choice, responses) {
+            (PeopleChoice::Ranked, _) => {
+                let mut places = self.ranking.clone();
+                places.sort_unstable();
+                if responses < 3 || places != (0..responses).collect::<Vec<_>>() {
+                    let expected =
+                        format!("each of the {responses} responses once, 3 or more of them");
+                    return Err(bad("ranking", format!("{:?}", self.ranking), expected));
+                }
+            }
+            _ if !self.ranking.is_empty() => {
+                let expected = "none unless `choice` is `ranked`".to_owned();
+                return Err(bad("ranking", format!("{:?}", self.ranking), expected));
+            }
+            (PeopleChoice::First | PeopleChoice::Second, 3..) => {
+                let expected = format!("`ranked`, with a ranking of {responses} responses");
+                return Err(bad("choice", format!("{:?}", self.choice), expected));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The answer with places in the study, from one with places as they were shown in this order.
+    #[must_use]
+    pub fn in_study_order(mut self, order: &[usize]) -> Self {
+        if order == [1, 0] {
+            self.choice = self.choice.swapped();
+            self.strength = self.strength.map(|strength| -strength);
+            self.facets.values_mut().for_each(|choice| *choice = choice.swapped());
+        }
+        let place = |shown: &mut usize| *shown = order.get(*shown).copied().unwrap_or(*shown);
+        if let Some(edited) = &mut self.edited {
+            place(&mut edited.response);
+        }
+        self.ranking.iter_mut().for_each(place);
+        self
+    }
+
+    /// The answer with places as they were shown in this order, from one with places in the study.
+    #[must_use]
+    pub fn in_shown_order(self, order: &[usize]) -> Self {
+        let mut inverse = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(shown, &own)| inverse[own] = shown);
+        self.in_study_order(&inverse)
+    }
+
+    /// The votes on pairs of responses: (one, other, the vote for one). A ranking has one for each pair.
+    pub(crate) fn votes(&self) -> Vec<(usize, usize, f64)> {
+        match self.choice.vote() {
+            Some(vote) => vec![(0, 1, vote)],
+            None => {
+                let ranked = self.ranking.iter().enumerate();
+                let pairs = ranked.flat_map(|(at, better)| {
+                    self.ranking[at + 1..].iter().map(move |worse| (*better, *worse))
+                });
+                let vote = |(better, worse): (usize, usize)| {
+                    if better < worse { (better, worse, 1.) } else { (worse, better, 0.) }
+                };
+                pairs.map(vote).collect()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_return_from_any_order() {
+        let answer = PeopleAnswer {
+            ranking: vec![2, 0, 3, 1],
+            edited: Some(EditedResponse { response: 3, text: "better".to_owned() }),
+            ..PeopleAnswer::new(PeopleChoice::Ranked)
+        };
+        let order = [3, 1, 0, 2];
+        let shown = answer.clone().in_shown_order(&order);
+        assert_eq!(shown.ranking, [3, 2, 0, 1]);
+        assert_eq!(shown.edited.as_ref().unwrap().response, 0);
+        assert_eq!(shown.in_study_order(&order), answer);
+
+        let pair = PeopleAnswer {
+            strength: Some(-2),
+            facets: BTreeMap::from([("honest".to_owned(), PeopleChoice::Second)]),
+            ..PeopleAnswer::new(PeopleChoice::First)
+        };
+        let shown = pair.clone().in_shown_order(&[1, 0]);
+        assert_eq!((shown.choice, shown.strength), (PeopleChoice::Second, Some(2)));
+        assert_eq!(shown.facets["honest"], PeopleChoice::First);
+        assert_eq!(shown.in_study_order(&[1, 0]), pair);
+        assert_eq!(pair.clone().in_shown_order(&[0, 1]), pair);
+    }
+
+    #[test]
+    fn answers_that_do_not_fit_are_refused_by_their_field() {
+        let plain = |choice| PeopleAnswer::new(choice);
+        let cases = [
+            (PeopleAnswer { strength: Some(4), ..plain(PeopleChoice::Second) }, 2, "strength"),
+            (PeopleAnswer { strength: Some(0), ..plain(PeopleChoice::Skip) }, 2, "strength"),
+            (PeopleAnswer { seconds: f64::NAN, ..plain(PeopleChoice::Tie) }, 2, "seconds"),
+            (PeopleAnswer { ranking: vec![0, 1], ..plain(PeopleChoice::Ranked) }, 2, "ranking"),
+            (PeopleAnswer { ranking: vec![0, 1, 1], ..plain(PeopleChoice::Ranked) }, 3, "ranking"),
+            (PeopleAnswer { ranking: vec![0, 1], ..plain(PeopleChoice::First) }, 2, "ranking"),
+            (plain(PeopleChoice::First), 3, "choice"),
+            (
+                PeopleAnswer { note: "x".repeat(MAX_TEXT + 1), ..plain(PeopleChoice::Tie) },
+                2,
+                "note",
+            ),
+        ];
+        for (answer, responses, field) in cases {
+            assert_eq!(answer.check(responses).unwrap_err().field, field);
+        }
+        let ranked = PeopleAnswer { ranking: vec![2, 0, 1], ..plain(PeopleChoice::Ranked) };
+        assert!(ranked.check(3).is_ok());
+        assert_eq!(ranked.votes(), [(0, 2, 0.), (1, 2, 0.), (0, 1, 1.)]);
+    }
+}

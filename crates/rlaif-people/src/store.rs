@@ -1,0 +1,843 @@
+//! The study's file: SQLite, in which every answer is on disk before it is acknowledged.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension as _, Transaction, TransactionBehavior, params,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{
+    answer::{PeopleAnswer, PeopleChoice},
+    error::PeopleError,
+    item::{StudyItem, share_of},
+    settings::StudySettings,
+};
+
+/// SQLite's application id of this kind of file (`rlap` in ASCII).
+const APPLICATION: i64 = 0x726c_6170;
+/// The layout of the tables.
+const LAYOUT: i64 = 1;
+/// Time after which an item that an annotator has seen and not answered is given to another one.
+const CLAIM_MS: i64 = 30 * 60 * 1000;
+
+/// Tasks of an annotator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AnnotatorRole {
+    /// A person who answers items.
+    Annotator,
+    /// A person who decides items on which annotators disagree.
+    Referee,
+    /// A model, or an import from another tool: it has answers and no page.
+    Judge,
+}
+
+impl AnnotatorRole {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Annotator => "annotator",
+            Self::Referee => "referee",
+            Self::Judge => "judge",
+        }
+    }
+
+    fn of(name: &str) -> Self {
+        match name {
+            "referee" => Self::Referee,
+            "judge" => Self::Judge,
+            _ => Self::Annotator,
+        }
+    }
+}
+
+/// One who answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Annotator {
+    /// The number in the study, from 1.
+    pub number: i64,
+    /// The name.
+    pub name: String,
+    /// The task.
+    pub role: AnnotatorRole,
+    /// The secret in the annotator's link. A judge has none.
+    #[serde(skip)]
+    pub token: Option<String>,
+}
+
+/// An item as one annotator sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShownItem {
+    /// The number in the study, from 1.
+    pub number: i64,
+    /// The item.
+    pub item: StudyItem,
+    /// The order of its responses: `order[n]` is the place of the n-th shown one.
+    pub order: Vec<usize>,
+    /// The unfinished answer that the page has saved.
+    pub draft: Option<Value>,
+}
+
+/// Counts of an annotator's items.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct StudyProgress {
+    /// Items answered, skipped ones included.
+    pub done: i64,
+    /// Items that are left for this annotator.
+    pub left: i64,
+}
+
+/// An answer in the study.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredAnswer {
+    /// The annotator's number.
+    pub annotator: i64,
+    /// The item's number.
+    pub item: i64,
+    /// The answer, with places in the study.
+    pub answer: PeopleAnswer,
+    /// The order in which the responses were shown; empty for imports.
+    pub order: Vec<usize>,
+    /// The time of the answer, in milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+/// Everything that a study has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StudyContents {
+    /// The settings.
+    pub settings: StudySettings,
+    /// The items with their numbers, in the order of import.
+    pub items: Vec<(i64, StudyItem)>,
+    /// Those who answer.
+    pub annotators: Vec<Annotator>,
+    /// The answers in force, in the order of time.
+    pub answers: Vec<StoredAnswer>,
+}
+
+/// Counts of items, by what became of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AddedItems {
+    /// New items.
+    pub added: usize,
+    /// Items that were in the study already.
+    pub equal: usize,
+}
+
+/// A study on disk. Threads and processes may share the file.
+#[derive(Debug)]
+pub struct Study {
+    path: PathBuf,
+    settings: StudySettings,
+    connection: Mutex<Connection>,
+}
+
+impl Study {
+    /// Creates a study, or opens one that exists. The settings of a study that exists are kept.
+    ///
+    /// # Errors
+    /// [`PeopleError::Setting`], [`PeopleError::Foreign`], [`PeopleError::Store`].
+    ///
+    /// ```
+    /// use rlaif_people::{AnnotatorRole, PeopleAnswer, PeopleChoice, Study, StudyItem, StudySettings};
+    /// # let folder = tempfile::tempdir()?;
+    /// let study = Study::create(&folder.path().join("people.sqlite"), &StudySettings::default())?;
+    /// study.add_items(&[StudyItem::pair("7", "Why?", "Because.", "No.")])?;
+    /// let ann = study.add_annotator("ann", AnnotatorRole::Annotator)?;
+    /// let shown = study.next(&ann)?.unwrap();
+    /// study.answer(&ann, shown.number, "key-1", PeopleAnswer::new(PeopleChoice::First))?;
+    /// assert_eq!(study.next(&ann)?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn create(path: &Path, settings: &StudySettings) -> Result<Self, PeopleError> {
+        settings.check()?;
+        Self::connect(path, Some(settings))
+    }
+
+    /// Opens a study that exists.
+    ///
+    /// # Errors
+    /// [`PeopleError::Missing`], [`PeopleError::Foreign`], [`PeopleError::Store`].
+    pub fn open(path: &Path) -> Result<Self, PeopleError> {
+        if !path.exists() {
+            return Err(PeopleError::Missing { path: path.to_owned() });
+        }
+        Self::connect(path, None)
+    }
+
+    fn connect(path: &Path, settings: Option<&StudySettings>) -> Result<Self, PeopleError> {
+        private_file(path, settings.is_some())?;
+        let failed = |source: rusqlite::Error| match source.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => PeopleError::Foreign {
+                path: path.to_owned(),
+                found: "another kind of file".to_owned(),
+                expected: LAYOUT,
+            },
+            _ => PeopleError::Store { action: "open", path: path.to_owned(), source },
+        };
+        let connection = prepared(path, settings).map_err(failed)?;
+        let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let (application, layout) = pragma("application_id")
+            .and_then(|a| Ok((a, pragma("user_version")?)))
+            .map_err(failed)?;
+        if (application, layout) != (APPLICATION, LAYOUT) {
+            let found = match application {
+                APPLICATION => format!("a study of layout {layout}"),
+                _ => "another database".to_owned(),
+            };
+            return Err(PeopleError::Foreign { path: path.to_owned(), found, expected: LAYOUT });
+        }
+        let text: String = connection
+            .query_row("SELECT value FROM meta WHERE key = 'settings'", [], |row| row.get(0))
+            .map_err(failed)?;
+        let settings = serde_json::from_str(&text).map_err(|e| PeopleError::Foreign {
+            path: path.to_owned(),
+            found: format!("a study with other settings ({e})"),
+            expected: LAYOUT,
+        })?;
+        Ok(Self { path: path.to_owned(), settings, connection: Mutex::new(connection) })
+    }
+
+    /// The study's file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The study's settings.
+    pub fn settings(&self) -> &StudySettings {
+        &self.settings
+    }
+
+    /// Adds items, all or none. An item that is there already, with the same texts, counts as equal.
+    ///
+    /// # Errors
+    /// [`PeopleError::OtherItem`] for a known id with other texts, [`PeopleError::Answer`] for an item of fewer
+    /// than two responses or a known answer that does not fit, [`PeopleError::Store`].
+    pub fn add_items(&self, items: &[StudyItem]) -> Result<AddedItems, PeopleError> {
+        for item in items {
+            if item.responses.len() < 2 {
+                let found = format!("{} of item `{}`", item.responses.len(), item.id);
+                let setting = rlaif_core::BadSetting::new("responses", found, "at least 2");
+                return Err(PeopleError::Answer(setting));
+            }
+            if let Some(known) = item.known {
+                PeopleAnswer::new(known)
+                    .check(item.responses.len())
+                    .map_err(PeopleError::Answer)?;
+            }
+        }
+        self.write("add items to", |transaction| {
+            let mut counts = AddedItems::default();
+            for item in items {
+                let known: Option<StudyItem> = transaction
+                    .prepare("SELECT body FROM items WHERE id = ?")?
+                    .query_row([&item.id], |row| json(row, 0))
+                    .optional()?;
+                match known {
+                    Some(known) if !known.says_as(item) => {
+                        return Ok(Err(PeopleError::OtherItem {
+                            id: item.id.clone(),
+                            what: "other texts",
+                        }));
+                    }
+                    Some(known) if known.known != item.known => {
+                        let what = "another known answer";
+                        return Ok(Err(PeopleError::OtherItem { id: item.id.clone(), what }));
+                    }
+                    Some(_) => counts.equal += 1,
+                    None => {
+                        let shared =
+                            share_of(self.settings.seed, &format!("overlap of {}", item.id), 0);
+                        transaction
+                            .prepare(
+                                "INSERT INTO items (id, body, shared, known) VALUES (?, ?, ?, ?)",
+                            )?
+                            .execute(params![
+                                item.id,
+                                text(item)?,
+                                shared < self.settings.overlap,
+                                item.known.is_some()
+                            ])?;
+                        counts.added += 1;
+                    }
+                }
+            }
+            Ok(Ok(counts))
+        })
+    }
+
+    /// Adds an annotator, or returns the one of this name and role.
+    ///
+    /// # Errors
+    /// [`PeopleError::Setting`] for an empty name, a very long one, or one of another role;
+    /// [`PeopleError::Random`], [`PeopleError::Store`].
+    pub fn add_annotator(&self, name: &str, role: AnnotatorRole) -> Result<Annotator, PeopleError> {
+        if name.is_empty()
+            || name.len() > 200
+            || name.chars().any(|c| rlaif_core::hidden(c).is_some())
+        {
+            let expected = "a name of 1 to 200 bytes, without hidden characters";
+            let found = name.escape_debug().take(60).collect::<String>();
+            return Err(rlaif_core::BadSetting::new("annotator", found, expected).into());
+        }
+        let token = (role != AnnotatorRole::Judge).then(random_token).transpose()?;
+        let found = self.write("add an annotator to", |transaction| {
+            let sql = "INSERT INTO annotators (name, role, token) VALUES (?, ?, ?) ON CONFLICT (name) DO NOTHING";
+            transaction.execute(sql, params![name, role.name(), token])?;
+            Ok(Ok(transaction.query_row(
+                "SELECT number, name, role, token FROM annotators WHERE name = ?",
+                [name],
+                annotator,
+            )?))
+        })?;
+        if found.role == role {
+            return Ok(found);
+        }
+        let expected = format!("another name: this one is a {}'s", found.role.name());
+        Err(rlaif_core::BadSetting::new("annotator", name, expected).into())
+    }
+
+    /// The annotators, in the order of their numbers.
+    ///
+    /// # Errors
+    /// [`PeopleError::Store`].
+    pub fn annotators(&self) -> Result<Vec<Annotator>, PeopleError> {
+        self.read(|connection| {
+            let mut query = connection
+                .prepare("SELECT number, name, role, token FROM annotators ORDER BY number")?;
+            query.query_map([], annotator)?.collect()
+        })
+    }
+
+    /// The annotator with this token.
+    ///
+    /// # Errors
+    /// [`PeopleError::NoAnnotator`], [`PeopleError::Store`].
+    pub fn annotator_of_token(&self, token: &str) -> Result<Annotator, PeopleError> {
+        let found = self.read(|connection| {
+            connection
+                .prepare("SELECT number, name, role, token FROM annotators WHERE token = ?")?
+                .query_row([token], annotator)
+                .optional()
+        })?;
+        found.ok_or_else(|| PeopleError::NoAnnotator { what: "this token".to_owned() })
+    }
+
+    /// The item that the annotator answers next, the same until it is answered; `None` at the end.
+    ///
+    /// A referee gets the items on which annotators disagree.
+    ///
+    /// # Errors
+    /// [`PeopleError::Store`].
+    pub fn next(&self, annotator: &Annotator) -> Result<Option<ShownItem>, PeopleError> {
+        let found = self.write("read", |transaction| {
+            let Some(number) = self.next_number(transaction, annotator)? else {
+                return Ok(Ok(None));
+            };
+            transaction
+                .prepare("INSERT OR REPLACE INTO claims (item, annotator, at) VALUES (?, ?, ?)")?
+                .execute(params![number, annotator.number, now_ms()])?;
+            Ok(Ok(Some(number)))
+        })?;
+        found.map(|number| self.item_for(annotator, number)).transpose()
+    }
+
+    fn next_number(
+        &self,
+        transaction: &Transaction<'_>,
+        annotator: &Annotator,
+    ) -> rusqlite::Result<Option<i64>> {
+        let own = annotator.number;
+        if annotator.role == AnnotatorRole::Referee {
+            return transaction
+                .prepare(&format!("{CONFLICTS} ORDER BY i.number LIMIT 1"))?
+                .query_row([own], |row| row.get(0))
+                .optional();
+        }
+        let done: i64 = transaction
+            .prepare("SELECT count(*) FROM answers WHERE annotator = ?")?
+            .query_row([own], |row| row.get(0))?;
+        let known = || {
+            transaction
+                .prepare(&format!("{KNOWN} ORDER BY i.number LIMIT 1"))?
+                .query_row([own], |row| row.get(0))
+                .optional()
+        };
+        let every = self.settings.known_every;
+        let drawn = share_of(self.settings.seed, &format!("known for {own}"), done.cast_unsigned());
+        if every > 0
+            && drawn < 1. / f64::from(every)
+            && let Some(number) = known()?
+        {
+            return Ok(Some(number));
+        }
+        let plain = transaction
+            .prepare(&format!("{PLAIN} ORDER BY i.number LIMIT 1"))?
+            .query_row(params![own, now_ms() - CLAIM_MS], |row| row.get(0))
+            .optional()?;
+        match plain {
+            None if every > 0 => known(),
+            plain => Ok(plain),
+        }
+    }
+
+    /// An item as this annotator sees it.
+    ///
+    /// # Errors
+    /// [`PeopleError::NoItem`], [`PeopleError::Store`].
+    pub fn item_for(&self, annotator: &Annotator, number: i64) -> Result<ShownItem, PeopleError> {
+        let item = self.item(number)?;
+        let draft = self.read(|connection| {
+            connection
+                .prepare("SELECT body FROM drafts WHERE annotator = ? AND item = ?")?
+                .query_row([annotator.number, number], |row| json(row, 0))
+                .optional()
+        })?;
+        let order = item.order(self.settings.seed, annotator.number.cast_unsigned());
+        Ok(ShownItem { number, item, order, draft })
+    }
+
+    fn item(&self, number: i64) -> Result<StudyItem, PeopleError> {
+        let found = self.read(|connection| {
+            connection
+                .prepare("SELECT body FROM items WHERE number = ?")?
+                .query_row([number], |row| json(row, 0))
+                .optional()
+        })?;
+        found.ok_or_else(|| PeopleError::NoItem { id: format!("number {number}") })
+    }
+
+    /// Stores an answer whose places are those that the annotator was shown. It is on disk when this returns.
+    ///
+    /// `key` identifies the request: the same answer sent again, after a connection that broke, is stored
+    /// once. Returns `false` for such a repetition.
+    ///
+    /// # Errors
+    /// [`PeopleError::Answer`], [`PeopleError::Answered`] for an item with an answer of another key,
+    /// [`PeopleError::NoItem`], [`PeopleError::Store`].
+    pub fn answer(
+        &self,
+        annotator: &Annotator,
+        number: i64,
+        key: &str,
+        answer: PeopleAnswer,
+    ) -> Result<bool, PeopleError> {
+        if key.is_empty() || key.len() > 100 {
+            let found = format!("{} bytes long", key.len());
+            let setting = rlaif_core::BadSetting::new("key", found, "1 to 100 bytes");
+            return Err(PeopleError::Answer(setting));
+        }
+        let item = self.item(number)?;
+        answer.check(item.responses.len()).map_err(PeopleError::Answer)?;
+        let order = item.order(self.settings.seed, annotator.number.cast_unsigned());
+        let answer = answer.in_study_order(&order);
+        self.write("write an answer to", |transaction| {
+            let own = annotator.number;
+            let known: Option<(i64, String)> = transaction
+                .prepare("SELECT item, key FROM history WHERE annotator = ? AND key = ?")?
+                .query_row(params![own, key], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            if known.is_some() {
+                return Ok(Ok(false));
+            }
+            let answered: bool = transaction
+                .prepare("SELECT EXISTS (SELECT 1 FROM answers WHERE annotator = ? AND item = ?)")?
+                .query_row([own, number], |row| row.get(0))?;
+            if answered {
+                return Ok(Err(PeopleError::Answered { id: item.id.clone() }));
+            }
+            insert(transaction, own, number, &answer, &order, now_ms(), key)?;
+            transaction
+                .prepare("DELETE FROM drafts WHERE annotator = ? AND item = ?")?
+                .execute([own, number])?;
+            Ok(Ok(true))
+        })
+    }
+
+    /// Stores answers of another tool or of a judge, whose places are those of the study, all or none. An
+    /// answer to an item that this annotator has answered replaces the earlier one.
+    ///
+    /// # Errors
+    /// [`PeopleError::Answer`], [`PeopleError::NoItem`], [`PeopleError::Store`].
+    pub fn import_answers(
+        &self,
+        annotator: &Annotator,
+        answers: &[(String, PeopleAnswer)],
+    ) -> Result<(), PeopleError> {
+        self.write("write answers to", |transaction| {
+            for (id, answer) in answers {
+                let found: Option<(i64, StudyItem)> = transaction
+                    .prepare("SELECT number, body FROM items WHERE id = ?")?
+                    .query_row([id], |row| Ok((row.get(0)?, json(row, 1)?)))
+                    .optional()?;
+                let Some((number, item)) = found else {
+                    return Ok(Err(PeopleError::NoItem { id: format!("`{id}`") }));
+                };
+                if let Err(setting) = answer.check(item.responses.len()) {
+                    return Ok(Err(PeopleError::Answer(setting)));
+                }
+                let own = annotator.number;
+                transaction
+                    .prepare("DELETE FROM answers WHERE annotator = ? AND item = ?")?
+                    .execute([own, number])?;
+                let at = now_ms();
+                let last: i64 = transaction
+                    .prepare("SELECT coalesce(max(number), 0) FROM history")?
+                    .query_row([], |row| row.get(0))?;
+                insert(transaction, own, number, answer, &[], at, &format!("import after {last}"))?;
+            }
+            Ok(Ok(()))
+        })
+    }
+
+    /// Takes back the annotator's last answer, which becomes the item's draft, and returns the item; `None`
+    /// without an answer.
+    ///
+    /// # Errors
+    /// [`PeopleError::Store`].
+    pub fn undo(&self, annotator: &Annotator) -> Result<Option<ShownItem>, PeopleError> {
+        let own = annotator.number;
+        let undone = self.write("undo an answer in", |transaction| {
+            let last: Option<(i64, i64, PeopleAnswer)> = transaction
+                .prepare(
+                    "SELECT number, item, body FROM answers WHERE annotator = ? ORDER BY number DESC LIMIT 1",
+                )?
+                .query_row([own], |row| Ok((row.get(0)?, row.get(1)?, json(row, 2)?)))
+                .optional()?;
+            let Some((number, item, answer)) = last else { return Ok(Ok(None)) };
+            let body: StudyItem = transaction
+                .prepare("SELECT body FROM items WHERE number = ?")?
+                .query_row([item], |row| json(row, 0))?;
+            let shown = answer.in_shown_order(&body.order(self.settings.seed, own.cast_unsigned()));
+            transaction.execute("DELETE FROM answers WHERE number = ?", [number])?;
+            transaction.execute(
+                "UPDATE history SET undone_at = ? WHERE number = ?",
+                params![now_ms(), number],
+            )?;
+            transaction.execute(
+                "INSERT OR REPLACE INTO drafts (annotator, item, body) VALUES (?, ?, ?)",
+                params![own, item, text(&shown)?],
+            )?;
+            Ok(Ok(Some(item)))
+        })?;
+        undone.map(|item| self.item_for(annotator, item)).transpose()
+    }
+
+    /// Saves an unfinished answer of the page.
+    ///
+    /// # Errors
+    /// [`PeopleError::NoItem`], [`PeopleError::Store`].
+    pub fn save_draft(
+        &self,
+        annotator: &Annotator,
+        number: i64,
+        draft: &Value,
+    ) -> Result<(), PeopleError> {
+        self.item(number)?;
+        self.write("save a draft in", |transaction| {
+            // A draft that arrives behind its answer is late, not new.
+            transaction
+                .prepare(
+                    "INSERT OR REPLACE INTO drafts (annotator, item, body) SELECT ?1, ?2, ?3 WHERE NOT \
+                     EXISTS (SELECT 1 FROM answers WHERE annotator = ?1 AND item = ?2)",
+                )?
+                .execute(params![annotator.number, number, draft.to_string()])?;
+            Ok(Ok(()))
+        })
+    }
+
+    /// Counts the annotator's items.
+    ///
+    /// # Errors
+    /// [`PeopleError::Store`].
+    pub fn progress(&self, annotator: &Annotator) -> Result<StudyProgress, PeopleError> {
+        let own = annotator.number;
+        self.read(|connection| {
+            let count = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
+                connection
+                    .prepare(&format!("SELECT count(*) FROM ({sql})"))?
+                    .query_row(values, |row| row.get::<_, i64>(0))
+            };
+            let done = count("SELECT 1 FROM answers WHERE annotator = ?1", &[&own])?;
+            let left = match annotator.role {
+                AnnotatorRole::Referee => count(CONFLICTS, &[&own])?,
+                _ => {
+                    let plain = count(PLAIN, &[&own, &(now_ms() - CLAIM_MS)])?;
+                    plain + if self.settings.known_every > 0 { count(KNOWN, &[&own])? } else { 0 }
+                }
+            };
+            Ok(StudyProgress { done, left })
+        })
+    }
+
+    /// The answers of others to an item, for a referee: notes and choices without names, in this order of
+    /// places.
+    ///
+    /// # Errors
+    /// [`PeopleError::Store`].
+    pub fn others(&self, shown: &ShownItem) -> Result<Vec<PeopleAnswer>, PeopleError> {
+        let answers: Vec<PeopleAnswer> = self.read(|connection| {
+            let mut query = connection.prepare(
+                "SELECT a.body FROM answers a JOIN annotators p ON p.number = a.annotator WHERE a.item = ? \
+                 AND p.role = 'annotator' ORDER BY a.number",
+            )?;
+            query.query_map([shown.number], |row| json(row, 0))?.collect()
+        })?;
+        Ok(answers.into_iter().map(|answer| answer.in_shown_order(&shown.order)).collect())
+    }
+
+    /// Number of items in the study.
+    ///
+    /// # Errors
+    /// [`PeopleError::Store`].
+    pub fn count_items(&self) -> Result<i64, PeopleError> {
+        self.read(|connection| {
+            connection.query_row("SELECT count(*) FROM items", [], |row| row.get(0))
+        })
+    }
+
+    /// Reads the whole study, at one moment.
+    ///
+    /// # Errors
+    /// [`PeopleError::Store`].
+    pub fn contents(&self) -> Result<StudyContents, PeopleError> {
+        self.write("read", |transaction| {
+            let items = transaction
+                .prepare("SELECT number, body FROM items ORDER BY number")?
+                .query_map([], |row| Ok((row.get(0)?, json(row, 1)?)))?
+                .collect::<rusqlite::Result<_>>()?;
+            let annotators = transaction
+                .prepare("SELECT number, name, role, token FROM annotators ORDER BY number")?
+                .query_map([], annotator)?
+                .collect::<rusqlite::Result<_>>()?;
+            let answers = transaction
+                .prepare("SELECT annotator, item, body, shown, at FROM answers ORDER BY number")?
+                .query_map([], |row| {
+                    Ok(StoredAnswer {
+                        annotator: row.get(0)?,
+                        item: row.get(1)?,
+                        answer: json(row, 2)?,
+                        order: json(row, 3)?,
+                        at_ms: row.get(4)?,
+                    })
+                })?
+                .collect::<rusqlite::Result<_>>()?;
+            Ok(Ok(StudyContents { settings: self.settings.clone(), items, annotators, answers }))
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        // A panic elsewhere leaves no transaction open: dropping one rolls it back.
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, action: &'static str, source: rusqlite::Error) -> PeopleError {
+        PeopleError::Store { action, path: self.path.clone(), source }
+    }
+
+    fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, PeopleError> {
+        query(&self.lock()).map_err(|source| self.failed("read", source))
+    }
+
+    /// A transaction that is committed, and so on disk, if the change succeeds.
+    fn write<T>(
+        &self,
+        action: &'static str,
+        change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<T, PeopleError>>,
+    ) -> Result<T, PeopleError> {
+        let failed = |source| self.failed(action, source);
+        let mut connection = self.lock();
+        let transaction =
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        let value = change(&transaction).map_err(failed)??;
+        transaction.commit().map_err(failed)?;
+        Ok(value)
+    }
+}
+
+/// Items without a known answer that are left for annotator ?1: shared ones, and those that nobody else has
+/// answered or, since ?2, seen.
+const PLAIN: &str = "SELECT i.number FROM items i WHERE i.known = 0 \
+    AND NOT EXISTS (SELECT 1 FROM answers a WHERE a.item = i.number AND a.annotator = ?1) \
+    AND (i.shared = 1 OR (NOT EXISTS (SELECT 1 FROM answers a JOIN annotators p ON p.number = a.annotator \
+            WHERE a.item = i.number AND a.skipped = 0 AND p.role = 'annotator') \
+        AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.item = i.number AND c.annotator <> ?1 AND c.at > ?2 \
+            AND NOT EXISTS (SELECT 1 FROM answers s WHERE s.item = i.number AND s.annotator = c.annotator))))";
+
+/// Items with a known answer that annotator ?1 has not answered.
+const KNOWN: &str = "SELECT i.number FROM items i WHERE i.known = 1 \
+    AND NOT EXISTS (SELECT 1 FROM answers a WHERE a.item = i.number AND a.annotator = ?1)";
+
+/// Items on which annotators disagree, and that referee ?1 has not answered.
+const CONFLICTS: &str = "SELECT i.number FROM items i WHERE \
+    (SELECT count(DISTINCT a.verdict) FROM answers a JOIN annotators p ON p.number = a.annotator \
+        WHERE a.item = i.number AND a.skipped = 0 AND p.role = 'annotator') > 1 \
+    AND NOT EXISTS (SELECT 1 FROM answers a WHERE a.item = i.number AND a.annotator = ?1)";
+
+fn insert(
+    transaction: &Transaction<'_>,
+    annotator: i64,
+    item: i64,
+    answer: &PeopleAnswer,
+    order: &[usize],
+    at: i64,
+    key: &str,
+) -> rusqlite::Result<()> {
+    let (body, shown) = (text(answer)?, text(&order)?);
+    transaction
+        .prepare(
+            "INSERT INTO history (annotator, item, key, body, shown, at) VALUES (?, ?, ?, ?, ?, ?)",
+        )?
+        .execute(params![annotator, item, key, body, shown, at])?;
+    let number = transaction.last_insert_rowid();
+    let skipped = answer.choice == PeopleChoice::Skip;
+    // Equal for answers that agree.
+    let verdict = format!("{:?} {:?}", answer.choice, answer.ranking);
+    transaction
+        .prepare(
+            "INSERT INTO answers (number, annotator, item, body, shown, at, skipped, verdict) VALUES (?, ?, \
+             ?, ?, ?, ?, ?, ?)",
+        )?
+        .execute(params![number, annotator, item, body, shown, at, skipped, verdict])?;
+    Ok(())
+}
+
+fn annotator(row: &rusqlite::Row<'_>) -> rusqlite::Result<Annotator> {
+    Ok(Annotator {
+        number: row.get(0)?,
+        name: row.get(1)?,
+        role: AnnotatorRole::of(&row.get::<_, String>(2)?),
+        token: row.get(3)?,
+    })
+}
+
+fn json<T: DeserializeOwned>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<T> {
+    let text: String = row.get(column)?;
+    serde_json::from_str(&text).map_err(|e| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e))
+    })
+}
+
+fn text(value: &impl Serialize) -> rusqlite::Result<String> {
+    serde_json::to_string(value).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+/// 128 random bits, in hexadecimal digits.
+///
+/// # Errors
+/// [`PeopleError::Random`].
+pub fn random_token() -> Result<String, PeopleError> {
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes).map_err(|e| PeopleError::Random(e.to_string()))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Makes sure that the file, which has texts and tokens, is readable by its owner alone if it is new.
+fn private_file(path: &Path, create: bool) -> Result<(), PeopleError> {
+    let failed = |source| PeopleError::Io { action: "create", path: path.to_owned(), source };
+    if !create || path.exists() {
+        return Ok(());
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        // Another process was faster.
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map(|_| ()).map_err(failed),
+    }
+}
+
+fn prepared(path: &Path, settings: Option<&StudySettings>) -> rusqlite::Result<Connection> {
+    let mut connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(30))?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let empty: bool =
+        transaction.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
+    if let (true, Some(settings)) = (empty, settings) {
+        transaction.execute_batch(TABLES)?;
+        transaction
+            .execute("INSERT INTO meta (key, value) VALUES ('settings', ?)", [text(settings)?])?;
+        transaction.pragma_update(None, "application_id", APPLICATION)?;
+        transaction.pragma_update(None, "user_version", LAYOUT)?;
+    }
+    transaction.commit()?;
+    // The switch fails if another process opens the file at this moment, regardless of the timeout.
+    for attempt in 0.. {
+        match connection.pragma_update(None, "journal_mode", "WAL") {
+            Ok(()) => break,
+            Err(e) if attempt == 100 || e.sqlite_error_code() != Some(ErrorCode::DatabaseBusy) => {
+                return Err(e);
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+    // The log is synced at each commit, so that a power cut loses no acknowledged answer either.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    Ok(connection)
+}
+
+const TABLES: &str = "
+    CREATE TABLE meta (key TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE items (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        body TEXT NOT NULL,
+        shared INTEGER NOT NULL,
+        known INTEGER NOT NULL
+    );
+    CREATE TABLE annotators (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        name TEXT NOT NULL UNIQUE,
+        role TEXT NOT NULL,
+        token TEXT UNIQUE
+    );
+    CREATE TABLE history (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        annotator INTEGER NOT NULL REFERENCES annotators,
+        item INTEGER NOT NULL REFERENCES items,
+        key TEXT NOT NULL,
+        body TEXT NOT NULL,
+        shown TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        undone_at INTEGER,
+        UNIQUE (annotator, key)
+    );
+    CREATE TABLE answers (
+        number INTEGER PRIMARY KEY NOT NULL,
+        annotator INTEGER NOT NULL REFERENCES annotators,
+        item INTEGER NOT NULL REFERENCES items,
+        body TEXT NOT NULL,
+        shown TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        skipped INTEGER NOT NULL,
+        verdict TEXT NOT NULL,
+        UNIQUE (item, annotator)
+    );
+    CREATE INDEX answers_of_annotator ON answers (annotator, number);
+    CREATE TABLE claims (
+        item INTEGER PRIMARY KEY NOT NULL,
+        annotator INTEGER NOT NULL,
+        at INTEGER NOT NULL
+    );
+    CREATE TABLE drafts (
+        annotator INTEGER NOT NULL,
+        item INTEGER NOT NULL,
+        body TEXT NOT NULL,
+        PRIMARY KEY (annotator, item)
+    ) WITHOUT ROWID;
+";

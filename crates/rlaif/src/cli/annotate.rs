@@ -1,0 +1,413 @@
+//! `rlaif annotate`: studies of people's answers, without the page.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand, ValueEnum};
+use rlaif_core::{Seed, say};
+use rlaif_people::{
+    AnnotatorRole, AnswerForm, LabelOptions, PeopleAgreement, PeopleLabels, Study, StudyAgreement,
+    StudySettings, read_answers, read_evaluations, read_items, write_answers,
+};
+use serde_json::json;
+
+use super::{error::CliError, print::print};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Annotate {
+    /// Adds items to a study; creates it if it does not exist.
+    #[command(
+        after_help = "Rows in: {\"prompt\": \"..\", \"responses\": [\"..\", \"..\"]}, as `rlaif candidates` \
+                      writes them, with \"id\", \"known\" and \"toxic\" if you like, or preference pairs in any form."
+    )]
+    Add(Add),
+    /// Lists those who answer, after adding new ones.
+    People(People),
+    /// Adds answers from Label Studio, Argilla, Ground Truth, `rlaif label` or an export.
+    Read(Read),
+    /// Prints agreement, habits of annotators, and strengths of models.
+    Agree(Agree),
+    /// Writes labels to train on, or answers in the form of another tool.
+    Export(Export),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Add {
+    /// The study's file.
+    study: PathBuf,
+    /// Files of items.
+    files: Vec<PathBuf>,
+    /// A folder with a report.json: responses before and after. Given twice: the tuned policies' responses
+    /// of both.
+    #[arg(long)]
+    evaluation: Vec<PathBuf>,
+    /// The files' preferences are known answers, which measure annotators.
+    #[arg(long)]
+    known: bool,
+    /// Title of a new study's page.
+    #[arg(long)]
+    title: Option<String>,
+    /// Instructions to annotators of a new study.
+    #[arg(long)]
+    instructions: Option<String>,
+    /// Seed of a new study: order of responses, shared items, places of known items.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Share of items that every annotator of a new study answers; 0.2 by default.
+    #[arg(long)]
+    overlap: Option<f64>,
+    /// In a new study, one item in so many has a known answer; 20 by default, 0 for none.
+    #[arg(long)]
+    known_every: Option<u32>,
+    /// Facets of a new study, separated by commas; `helpful,honest,harmless` by default.
+    #[arg(long, value_delimiter = ',')]
+    facets: Option<Vec<String>>,
+    /// Reasons of a new study, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    reasons: Option<Vec<String>>,
+    /// All texts of a new study are shown on demand only.
+    #[arg(long)]
+    fold: bool,
+}
+
+impl Add {
+    fn settings(&self) -> StudySettings {
+        let default = StudySettings::default();
+        let names = |given: &Option<Vec<String>>, default: Vec<String>| match given {
+            Some(names) => names.iter().filter(|name| !name.is_empty()).cloned().collect(),
+            None => default,
+        };
+        StudySettings {
+            title: self.title.clone().unwrap_or(default.title),
+            instructions: self.instructions.clone().unwrap_or(default.instructions),
+            seed: self.seed.map_or(default.seed, Seed::new),
+            overlap: self.overlap.unwrap_or(default.overlap),
+            known_every: self.known_every.unwrap_or(default.known_every),
+            facets: names(&self.facets, default.facets),
+            reasons: names(&self.reasons, default.reasons),
+            fold: self.fold,
+        }
+    }
+
+    fn run(&self) -> Result<(), CliError> {
+        let mut items = Vec::new();
+        for file in &self.files {
+            items.extend(read_items(file, self.known)?);
+        }
+        match self.evaluation.as_slice() {
+            [] => {}
+            [one] => items.extend(read_evaluations(one, None)?),
+            [one, other] => items.extend(read_evaluations(one, Some(other))?),
+            more => {
+                let found = format!("given {} times", more.len());
+                return Err(CliError::flag("evaluation", found, "one folder, or two"));
+            }
+        }
+        let settings = self.settings();
+        let is_new = !self.study.exists();
+        let study = Study::create(&self.study, &settings)?;
+        if !is_new && settings != StudySettings::default() && settings != *study.settings() {
+            say("the study exists: its settings are kept");
+        }
+        let counts = study.add_items(&items)?;
+        let all = study.count_items()?;
+        print(format_args!(
+            "{} items added, {} known; the study has {all}",
+            counts.added, counts.equal
+        ))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct People {
+    /// The study's file.
+    study: PathBuf,
+    /// Names of new annotators.
+    names: Vec<String>,
+    /// The new ones are referees, who decide what annotators disagree on.
+    #[arg(long)]
+    referee: bool,
+}
+
+impl People {
+    fn run(&self) -> Result<(), CliError> {
+        let study = Study::open(&self.study)?;
+        let role = if self.referee { AnnotatorRole::Referee } else { AnnotatorRole::Annotator };
+        for name in &self.names {
+            study.add_annotator(name, role)?;
+        }
+        for who in study.annotators()? {
+            let progress = study.progress(&who)?;
+            print(json!({
+                "name": who.name, "role": who.role, "done": progress.done, "left": progress.left,
+                "token": who.token,
+            }))?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Read {
+    /// The study's file.
+    study: PathBuf,
+    /// The file of answers.
+    file: PathBuf,
+    /// The annotator of all answers, in place of those that the file names.
+    #[arg(long)]
+    annotator: Option<String>,
+    /// The annotator is a judge: compared with people, and not counted as one.
+    #[arg(long)]
+    judge: bool,
+}
+
+impl Read {
+    fn run(&self) -> Result<(), CliError> {
+        let read = read_answers(&self.file)?;
+        let study = Study::create(&self.study, &StudySettings::default())?;
+        let role = match (self.judge, &self.annotator) {
+            (true, _) => Some(AnnotatorRole::Judge),
+            (false, Some(_)) => Some(AnnotatorRole::Annotator),
+            (false, None) => None,
+        };
+        let merged = study.merge(&read, self.annotator.as_deref(), role)?;
+        print(format_args!(
+            "{} answers added, {} new items, {} answers to items that the study does not have",
+            merged.answers, merged.items, merged.unmatched
+        ))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Agree {
+    /// The study's file.
+    study: PathBuf,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Agree {
+    fn run(&self) -> Result<(), CliError> {
+        let found = StudyAgreement::of(&Study::open(&self.study)?.contents()?);
+        match self.json {
+            true => print(json!(found)),
+            false => print(table(&found).trim_end()),
+        }
+    }
+}
+
+fn optional(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+}
+
+fn percent(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{:.1} %", 100. * value))
+}
+
+fn table(found: &StudyAgreement) -> String {
+    let mut text = format!(
+        "{} of {} items have answers; people disagree on {}\n\n",
+        found.answered, found.items, found.conflicts
+    );
+    let mut line = |name: &str, one: &PeopleAgreement| {
+        let _ = writeln!(
+            text,
+            "{name:<16} {:>6} {:>8} {:>9} {:>9} {:>9} {:>9}",
+            one.items,
+            one.answers,
+            percent(one.raw),
+            optional(one.fleiss_kappa, 3),
+            optional(one.alpha_nominal, 3),
+            optional(one.alpha_interval, 3),
+        );
+    };
+    line("choice", &found.choice);
+    found.facets.iter().for_each(|(name, one)| line(name, one));
+    let head = format!(
+        "{:<16} {:>6} {:>8} {:>9} {:>9} {:>9} {:>9}\n",
+        "agreement on", "items", "answers", "raw", "Fleiss κ", "α names", "α scale"
+    );
+    let at = text.find("choice ").unwrap_or_default();
+    text.insert_str(at, &head);
+    if let Some(alpha) = found.strength_alpha {
+        let _ = writeln!(text, "strength: Krippendorff's α (interval) {alpha:.3}");
+    }
+    let _ = writeln!(
+        text,
+        "\n{:<16} {:>9} {:>7} {:>7} {:>7} {:>9} {:>9} {:>9}",
+        "annotator", "role", "answers", "skipped", "median", "known", "first", "majority"
+    );
+    for who in &found.annotators {
+        let known = (who.known > 0).then(|| format!("{} of {}", who.known_right, who.known));
+        let role = match who.role {
+            AnnotatorRole::Annotator => "annotator",
+            AnnotatorRole::Referee => "referee",
+            AnnotatorRole::Judge => "judge",
+        };
+        let median = who.median_seconds.map(|s| format!("{s:.1} s"));
+        let _ = writeln!(
+            text,
+            "{:<16} {role:>9} {:>7} {:>7} {:>7} {:>9} {:>9} {:>9}",
+            who.name,
+            who.answers,
+            who.skipped,
+            median.as_deref().unwrap_or("-"),
+            known.as_deref().unwrap_or("-"),
+            percent(who.first_shown),
+            percent(who.with_majority),
+        );
+    }
+    if !found.pairs.is_empty() {
+        let _ = writeln!(
+            text,
+            "\n{:<33} {:>6} {:>8} {:>9}",
+            "two annotators", "items", "raw", "Cohen κ"
+        );
+    }
+    for pair in &found.pairs {
+        let names = format!("{} and {}", pair.one, pair.other);
+        let kappa = optional(pair.cohen_kappa, 3);
+        let _ = writeln!(
+            text,
+            "{names:<33} {:>6} {:>8} {kappa:>9}",
+            pair.items,
+            percent(Some(pair.raw))
+        );
+    }
+    let Some(makers) = &found.makers else { return text };
+    let _ = writeln!(text, "\n{:<33} {:>11} {:>7}  95 % interval", "model", "comparisons", "θ");
+    for one in &makers.makers {
+        let ci = one.strength.ci95;
+        let _ = writeln!(
+            text,
+            "{:<33} {:>11} {:>+7.3}  {:+.3} to {:+.3}",
+            one.maker, one.comparisons, one.strength.theta, ci.low, ci.high
+        );
+    }
+    if let Some(because) = &makers.prior_because {
+        let groups: Vec<String> = makers.groups.iter().map(|group| group.join(", ")).collect();
+        let _ = writeln!(
+            text,
+            "{because}: {}. Strengths have a weak prior, and compare models of one group alone.",
+            groups.join(" | ")
+        );
+    }
+    text
+}
+
+/// The form of an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// Preference pairs with soft labels, in the columns of `rlaif label`.
+    Preferences,
+    /// Prompts with the edited responses, for supervised fine-tuning.
+    Demonstrations,
+    /// A row for each answer, with everything that is known of it.
+    Answers,
+    /// JSON of Label Studio.
+    LabelStudio,
+    /// Records of Argilla.
+    Argilla,
+    /// An output manifest of SageMaker Ground Truth.
+    GroundTruth,
+}
+
+/// Treatment of pairs with as many votes for one response as for the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TiedVotes {
+    /// Left out.
+    Drop,
+    /// Kept, with a probability of 0.5.
+    Keep,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The study's file.
+    study: PathBuf,
+    /// The file to write.
+    #[arg(long)]
+    out: PathBuf,
+    /// The form.
+    #[arg(long, value_enum, default_value = "preferences")]
+    form: Form,
+    /// Treatment of ties in preferences.
+    #[arg(long, value_enum, default_value = "drop")]
+    ties: TiedVotes,
+    /// Leaves out annotators with a lower share of right answers to items with known answers.
+    #[arg(long)]
+    least_known: Option<f64>,
+    /// Items with known answers are exported too.
+    #[arg(long)]
+    keep_known: bool,
+}
+
+impl Export {
+    fn run(&self) -> Result<(), CliError> {
+        let contents = Study::open(&self.study)?.contents()?;
+        let form = match self.form {
+            Form::Preferences => return self.preferences(&contents),
+            Form::Demonstrations => {
+                let rows = contents.demonstrations();
+                say(format_args!("{} demonstrations", rows.len()));
+                return self.write(&lines(rows));
+            }
+            Form::Answers => AnswerForm::Answers,
+            Form::LabelStudio => AnswerForm::LabelStudio,
+            Form::Argilla => AnswerForm::Argilla,
+            Form::GroundTruth => AnswerForm::GroundTruth,
+        };
+        say(format_args!("{} answers", contents.answers.len()));
+        self.write(&write_answers(&contents, form))
+    }
+
+    fn preferences(&self, contents: &rlaif_people::StudyContents) -> Result<(), CliError> {
+        let options = LabelOptions {
+            keep_ties: self.ties == TiedVotes::Keep,
+            least_known: self.least_known,
+            keep_known: self.keep_known,
+        };
+        let found = PeopleLabels::of(contents, &options);
+        let votes: usize = found.labels.iter().map(|label| label.votes).sum();
+        say(format_args!("{} labels of {votes} votes", found.labels.len()));
+        let mut reasons = std::collections::BTreeMap::new();
+        for (_, why) in &found.dropped {
+            *reasons.entry(*why).or_insert(0usize) += 1;
+        }
+        for (why, count) in reasons {
+            say(format_args!("{count} without a label: {why}"));
+        }
+        if !found.left_out.is_empty() {
+            say(format_args!("annotators left out: {}", found.left_out.join(", ")));
+        }
+        self.write(&lines(found.labels))
+    }
+
+    fn write(&self, text: &str) -> Result<(), CliError> {
+        write(&self.out, text)?;
+        print(format_args!("{}", self.out.display()))
+    }
+}
+
+fn lines(rows: impl IntoIterator<Item = impl serde::Serialize>) -> String {
+    rows.into_iter().map(|row| format!("{}\n", json!(row))).collect()
+}
+
+fn write(path: &Path, text: &str) -> Result<(), CliError> {
+    rlaif_people::write_file(path, text.as_bytes()).map_err(CliError::from)
+}
+
+impl Annotate {
+    pub(crate) fn run(&self) -> Result<(), CliError> {
+        match self {
+            Self::Add(command) => command.run(),
+            Self::People(command) => command.run(),
+            Self::Read(command) => command.run(),
+            Self::Agree(command) => command.run(),
+            Self::Export(command) => command.run(),
+        }
+    }
+}
