@@ -154,6 +154,7 @@ fn a_family() -> Outcome {
             build: |config, source| {
                 Ok(Box::new(CausalPolicy(Llama::build(config, source, &SCALED)?)))
             },
+            gguf: None,
         }),
         classifies: None,
         dimensions: |config| llama_dimensions(config, &SCALED),

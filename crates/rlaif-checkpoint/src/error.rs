@@ -46,6 +46,18 @@ pub enum CheckpointError {
         /// The pointer.
         file: PathBuf,
     },
+    /// A GGUF file is damaged, or has a part that is not supported.
+    #[error("`{}`: {place} should be {expected}, found {found}", file.display())]
+    Gguf {
+        /// The file.
+        file: PathBuf,
+        /// The key, tensor or part of the file.
+        place: String,
+        /// The expected value.
+        expected: String,
+        /// The value found.
+        found: String,
+    },
     /// A weights file is in none of the known formats.
     #[error(
         "`{}` is neither safetensors nor a file that torch.save wrote: expected a zip archive or \
@@ -540,6 +552,7 @@ impl Fault for CheckpointError {
             | Self::NotAStateDict { .. }
             | Self::OutsideStorage { .. }
             | Self::Expanded { .. }
+            | Self::Gguf { .. }
             | Self::Unhonoured { .. }
             | Self::Pattern { .. } => true,
             // A folder must be moved or renamed before anything is written there.

@@ -28,10 +28,10 @@ pub use peft::{
     AdapterConfig, AdapterKey, AdapterRules, Initialisation, ModuleNames, TargetModules, TaskType,
     TrainedBiases,
 };
-pub use read::{Checkpoint, TensorInfo};
+pub use read::{Checkpoint, Gguf, GgufTensor, GgufType, GgufValue, TensorInfo};
 pub use write::{
-    CardSection, DEFAULT_SHARD_BYTES, FolderWriter, ModelCard, TOKENIZER_FILES, TensorBytes,
-    TensorSource, TensorSpec, write_json, write_safetensors,
+    CardSection, DEFAULT_SHARD_BYTES, FolderWriter, GgufSpec, ModelCard, TOKENIZER_FILES,
+    TensorBytes, TensorSource, TensorSpec, write_gguf, write_json, write_safetensors,
 };
 
 /// `true` if `name` is that of a file in the same folder, on every system.

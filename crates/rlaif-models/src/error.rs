@@ -101,6 +101,18 @@ pub enum ModelError {
         /// The method, as the file names it.
         method: String,
     },
+    /// A GGUF file has a setting that is not supported, or lacks one.
+    #[error("{}: {field} should be {expected}, found {found}", .file.display())]
+    Gguf {
+        /// The file.
+        file: PathBuf,
+        /// The key or tensor.
+        field: String,
+        /// The supported values.
+        expected: String,
+        /// The value.
+        found: String,
+    },
     /// Weights in 4 or 8 bits are frozen.
     #[error(
         "the weights of {layer} and others are in 4 or 8 bits, and cannot be {what}; {}",
@@ -300,6 +312,7 @@ impl Fault for ModelError {
             | Self::NoTarget { .. }
             | Self::AdapterParts { .. }
             | Self::AdapterStart { .. }
+            | Self::Gguf { .. }
             | Self::QuantisedBase { .. }
             | Self::Config { .. }
             | Self::AdapterExists { .. }

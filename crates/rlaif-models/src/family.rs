@@ -17,6 +17,7 @@ use crate::{
     deberta,
     dimensions::Dimensions,
     error::ModelError,
+    gguf::{GgufLayout, GgufRotary},
     labels::Labels,
     llama::{self, Llama, LlamaClassifier, LlamaVariant},
     modernbert,
@@ -49,6 +50,8 @@ pub struct Generates {
     pub class: &'static str,
     /// Builds the layers that config.json describes from the tensors of a source.
     pub build: fn(Config, ModelTensors<'_>) -> Result<Box<dyn LanguageLayers>, ModelError>,
+    /// The form of the family's GGUF files, if they are supported.
+    pub gguf: Option<GgufLayout>,
 }
 
 /// Classification by a family.
@@ -265,6 +268,7 @@ macro_rules! t5 {
                 build: |config, source| {
                     Ok(Box::new(Seq2SeqPolicy(T5::build(config, source, t5::Member::$member)?)))
                 },
+                gguf: None,
             }),
             classifies: Some(Classifies {
                 class: $classifies,
@@ -280,17 +284,35 @@ macro_rules! t5 {
     };
 }
 
-/// A row of the Llama family: `model_type`, prefix of the class names (or the names), variant.
+/// A row of the Llama family: `model_type`, prefix of the class names (or the names), variant, and the
+/// architecture and order of rows of its GGUF files.
 macro_rules! llama {
-    ($model_type:literal, $class:literal, $variant:expr) => {
+    ($model_type:literal, $class:literal, $variant:expr $(, $gguf:literal, $rotary:ident)?) => {
         llama!(
             $model_type,
             concat!($class, "ForCausalLM"),
             concat!($class, "ForSequenceClassification"),
-            $variant
+            $variant $(, $gguf, $rotary)?
         )
     };
     ($model_type:literal, $generates:expr, $classifies:expr, $variant:expr) => {
+        llama!(@row $model_type, $generates, $classifies, $variant, None)
+    };
+    ($model_type:literal, $generates:expr, $classifies:expr, $variant:expr, $gguf:literal, $rotary:ident) => {
+        llama!(
+            @row
+            $model_type,
+            $generates,
+            $classifies,
+            $variant,
+            Some(GgufLayout {
+                architecture: $gguf,
+                rotary: GgufRotary::$rotary,
+                variant: &$variant,
+            })
+        )
+    };
+    (@row $model_type:literal, $generates:expr, $classifies:expr, $variant:expr, $gguf:expr) => {
         Family {
             model_type: $model_type,
             generates: Some(Generates {
@@ -298,6 +320,7 @@ macro_rules! llama {
                 build: |config, source| {
                     Ok(Box::new(CausalPolicy(Llama::build(config, source, &$variant)?)))
                 },
+                gguf: $gguf,
             }),
             classifies: Some(Classifies {
                 class: $classifies,
@@ -337,18 +360,20 @@ macro_rules! encoder {
 static TABLE: [Family; 26] = [
     t5!("t5", "T5ForConditionalGeneration", "T5ForSequenceClassification", T5),
     t5!("mt5", "MT5ForConditionalGeneration", "MT5ForSequenceClassification", Mt5),
-    llama!("llama", "Llama", LlamaVariant::LLAMA),
-    llama!("mistral", "Mistral", LlamaVariant::MISTRAL),
-    llama!("qwen2", "Qwen2", LlamaVariant::QWEN2),
-    llama!("qwen3", "Qwen3", LlamaVariant::QWEN3),
+    llama!("llama", "Llama", LlamaVariant::LLAMA, "llama", Pairs),
+    llama!("mistral", "Mistral", LlamaVariant::MISTRAL, "llama", Pairs),
+    llama!("qwen2", "Qwen2", LlamaVariant::QWEN2, "qwen2", Halves),
+    llama!("qwen3", "Qwen3", LlamaVariant::QWEN3, "qwen3", Halves),
     llama!("gpt2", "GPT2LMHeadModel", "GPT2ForSequenceClassification", LlamaVariant::GPT2),
     llama!("gpt_neox", "GPTNeoX", LlamaVariant::GPT_NEOX),
-    llama!("gemma2", "Gemma2", LlamaVariant::GEMMA2),
+    llama!("gemma2", "Gemma2", LlamaVariant::GEMMA2, "gemma2", Halves),
     llama!(
         "gemma3_text",
         "Gemma3ForCausalLM",
         "Gemma3TextForSequenceClassification",
-        LlamaVariant::GEMMA3
+        LlamaVariant::GEMMA3,
+        "gemma3",
+        Halves
     ),
     llama!("phi3", "Phi3", LlamaVariant::PHI3),
     llama!("olmo2", "Olmo2", LlamaVariant::OLMO2),

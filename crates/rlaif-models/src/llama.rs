@@ -43,6 +43,7 @@ use crate::{
 };
 use block::{Block, Made, before};
 pub use config::dimensions;
+pub(crate) use config::{Outline, same_computation};
 use config::{RawConfig, Shape};
 pub use variant::{
     BiasRule, ExpertRule, GateRule, LlamaNames, LlamaVariant, NormPlaces, NormRule, Positions,

@@ -275,6 +275,37 @@ enum Frequencies {
     },
 }
 
+/// Scaling that is one number for each frequency, at every length of a sequence.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum FixedScaling {
+    None,
+    /// All frequencies divided by this number.
+    Linear(f64),
+    /// Each frequency divided by its own number, f32.
+    Each(Vec<f32>),
+}
+
+impl RopeSpec {
+    /// Number of rotated elements, base of the frequencies, scaling; `None` for a scaling that depends on the
+    /// length of a sequence or changes cosines and sines.
+    pub(crate) fn fixed(&self) -> Option<(i64, f64, FixedScaling)> {
+        let scaling = match &self.scaling {
+            Scaling::None => FixedScaling::None,
+            Scaling::Linear { factor } => FixedScaling::Linear(*factor),
+            Scaling::Llama3 { .. } => {
+                let frequencies = |spec: &Self| match Rope::new(spec, Device::Cpu).frequencies {
+                    Frequencies::Fixed(frequencies) => Some(frequencies),
+                    _ => None,
+                };
+                let plain = frequencies(&Self { scaling: Scaling::None, ..self.clone() })?;
+                FixedScaling::Each(Vec::try_from(plain / frequencies(self)?).ok()?)
+            }
+            _ => return None,
+        };
+        Some((self.dim, self.theta, scaling))
+    }
+}
+
 impl Rope {
     pub(crate) fn new(spec: &RopeSpec, device: Device) -> Self {
         let exponents =

@@ -1,6 +1,8 @@
 //! Folders out and in again, configuration fields that act, and input that cannot be.
 
 mod common;
+#[path = "files/gguf.rs"]
+mod gguf;
 
 use std::{fs, path::Path};
 

@@ -50,6 +50,7 @@ const GLIMMER: Family = Family {
     generates: Some(Generates {
         class: "GlimmerWriter",
         build: |config, source| Ok(Box::new(CausalPolicy(Llama::build(config, source, &VARIANT)?))),
+        gguf: None,
     }),
     classifies: Some(Classifies {
         class: "GlimmerJudge",

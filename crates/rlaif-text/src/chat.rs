@@ -66,6 +66,11 @@ impl Chat {
         self.templates.keys().map(String::as_str)
     }
 
+    /// The source of the template of this name.
+    pub(crate) fn source(&self, name: &str) -> Option<&str> {
+        self.templates.get(name).map(|template| template.source.as_str())
+    }
+
     /// Sets the date that `strftime_now` returns from now on.
     pub(crate) fn set_now(&mut self, now: DateTime) {
         self.now = Arc::new(OnceLock::from(now));

@@ -430,6 +430,19 @@ impl HfTokenizer {
         self.chat.names()
     }
 
+    /// The source of a chat template; `default` is that of [`TextCodec::render_chat`].
+    pub fn chat_template(&self, name: &str) -> Option<&str> {
+        self.chat.source(name)
+    }
+
+    /// The tokenizer as the content of a tokenizer.json, from whichever files it was read.
+    ///
+    /// # Errors
+    /// [`CodecError::Tokenizer`].
+    pub fn to_json(&self) -> Result<serde_json::Value, CodecError> {
+        serde_json::to_value(&self.tokenizer).map_err(|error| self.failed()(error.into()))
+    }
+
     /// The files beside the tokenizer's own that hold its chat templates, relative to its folder:
     /// `chat_template.jinja` and those of `additional_chat_templates`. A copy of the tokenizer
     /// needs them.

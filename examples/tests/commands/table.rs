@@ -51,6 +51,14 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         ),
     ),
     (
+        "rlaif import Llama-3.2-1B-Instruct-Q4_K_M.gguf --out llama",
+        Test("crates/rlaif/tests/suite/gguf.rs", "the_built_in_llama_is_the_same_after_gguf"),
+    ),
+    (
+        "rlaif export --model runs/sft/model --out model.gguf --format q8_0",
+        Test("crates/rlaif/tests/suite/gguf.rs", "the_built_in_llama_is_the_same_after_gguf"),
+    ),
+    (
         "rlaif exam --config exam.toml --out exams/reward",
         Test("crates/rlaif/tests/suite/exam.rs", "a_reward_is_examined_on_the_files_of_every_exam"),
     ),

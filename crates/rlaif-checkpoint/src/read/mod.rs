@@ -2,11 +2,13 @@
 
 mod checkpoint;
 mod contents;
+mod gguf;
 mod positioned;
 mod safetensors;
 mod torch;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
+pub use gguf::{Gguf, GgufTensor, GgufType, GgufValue};
 
 pub(crate) use safetensors::{HEADER_LIMIT, METADATA};
 

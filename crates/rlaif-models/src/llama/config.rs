@@ -236,7 +236,7 @@ enum LayerType {
 }
 
 /// The resolved configuration of the trunk, without optional fields.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Shape {
     pub(super) hidden: i64,
     pub(super) inner: i64,
@@ -283,7 +283,7 @@ pub(super) struct Shape {
 }
 
 /// Sizes of a layer of experts.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct ExpertShape {
     pub(super) count: i64,
     /// Experts for each token.
@@ -310,6 +310,69 @@ pub fn dimensions(config: &Config, variant: &LlamaVariant) -> Result<Dimensions,
         kv_heads: shape.kv_heads,
         head_dim: shape.head_dim,
     })
+}
+
+/// The numbers of a configuration that a file of another format states.
+#[derive(Debug)]
+pub(crate) struct Outline {
+    pub(crate) vocab_size: i64,
+    pub(crate) hidden: i64,
+    pub(crate) inner: i64,
+    pub(crate) heads: i64,
+    pub(crate) kv_heads: i64,
+    pub(crate) head_dim: i64,
+    pub(crate) layers: usize,
+    /// Maximum sequence length, in tokens.
+    pub(crate) context: usize,
+    pub(crate) norm_eps: f64,
+    /// The rotary embedding of layers with full attention; `None` for models with position embeddings.
+    pub(crate) rope: Option<RopeSpec>,
+    pub(crate) window: Option<i64>,
+    pub(crate) attention_cap: Option<f64>,
+    pub(crate) head_cap: Option<f64>,
+}
+
+impl Outline {
+    /// # Errors
+    /// As [`dimensions`].
+    pub(crate) fn of(config: &Config, variant: &LlamaVariant) -> Result<Self, ModelError> {
+        let raw = RawConfig::read(config, variant)?;
+        let shape = Shape::resolve(&raw, variant)?;
+        Ok(Self {
+            vocab_size: raw.vocab_size,
+            hidden: shape.hidden,
+            inner: shape.inner,
+            heads: shape.heads,
+            kv_heads: shape.kv_heads,
+            head_dim: shape.head_dim,
+            layers: shape.layers,
+            context: raw.max_position_embeddings,
+            norm_eps: raw.norm_eps,
+            rope: shape.ropes.first().cloned(),
+            window: shape.windows.iter().copied().flatten().next(),
+            attention_cap: shape.attention_cap,
+            head_cap: shape.head_cap,
+        })
+    }
+}
+
+/// `true` if two configurations describe the same computation, dropout aside.
+///
+/// # Errors
+/// As [`dimensions`].
+pub(crate) fn same_computation(
+    one: &Config,
+    other: &Config,
+    variant: &LlamaVariant,
+) -> Result<bool, ModelError> {
+    let resolved = |config: &Config| {
+        let raw = RawConfig::read(config, variant)?;
+        let shape = Shape::resolve(&raw, variant)?;
+        let dropout =
+            Shape { attention_dropout: 0., residual_dropout: 0., embedding_dropout: 0., ..shape };
+        Ok::<_, ModelError>((dropout, raw.hidden_act, raw.norm_eps as f32))
+    };
+    Ok(resolved(one)? == resolved(other)?)
 }
 
 impl Shape {

@@ -1,5 +1,5 @@
 //! Commands that are set by flags instead of a run file: streams of rows (`rlaif generate`,
-//! `logprobs` and `score`), `rlaif bench` and `rlaif verify`.
+//! `logprobs` and `score`), `rlaif bench`, `verify`, `import` and `export`.
 //!
 //! ```no_run
 //! use std::{io, path::Path};
@@ -20,6 +20,7 @@
 pub mod bench;
 mod error;
 mod generate;
+mod gguf;
 mod log_probs;
 mod matrix;
 mod model;
@@ -30,6 +31,7 @@ mod verify;
 
 pub use error::{CommandError, RowFault};
 pub use generate::GenerateRows;
+pub use gguf::{ExportGguf, ImportGguf};
 pub use log_probs::LogProbRows;
 pub use model::{Loading, ModelChoice};
 pub use rows::{RowStream, StreamProgress, open};

@@ -9,6 +9,7 @@ mod error;
 mod eval;
 mod exam;
 mod generate;
+mod import;
 mod inspect;
 mod judge;
 mod kept;
@@ -118,6 +119,10 @@ enum Command {
     /// packing or order, equal in sampler and trainer, the same in repeated and resumed runs.
     #[command(after_help = "Exit code 1 if a check does not hold. Each check: docs/models.md.")]
     Verify(verify::Verify),
+    /// Writes a model of llama.cpp (GGUF) as a folder in Hugging Face's layout, its weights dequantised.
+    Import(import::Import),
+    /// Writes a language model and its tokenizer as a file of llama.cpp (GGUF); an adapter is merged first.
+    Export(import::Export),
     /// Merges a LoRA adapter into the weights of its base, and writes a complete model.
     Merge(merge::Merge),
     /// Scores responses with a judge or any other reward; writes one row for each input row.
@@ -292,6 +297,8 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::LogProbs(command) => command.run(),
         Command::Generate(command) => command.run(),
         Command::Score(command) => command.run(),
+        Command::Import(command) => command.run(),
+        Command::Export(command) => command.run(),
         Command::Merge(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Judge(command) => command.run(),

@@ -52,21 +52,28 @@ pub(crate) struct Placement {
     threads: Option<usize>,
 }
 
+/// A dtype of weights.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Dtype {
+pub(crate) enum Dtype {
     F32,
     Bf16,
     F16,
 }
 
+impl From<Dtype> for ModelDtype {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::Bf16,
+            Dtype::F16 => Self::F16,
+        }
+    }
+}
+
 impl Placement {
     /// The options for loading.
     pub(crate) fn loading(&self) -> Loading {
-        let dtype = self.dtype.map(|dtype| match dtype {
-            Dtype::F32 => ModelDtype::F32,
-            Dtype::Bf16 => ModelDtype::Bf16,
-            Dtype::F16 => ModelDtype::F16,
-        });
+        let dtype = self.dtype.map(ModelDtype::from);
         Loading { device: self.device, dtype, threads: self.threads }
     }
 

@@ -11,6 +11,7 @@ mod eval;
 mod exam;
 mod fitted;
 mod generate;
+mod gguf;
 mod judge;
 mod label;
 mod memory;
