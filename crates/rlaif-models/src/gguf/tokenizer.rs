@@ -64,7 +64,7 @@ pub(super) fn files(model: &Source<'_>) -> Result<(Value, Value), ModelError> {
         Some("llama") => {
             let gemma = model.text("general.architecture").is_some_and(|a| a.starts_with("gemma"));
             let prefix = adds("space_prefix").unwrap_or(!gemma);
-            sentence_piece(model, &vocabulary, named("unknown"), prefix, &around)?
+            sentence_piece(model, &vocabulary, &named("unknown"), prefix, &around)?
         }
         other => {
             return Err(model.refuse(
@@ -180,7 +180,7 @@ fn byte_level(
 fn sentence_piece(
     model: &Source<'_>,
     vocabulary: &Vocabulary<'_>,
-    unknown: Value,
+    unknown: &Value,
     prefix: bool,
     around: &Around,
 ) -> Result<Value, ModelError> {
