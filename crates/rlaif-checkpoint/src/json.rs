@@ -1,13 +1,14 @@
 //! JSON files with errors that name file, field, line and column.
 
 use std::fmt;
-use std::fs::File;
 use std::io::Read;
 use std::marker::PhantomData;
 use std::path::Path;
 
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+
+use rlaif_files::open_file;
 
 use crate::CheckpointError;
 
@@ -48,7 +49,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError>
 pub(crate) fn read_json_bytes(path: &Path) -> Result<Vec<u8>, CheckpointError> {
     let read = |source| CheckpointError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    File::open(path)
+    open_file(path)
         .and_then(|file| file.take(JSON_LIMIT + 1).read_to_end(&mut bytes))
         .map_err(read)?;
     if bytes.len() as u64 > JSON_LIMIT {

@@ -13,6 +13,12 @@
 //! Files are read by position, not mapped into memory: one copy from the page cache into the memory
 //! the caller gives, and a file that another process truncates meanwhile is an error, not a signal.
 
+// Each has one place: rlaif_core::say, rlaif_files.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
+)]
+
 mod dtype;
 mod error;
 mod interrupted;

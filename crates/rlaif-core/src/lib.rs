@@ -3,6 +3,12 @@
 //! This crate needs no libtorch: a crate with a reward model, a data source or a metric depends on
 //! this crate only.
 
+// Each has one place: rlaif_core::say, rlaif_files.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
+)]
+
 mod asked_pair;
 mod codec;
 mod exam;

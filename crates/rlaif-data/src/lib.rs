@@ -24,6 +24,12 @@
 //! This crate needs no libtorch. It ends at text: tokenizers are used through
 //! [`TextCodec`](rlaif_core::TextCodec).
 
+// Each has one place: rlaif_core::say, rlaif_files.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
+)]
+
 pub mod builtin;
 pub mod corpora;
 pub mod turns;

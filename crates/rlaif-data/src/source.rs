@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rlaif_files::{is_open_already, kind_of_file};
 use serde_json::json;
 
 use crate::builtin::{self, Part};
@@ -24,31 +25,6 @@ impl Input {
     fn local(path: PathBuf) -> Self {
         Self { name: path.display().to_string(), path, revision: None, content: None }
     }
-}
-
-/// `true` for standard input, and for the files that a shell opens for `<(command)`.
-fn is_open_already(path: &Path) -> bool {
-    path == Path::new("/dev/stdin")
-        || path.starts_with("/dev/fd")
-        || path.starts_with("/proc/self/fd")
-}
-
-fn kind(file: std::fs::FileType) -> &'static str {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::FileTypeExt;
-        if file.is_fifo() {
-            return "a named pipe";
-        }
-        if file.is_socket() {
-            return "a socket";
-        }
-        if file.is_char_device() || file.is_block_device() {
-            return "a device";
-        }
-    }
-    let _ = file;
-    "something else than a file"
 }
 
 /// Files to read rows from, in order.
@@ -90,7 +66,7 @@ impl Source {
                 }
                 if !metadata.is_file() && !is_open_already(&input.path) {
                     // Reading would wait for a writer, possibly for ever.
-                    let what = kind(metadata.file_type());
+                    let what = kind_of_file(metadata.file_type());
                     return Err(DataError::NotAFile { path: input.path, what });
                 }
                 Ok(input)

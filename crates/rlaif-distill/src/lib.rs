@@ -10,6 +10,12 @@
 //! teacher's most probable tokens, or the reverse KL as a policy gradient. [`DistillTrainer`] is for
 //! a training loop of your own; [`DistillTask`] runs it in [`train::drive`] instead.
 
+// Each has one place: rlaif_core::say, rlaif_files.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
+)]
+
 mod config;
 mod divergence;
 mod task;

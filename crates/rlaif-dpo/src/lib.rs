@@ -17,6 +17,12 @@
 //! | pairs of the policy's own responses | [`DpoTrainer::sample_pairs`], [`OnlineConfig`] |
 //! | the loop that trainings share, with checkpoints | [`DpoTask`] |
 
+// Each has one place: rlaif_core::say, rlaif_files.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
+)]
+
 mod checkpoint;
 mod config;
 mod error;

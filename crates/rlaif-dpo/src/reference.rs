@@ -1,6 +1,6 @@
 //! The reference policy, and its log-probabilities on disk.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use rlaif_core::BadSetting;
 use rlaif_lm::{Adapters, Parameters};
@@ -135,7 +135,7 @@ const MAGIC: &[u8; 8] = b"rlaifref";
 /// The sums under this key, if the folder has all of them. A file that is damaged, or has another
 /// number of rows, is ignored and its content computed again.
 pub(crate) fn read_cache(folder: &Path, key: CacheKey, rows: usize) -> Option<ReferenceSums> {
-    let bytes = fs::read(file(folder, key)).ok()?;
+    let bytes = rlaif_files::read_bytes(&file(folder, key), u64::MAX).ok()?;
     let (body, checksum) = bytes.split_last_chunk::<16>()?;
     if XxHash3_128::oneshot(body).to_le_bytes() != *checksum {
         return None;

@@ -43,6 +43,12 @@
 //! # Ok::<(), rlaif_eval::EvalError>(())
 //! ```
 
+// Each has one place: rlaif_core::say, rlaif_files.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
+)]
+
 mod compare;
 mod comparison;
 mod error;

@@ -1,13 +1,12 @@
 //! JSON files.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::write_bytes;
+use crate::{read_bytes, write_bytes};
 
 /// A JSON file could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -66,5 +65,5 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), JsonError> 
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, JsonError> {
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
+    Ok(serde_json::from_slice(&read_bytes(path, u64::MAX)?)?)
 }

@@ -13,12 +13,20 @@
 //! | a folder that one process works in | [`lock_folder`] |
 //! | a file that grows by lines | [`open_growing`], cut back to its whole lines by its reader |
 //! | the same with one writer, of results as JSON | [`Journal`] |
+//! | a file that is read | [`open_file`], [`read_text`]: no pipe, no device, bounded |
+
+// Each has one place: rlaif_core::say, rlaif_files.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
+)]
 
 mod aside;
 mod folder;
 mod growing;
 mod journal;
 mod json;
+mod regular;
 
 pub use aside::{
     PARTIAL, rename_synced, sibling, sync_folder, unique_sibling, write_aside, write_bytes,
@@ -28,3 +36,4 @@ pub use folder::replace_folder;
 pub use growing::{lock_folder, open_growing};
 pub use journal::{Journal, JournalLines};
 pub use json::{JsonError, read_json, to_json, write_json};
+pub use regular::{is_open_already, kind_of_file, open_file, open_input, read_bytes, read_text};

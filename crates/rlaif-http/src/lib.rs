@@ -21,6 +21,12 @@
 //! # Ok::<(), rlaif_http::GivenUp>(())
 //! ```
 
+// Each has one place: rlaif_core::say, rlaif_files.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
+)]
+
 mod address;
 mod agent;
 mod pace;

@@ -13,6 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use hf_hub::CacheRepo;
+use rlaif_files::read_text;
 
 use crate::error::HubError;
 
@@ -49,7 +50,7 @@ impl RepoCache {
 
     /// The commit that a branch or tag named when it was last asked for.
     pub(crate) fn commit_of(&self, revision: &str) -> Option<String> {
-        let text = fs::read_to_string(self.folder.join("refs").join(revision)).ok()?;
+        let text = read_text(&self.folder.join("refs").join(revision), 1 << 10).ok()?;
         Some(text.trim().to_owned()).filter(|commit| is_commit(commit))
     }
 
@@ -74,6 +75,10 @@ impl RepoCache {
     }
 
     /// Holds the blob against other threads and processes until it is dropped.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the cache is shared with Python, links included"
+    )]
     pub(crate) fn lock(&self, etag: &str, on_wait: impl FnOnce()) -> Result<fs::File, HubError> {
         let name = self.folder.file_name().unwrap_or_default();
         let path = self.root.join(".locks").join(name).join(format!("{etag}.lock"));

@@ -233,6 +233,10 @@ struct Partial {
 }
 
 impl Partial {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the cache is shared with Python, links included"
+    )]
     fn open(path: &Path) -> Result<Self, HubError> {
         let mut file = File::options()
             .read(true)

@@ -235,7 +235,7 @@ impl fmt::Debug for HubBuilder {
 }
 
 fn read_token(file: &Path) -> Result<Option<(String, String)>, HubError> {
-    match std::fs::read_to_string(file) {
+    match rlaif_files::read_text(file, 1 << 16) {
         Ok(token) => Ok(Some((token, file.display().to_string()))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(HubError::io("read the access token in", file)(source)),

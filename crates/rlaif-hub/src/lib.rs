@@ -20,6 +20,12 @@
 //! # Ok::<(), rlaif_hub::HubError>(())
 //! ```
 
+// Each has one place: rlaif_core::say, rlaif_files.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
+)]
+
 mod cache;
 mod download;
 mod error;

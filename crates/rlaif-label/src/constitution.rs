@@ -1,6 +1,5 @@
 //! Constitutions: principles by which a model criticises, revises and compares responses.
 
-use std::fs;
 use std::path::Path;
 
 use rlaif_core::{BadSetting, Seed};
@@ -10,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::LabelError;
+
+/// The most bytes of a file of principles.
+const LONGEST: u64 = 1 << 26;
 
 /// A principle of a constitution.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -173,7 +175,8 @@ impl Constitution {
     /// The principles and examples of one of the published JSON files.
     fn from_published(path: &Path) -> Result<Self, LabelError> {
         let refuse = |problem: String| LabelError::Constitution { path: path.into(), problem };
-        let text = fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
+        let text =
+            rlaif_files::read_text(path, LONGEST).map_err(|error| refuse(error.to_string()))?;
         let value: Value =
             serde_json::from_str(&text).map_err(|error| refuse(format!("is not JSON: {error}")))?;
         let unknown = || {

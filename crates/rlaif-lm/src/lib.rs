@@ -9,6 +9,12 @@
 //! [`CausalPolicy`] or [`Seq2SeqPolicy`], which own the shift by one. Weights are `&self`; caches,
 //! dropout and adapters are arguments.
 
+// Each has one place: rlaif_core::say, rlaif_files.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
+)]
+
 mod as_policy;
 mod batch;
 mod branches;

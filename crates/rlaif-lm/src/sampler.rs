@@ -1,6 +1,6 @@
 //! Sources of responses: the policy in this process, or something else that answers prompts.
 
-use std::{collections::VecDeque, fs, path::Path};
+use std::{collections::VecDeque, path::Path};
 
 use rlaif_core::{Specials, TextCodec};
 
@@ -173,7 +173,8 @@ impl RecordedSampler {
     /// [`LmError::Recording`] for a file that cannot be read, or a line that is not a response.
     pub fn read(path: &Path) -> Result<Self, LmError> {
         let failed = |problem: String| LmError::Recording { path: path.to_owned(), problem };
-        let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+        let text =
+            rlaif_files::read_text(path, u64::MAX).map_err(|error| failed(error.to_string()))?;
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         let responses = lines.map(|(at, line)| {
             serde_json::from_str(line).map_err(|error| failed(format!("line {}: {error}", at + 1)))

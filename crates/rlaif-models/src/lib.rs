@@ -11,6 +11,12 @@
 //! [`Families`]: a model is one file, one row and its goldens. A program adds a family of its own by
 //! a row in [`LoadOptions`], see [`extend`].
 
+// Each has one place: rlaif_core::say, rlaif_files.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
+)]
+
 mod adapter;
 mod architecture;
 mod classifier;

@@ -22,6 +22,12 @@
 //!
 //! `docs/ppo.md` in the repository lists every detail with its source.
 
+// Each has one place: rlaif_core::say, rlaif_files.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
+)]
+
 mod config;
 mod error;
 mod loss;

@@ -18,6 +18,12 @@
 //! [`ReinforceTrainer`] is for a training loop of your own; [`ReinforceTask`] runs it in
 //! [`train::drive`] instead, with checkpoints, samples and findings.
 
+// Each has one place: rlaif_core::say, rlaif_files.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
+)]
+
 mod algorithm;
 mod collect;
 mod config;

@@ -8,8 +8,11 @@ use serde::de::DeserializeOwned;
 
 use crate::ProviderError;
 
+/// The most bytes of a configuration.
+const LONGEST: u64 = 1 << 24;
+
 pub(crate) fn read(path: &Path) -> Result<String, ProviderError> {
-    std::fs::read_to_string(path)
+    rlaif_files::read_text(path, LONGEST)
         .map_err(|source| ProviderError::File { path: path.to_owned(), source })
 }
 

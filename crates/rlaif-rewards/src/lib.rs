@@ -27,6 +27,12 @@
 //! [`RewardConfig`] describes any of them in TOML. Features, both on by default: `judge` brings
 //! HTTP, TLS and SQLite; `neural` brings libtorch, which nothing else here needs.
 
+// Each has one place: rlaif_core::say, rlaif_files.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
+)]
+
 mod build;
 pub mod combine;
 mod config;

@@ -24,6 +24,12 @@
 //! | the trained policy and its checkpoint | [`trained_parameters`], [`save_policy`], [`restore_policy`] |
 //! | the loop, with checkpoints, samples and findings | [`RlTrainer`], [`RlTask`] |
 
+// Each has one place: rlaif_core::say, rlaif_files.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
+)]
+
 mod advantage;
 mod ask;
 mod batch;

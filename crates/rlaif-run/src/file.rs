@@ -1,7 +1,7 @@
 //! Run files: reading, `--set`, absolute paths, resumed runs.
 
 use std::{
-    env, fs,
+    env,
     path::{Path, PathBuf},
 };
 
@@ -234,9 +234,12 @@ fn writer(text: &str) -> Option<&str> {
     line.split_once(' ').map(|(command, _)| command)
 }
 
+/// The most bytes of a run file.
+pub(crate) const LONGEST: u64 = 1 << 24;
+
 /// A run file of this command: the user's file, or one that a run wrote.
 pub(crate) fn read_table(path: &Path, command: &'static str) -> Result<Table, RunError> {
-    let text = fs::read_to_string(path)
+    let text = rlaif_files::read_text(path, LONGEST)
         .map_err(|source| RunError::Read { path: path.to_owned(), source })?;
     if let Some(writer) = writer(&text).filter(|writer| *writer != command) {
         return Err(RunError::OtherCommand {
@@ -417,6 +420,8 @@ fn element<'a>(list: &'a mut [Value], part: &str) -> Result<&'a mut Value, &'sta
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

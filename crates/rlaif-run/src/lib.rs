@@ -61,8 +61,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-// Printing never ends a run: `rlaif_core::say`.
-#![warn(clippy::print_stderr, clippy::print_stdout)]
+// Each has one place: rlaif_core::say, rlaif_files.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
+)]
 
 mod candidates;
 mod classifier;

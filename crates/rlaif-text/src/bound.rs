@@ -5,6 +5,8 @@ use serde_json::Value;
 
 /// The most times longer that a text may become on its way to tokens or back.
 const GROWTH: f64 = 256.0;
+/// The most steps of a normalizer, a pre-tokenizer or a decoder.
+const STEPS: usize = 64;
 /// The longest token, in bytes.
 const TOKEN: usize = 1 << 16;
 /// Pieces of a post-processor's template, and how often the text may be among them.
@@ -16,6 +18,9 @@ const TEXTS: usize = 4;
 pub(crate) fn tokenizer(json: &[u8]) -> tokenizers::Result<()> {
     let Ok(json) = serde_json::from_slice::<Value>(json) else { return Ok(()) };
     for part in ["normalizer", "pre_tokenizer", "decoder"] {
+        if steps(&json[part]) > STEPS {
+            return Err(format!("its {part} has more than {STEPS} steps").into());
+        }
         let growth = growth(&json[part]);
         if growth > GROWTH {
             let message = format!(
@@ -63,7 +68,22 @@ fn growth(step: &Value) -> f64 {
             (text("content") / pattern).max(1.0)
         }
         Some("Prepend") => (text("prepend") / 1024.0).max(1.0),
+        // A byte becomes a character of two, and a word may get a space before it.
+        Some("ByteLevel" | "Metaspace") => 4.0,
         _ => 1.0,
+    }
+}
+
+/// Number of single steps.
+fn steps(step: &Value) -> usize {
+    match step["type"].as_str() {
+        Some("Sequence") => ["normalizers", "pretokenizers", "decoders"]
+            .iter()
+            .filter_map(|key| step[*key].as_array())
+            .flatten()
+            .map(steps)
+            .sum(),
+        _ => 1,
     }
 }
 
@@ -97,28 +117,41 @@ fn templates(step: &Value) -> f64 {
     }
 }
 
+/// The longest template, in bytes.
+const TEMPLATE: usize = 1 << 20;
 /// Parts of one tag of a template.
 const PARTS: usize = 4096;
 /// Tags that open or continue a block.
 const TAGS: usize = 4096;
+/// Bytes of a rendered text, beside [`REPEATS`] times those of the conversation.
+const RENDERED: usize = 1 << 20;
+const REPEATS: usize = 16;
 /// The stack that templates within the bounds are compiled on.
-const STACK: usize = 256 << 20;
+const STACK: usize = 512 << 20;
 
 /// Refuses templates whose compilation would need more than the stack that it has.
 pub(crate) fn template(source: &str) -> Result<(), String> {
-    let bytes = source.as_bytes();
+    if source.len() > TEMPLATE {
+        return Err(format!("it has {} bytes, more than the {TEMPLATE} allowed", source.len()));
+    }
     let (mut at, mut tags) = (0, 0);
-    while let Some(start) = memchr(bytes, at) {
-        let block = bytes[start + 1] == b'%';
-        tags += usize::from(block);
-        let (end, parts) = parts(bytes, start + 2);
-        if parts > PARTS {
-            let line = source[..start].lines().count().max(1);
-            return Err(format!(
-                "the expression on line {line} has more than {PARTS} parts; no template needs that"
-            ));
-        }
-        at = end;
+    while let Some(start) = source[at..].find('{').map(|found| at + found) {
+        // As the engine finds them, so that no text, comment or raw block hides one.
+        at = match &source.as_bytes()[start + 1..] {
+            [b'#', ..] => match source[start + 2..].find("#}") {
+                Some(length) => start + 2 + length + 2,
+                None => break,
+            },
+            [b'%', ..] => {
+                tags += 1;
+                match raw(source, start + 2) {
+                    Some(end) => end,
+                    None => tag(source, start, b'%')?,
+                }
+            }
+            [b'{', ..] => tag(source, start, b'}')?,
+            _ => start + 1,
+        };
     }
     if tags > TAGS {
         return Err(format!("it has {tags} block tags, more than the {TAGS} that are allowed"));
@@ -126,19 +159,38 @@ pub(crate) fn template(source: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Position of the next tag.
-fn memchr(bytes: &[u8], from: usize) -> Option<usize> {
-    let rest = bytes.get(from..)?;
-    let found = rest.windows(2).position(|pair| pair == b"{{" || pair == b"{%")?;
-    Some(from + found)
+/// The end of a raw block, if the tag whose content begins at `from` opens one.
+fn raw(source: &str, from: usize) -> Option<usize> {
+    let mut at = from + basic(&source[from..], "raw")?;
+    while let Some(found) = source[at..].find("{%") {
+        at += found + 2;
+        if let Some(length) = basic(&source[at..], "endraw") {
+            return Some(at + length);
+        }
+    }
+    Some(source.len())
 }
 
-/// The words, numbers and signs up to the end of a tag; a text in quotes is one.
-fn parts(bytes: &[u8], from: usize) -> (usize, usize) {
-    let (mut at, mut parts) = (from, 0);
+/// Length of the rest of a tag that consists of this word.
+fn basic(rest: &str, word: &str) -> Option<usize> {
+    let space = |c: char| c.is_ascii_whitespace();
+    let open = rest.strip_prefix(['-', '+']).unwrap_or(rest).trim_start_matches(space);
+    let close = open.strip_prefix(word)?.trim_start_matches(space);
+    let close = close.strip_prefix(['-', '+']).unwrap_or(close).strip_prefix("%}")?;
+    Some(rest.len() - close.len())
+}
+
+/// The end of the tag that begins at `start`; an error if it has too many words, numbers and signs. A
+/// text in quotes is one.
+fn tag(source: &str, start: usize, closes: u8) -> Result<usize, String> {
+    let bytes = source.as_bytes();
+    let (mut at, mut parts, mut depth) = (start + 2, 0, 0usize);
+    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80;
     while at < bytes.len() {
         match bytes[at] {
-            b'}' | b'%' if bytes.get(at + 1) == Some(&b'}') => return (at + 2, parts),
+            byte if byte == closes && depth == 0 && bytes.get(at + 1) == Some(&b'}') => {
+                return Ok(at + 2);
+            }
             quote @ (b'"' | b'\'') => {
                 at += 1;
                 while at < bytes.len() && bytes[at] != quote {
@@ -147,22 +199,40 @@ fn parts(bytes: &[u8], from: usize) -> (usize, usize) {
                 at += 1;
                 parts += 1;
             }
-            byte if byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80 => {
-                while bytes
-                    .get(at)
-                    .is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_' || *b >= 0x80)
-                {
-                    at += 1;
-                }
+            byte if is_word(&byte) => {
+                at += bytes[at..].iter().take_while(|byte| is_word(byte)).count();
                 parts += 1;
             }
             byte => {
+                match byte {
+                    b'(' | b'[' | b'{' => depth += 1,
+                    b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+                    _ => {}
+                }
                 parts += usize::from(!byte.is_ascii_whitespace());
                 at += 1;
             }
         }
+        if parts > PARTS {
+            let line = source[..start].lines().count().max(1);
+            return Err(format!(
+                "the expression on line {line} has more than {PARTS} parts; no template needs that"
+            ));
+        }
     }
-    (at, parts)
+    Ok(bytes.len())
+}
+
+/// Refuses a rendered text that is out of proportion to the conversation of this many bytes.
+pub(crate) fn rendered(text: &str, given: usize) -> Result<(), String> {
+    let most = RENDERED.saturating_add(given.saturating_mul(REPEATS));
+    if text.len() > most {
+        return Err(format!(
+            "it makes a text of {} bytes of a conversation of {given}; at most {most} are allowed",
+            text.len()
+        ));
+    }
+    Ok(())
 }
 
 /// Runs `call` on a stack that is deep enough for everything within the bounds.

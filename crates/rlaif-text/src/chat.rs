@@ -16,9 +16,9 @@ use crate::json::tojson;
 use crate::methods::unknown_method;
 use crate::notice::Notice;
 
-/// Limit on the cost of one rendering, in template instructions: a thousand times what long
+/// Limit on the cost of one rendering, in template instructions: a hundred times what long
 /// conversations need, and an end to templates that have none.
-const FUEL: u64 = 10_000_000;
+const FUEL: u64 = 1_000_000;
 
 /// The chat templates of one tokenizer.
 pub(crate) struct Chat {
@@ -164,7 +164,14 @@ impl Chat {
             ..Value::from(others)
         };
         let compiled = environment.get_template(NAME)?;
-        let text = compiled.render(variables)?;
+        let refused = |message: String| Error::new(ErrorKind::InvalidOperation, message);
+        // Only a namespace can hold values that were nested by a loop, of any depth.
+        let text = if template.source.contains("namespace") {
+            on_deep_stack(|| compiled.render(variables))??
+        } else {
+            compiled.render(variables)?
+        };
+        bound::rendered(&text, size(messages, options)).map_err(refused)?;
         let read = read.lock().unwrap_or_else(PoisonError::into_inner);
         let unread = messages
             .iter()
@@ -197,15 +204,15 @@ impl Chat {
     }
 
     fn compile(&self, source: &str, marks: Marks) -> Result<Environment<'static>, Error> {
-        bound::template(source).map_err(|message| Error::new(ErrorKind::SyntaxError, message))?;
-        bound::on_deep_stack(|| self.compile_here(source, marks)).map_err(|source| {
-            let message = "no thread to compile the template on";
-            Error::new(ErrorKind::InvalidOperation, message).with_source(source)
-        })?
+        let source = generation_blocks(source, marks);
+        bound::template(&source).map_err(|message| Error::new(ErrorKind::SyntaxError, message))?;
+        on_deep_stack(|| self.compile_here(source))?
     }
 
-    fn compile_here(&self, source: &str, marks: Marks) -> Result<Environment<'static>, Error> {
+    fn compile_here(&self, source: String) -> Result<Environment<'static>, Error> {
         let mut environment = Environment::new();
+        // Errors would take the variables along, of any depth and with the user's texts.
+        environment.set_debug(false);
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
         environment.set_syntax(syntax);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
@@ -220,9 +227,37 @@ impl Chat {
         environment.add_function("raise_exception", raise_exception);
         let now = Arc::clone(&self.now);
         environment.add_function("strftime_now", move |format: &str| strftime(&now, format));
-        environment.add_template_owned(NAME, generation_blocks(source, marks))?;
+        environment.add_template_owned(NAME, source)?;
         Ok(environment)
     }
+}
+
+/// As [`bound::on_deep_stack`], with the error of templates.
+fn on_deep_stack<T: Send>(call: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    bound::on_deep_stack(call).map_err(|source| {
+        let message = "no thread for the template";
+        Error::new(ErrorKind::InvalidOperation, message).with_source(source)
+    })
+}
+
+/// Bytes of what a template is given.
+fn size(messages: &[Message], options: &ChatOptions) -> usize {
+    fn bytes(value: &serde_json::Value) -> usize {
+        match value {
+            serde_json::Value::String(text) => text.len(),
+            serde_json::Value::Array(items) => items.iter().map(|item| 1 + bytes(item)).sum(),
+            serde_json::Value::Object(entries) => {
+                entries.iter().map(|(key, value)| 1 + key.len() + bytes(value)).sum()
+            }
+            _ => 8,
+        }
+    }
+    let of_message = |message: &Message| -> usize {
+        message.keys().filter_map(|key| message.get(key)).map(|value| bytes(&value)).sum()
+    };
+    let lists = options.tools.iter().chain(&options.documents).flatten().map(bytes);
+    let kwargs = options.kwargs.values().map(bytes);
+    messages.iter().map(of_message).chain(lists).chain(kwargs).sum()
 }
 
 /// The template's name in the engine's messages.

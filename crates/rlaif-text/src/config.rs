@@ -265,14 +265,13 @@ fn chat_templates(
     Ok((templates, files))
 }
 
-/// The bytes of a file. A named pipe or a device is refused: reading would wait.
+/// Far above the size of the largest known tokenizer.json (tens of megabytes).
+const LONGEST: u64 = 1 << 28;
+
+/// The bytes of a file.
 pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, TextError> {
     let failed = |source| TextError::Read { path: path.to_owned(), source };
-    if !fs::metadata(path).map_err(failed)?.is_file() {
-        let kind = std::io::ErrorKind::InvalidInput;
-        return Err(failed(std::io::Error::new(kind, "it is not a regular file")));
-    }
-    fs::read(path).map_err(failed)
+    rlaif_files::read_bytes(path, LONGEST).map_err(failed)
 }
 
 /// `None` if there is no such file.

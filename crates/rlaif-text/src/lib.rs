@@ -5,6 +5,12 @@
 //! padding side and length limit from `tokenizer_config.json` and the older files, and chat
 //! templates, rendered character for character as transformers renders them.
 
+// Each has one place: rlaif_core::say, rlaif_files.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
+)]
+
 mod bound;
 mod chat;
 mod config;

@@ -626,6 +626,11 @@ fn bpe(folder: &Path) -> Result<(BPE, PathBuf), TextError> {
         let source = "its path is not Unicode".into();
         return Err(TextError::Build { path: vocab, source });
     };
+    for path in [&vocab, &merges] {
+        // The library would wait at a named pipe.
+        let read = |source| TextError::Read { path: path.clone(), source };
+        rlaif_files::open_file(path).map_err(read)?;
+    }
     match guarded(|| BPE::from_file(vocab_text, merges_text).build()) {
         Ok(model) => Ok((model, vocab)),
         Err(source) => Err(TextError::Build { path: vocab, source }),

@@ -261,6 +261,15 @@ fn templates_of_any_depth_are_an_error_or_rendered_and_never_the_end_of_the_proc
         ("elif", format!("{{% if 0 %}}{}{{% endif %}}", many("{% elif 0 %}", 20_000))),
         ("if", format!("{}{}", many("{% if 1 %}", 20_000), many("{% endif %}", 20_000))),
         ("for", format!("{}{}", many("{% for a in b %}", 20_000), many("{% endfor %}", 20_000))),
+        // What hides a tag's end or its begin from a reader that is not the engine's.
+        ("after a dictionary", format!("{{{{ {{'a': {{}}}}{} }}}}", many(" + 1", 20_000))),
+        ("after a comment", format!("{{# {{{{ ' #}}{{{{ 1{} }}}}{{# ' #}}", many("+1", 20_000))),
+        (
+            "after a raw block",
+            format!("{{% raw %}}{{{{ '{{% endraw %}}{{{{ 1{} }}}}{{# ' #}}", many("+1", 20_000)),
+        ),
+        ("between quotes", format!("{{{{ '{{#' }}}}{{{{ 1{} }}}}", many("+1", 20_000))),
+        ("a long template", "x".repeat(2 << 20)),
         // Within the bounds, on the deep stack.
         ("some operators", format!("{{{{ 1{} }}}}", many(" + 1", 2_000))),
         ("some filters", format!("{{{{ 'a'{} }}}}", many("|upper", 2_000))),
@@ -275,6 +284,64 @@ fn templates_of_any_depth_are_an_error_or_rendered_and_never_the_end_of_the_proc
 }
 
 #[test]
+fn values_of_any_depth_and_texts_of_any_length_end_a_rendering_and_not_the_process() {
+    let chat = [Message::new("user", "x")];
+    let nested = "{% set n = namespace(x=[]) %}\
+                  {% for i in range(N) %}{% set n.x = [n.x] %}{% endfor %}";
+    for (template, fine) in [
+        // To compare, to print and to drop them needs a stack of their depth.
+        ("{{ n.x == [n.x] }}", true),
+        ("{% set y = n.x|string %}", true),
+        ("", true),
+        ("{{ n.x|tojson }}", false),
+    ] {
+        let loops = |n: &str| format!("{}{template}", nested.replace('N', n));
+        let found = chatml(&loops("20000")).render_chat(&chat, GenerationPrompt::Add);
+        assert_eq!(found.is_ok(), fine, "{template}: {found:?}");
+        // As deep as the cost of a rendering allows.
+        let _ = chatml(&loops("100000")).render_chat(&chat, GenerationPrompt::Add);
+    }
+    for template in [
+        "{% for i in range(3000) %}{{ 'a' * 1000 }}{% endfor %}",
+        "{{ ('a' * 3000000)|list|join('') }}",
+        "{{ strftime_now('%Y' * 1000000) }}",
+        "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x }}",
+    ] {
+        let error = chatml(template).render_chat(&chat, GenerationPrompt::Add).unwrap_err();
+        assert!(matches!(error, CodecError::ChatTemplate { .. }), "{error}");
+    }
+    // The bound grows with the conversation: what users bring is theirs.
+    let long = [Message::new("user", "y".repeat(3 << 20))];
+    let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
+    let text = chatml(template).render_chat(&long, GenerationPrompt::Add).unwrap();
+    assert_eq!(text.len(), 3 << 20);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_place_of_any_file_is_refused_at_once() {
+    let files = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+    let slow = ["vocab.json", "merges.txt"];
+    for (fixtures, names) in [("llama3", &files[..]), ("qwen2_slow", &slow[..])] {
+        for name in names {
+            let folder = tempfile::tempdir().unwrap();
+            for entry in fs::read_dir(fixture(fixtures)).unwrap() {
+                let entry = entry.unwrap();
+                fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+            }
+            let path = folder.path().join(name);
+            let _ = fs::remove_file(&path);
+            assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+            let error = HfTokenizer::from_folder(folder.path()).unwrap_err();
+            let said = format!("{error} {:?}", error.source());
+            // No vocabulary is no tokenizer.
+            let none = matches!(error, TextError::NoTokenizer { .. });
+            assert!(said.contains(name) && (none || said.contains("named pipe")), "{said}");
+        }
+    }
+}
+
+#[test]
 fn tokenizers_that_multiply_a_text_are_refused() {
     let json = fs::read_to_string(fixture("llama3").join("tokenizer.json")).unwrap();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -285,12 +352,25 @@ fn tokenizers_that_multiply_a_text_are_refused() {
         "type": "TemplateProcessing", "single": vec![piece.clone(); 100_000], "pair": [piece],
         "special_tokens": {},
     });
+    let sequence = |key: &str, step: serde_json::Value, n: usize| serde_json::json!({"type": "Sequence", key: vec![step; n]});
+    let byte_level = serde_json::json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": false});
     for (part, value) in [
         ("normalizer", serde_json::json!({"type": "Sequence", "normalizers": doubling})),
         ("normalizer", replace(&"b".repeat(1_000_000))),
         ("normalizer", serde_json::json!({"type": "Prepend", "prepend": "b".repeat(1_000_000)})),
         ("decoder", serde_json::json!({"type": "Sequence", "decoders": doubling})),
         ("post_processor", template),
+        // Each step adds little; all of them much.
+        ("normalizer", sequence("normalizers", serde_json::json!({"type": "ByteLevel"}), 40)),
+        (
+            "normalizer",
+            sequence(
+                "normalizers",
+                serde_json::json!({"type": "Prepend", "prepend": "bc"}),
+                20_000,
+            ),
+        ),
+        ("pre_tokenizer", sequence("pretokenizers", byte_level, 40)),
     ] {
         let mut changed = json.clone();
         changed[part] = value;
@@ -299,21 +379,5 @@ fn tokenizers_that_multiply_a_text_are_refused() {
         let error = HfTokenizer::from_folder(folder.path()).unwrap_err();
         let said = error.source().map(ToString::to_string).unwrap_or_default();
         assert!(said.contains(&format!("its {part}")), "{part}: {error}: {said}");
-    }
-}
-
-#[cfg(unix)]
-#[test]
-fn a_named_pipe_in_the_place_of_a_file_is_refused() {
-    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
-        let folder = tempfile::tempdir().unwrap();
-        for file in ["tokenizer.json", "tokenizer_config.json"] {
-            fs::copy(fixture("chatml").join(file), folder.path().join(file)).unwrap();
-        }
-        let path = folder.path().join(name);
-        let _ = fs::remove_file(&path);
-        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-        let error = HfTokenizer::from_folder(folder.path()).unwrap_err();
-        assert!(matches!(error, TextError::Read { .. }), "{name}: {error}");
     }
 }

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use rlaif_files::open_file;
+
 use crate::CheckpointError;
 
 /// One weights file, open for reads by position.
@@ -17,15 +19,7 @@ pub(super) struct Shard {
 impl Shard {
     pub(super) fn open(path: &Path) -> Result<Self, CheckpointError> {
         let read = |source| CheckpointError::Read { path: path.to_owned(), source };
-        // Before it is opened: opening a pipe would wait for its other end.
-        let kind = std::fs::metadata(path).map_err(read)?;
-        if !kind.is_file() {
-            let is_dir = kind.is_dir();
-            let kind =
-                if is_dir { io::ErrorKind::IsADirectory } else { io::ErrorKind::NotSeekable };
-            return Err(read(kind.into()));
-        }
-        let file = File::open(path).map_err(read)?;
+        let file = open_file(path).map_err(read)?;
         let metadata = file.metadata().map_err(read)?;
         Ok(Self { path: path.to_owned(), file, len: metadata.len() })
     }

@@ -4,7 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use rlaif_files::{PARTIAL, replace_folder, sibling};
+use rlaif_files::{PARTIAL, open_file, read_bytes, replace_folder, sibling};
 use serde::Serialize;
 
 use super::aside::{sync_folder, write_bytes, write_error, write_file, write_json};
@@ -33,6 +33,8 @@ pub const TOKENIZER_FILES: [&str; 12] = [
 ];
 
 /// The folder of a tokenizer's named chat templates.
+/// Far above the size of the largest known tokenizer.json (tens of megabytes).
+const TOKENIZER_LIMIT: u64 = 1 << 28;
 const TEMPLATES: &str = "additional_chat_templates";
 
 /// The names of the templates in that folder, in order; empty if the folder does not exist.
@@ -212,7 +214,7 @@ impl FolderWriter {
         let mut copied = Vec::new();
         for name in TOKENIZER_FILES {
             let from = folder.join(name);
-            let bytes = match fs::read(&from) {
+            let bytes = match read_bytes(&from, TOKENIZER_LIMIT) {
                 Ok(bytes) => bytes,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(source) => return Err(CheckpointError::Read { path: from, source }),
@@ -225,7 +227,7 @@ impl FolderWriter {
         for name in template_names(&folder.join(TEMPLATES))? {
             let from = folder.join(TEMPLATES).join(&name);
             let read = |source| CheckpointError::Read { path: from.clone(), source };
-            let bytes = fs::read(&from).map_err(read)?;
+            let bytes = read_bytes(&from, TOKENIZER_LIMIT).map_err(read)?;
             refuse_lfs_pointer(&from, &bytes)?;
             let to = self.partial.join(TEMPLATES);
             fs::create_dir_all(&to).map_err(write_error(&to))?;
@@ -295,7 +297,7 @@ fn remove_abandoned(partial: &Path) -> Result<(), CheckpointError> {
         return Ok(());
     }
     let in_the_way = || CheckpointError::InTheWay { path: partial.to_owned() };
-    let Ok(marker) = File::open(partial.join(MARKER)) else {
+    let Ok(marker) = open_file(&partial.join(MARKER)) else {
         // Killed before it had marked the folder: the folder is empty.
         return fs::remove_dir(partial).map_err(|_| in_the_way());
     };

@@ -1,12 +1,12 @@
 //! Bytes of a file: hashed as stored, decompressed as recognised.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
 use rlaif_core::Origin;
+use rlaif_files::open_input;
 use sha2::{Digest, Sha256};
 
 use crate::compression::Compression;
@@ -55,7 +55,7 @@ impl Content {
         let io_error = |source| DataError::Io { source_name: input.name.clone(), source };
         let file: Box<dyn Read + Send> = match &input.content {
             Some(content) => Box::new(Cursor::new(Arc::clone(content))),
-            None => Box::new(File::open(&input.path).map_err(io_error)?),
+            None => Box::new(open_input(&input.path).map_err(io_error)?),
         };
         let mut stored = Hashed { file, hash: Sha256::new(), bytes: 0, read_so_far };
         let mut magic = Vec::new();

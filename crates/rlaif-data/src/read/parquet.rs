@@ -10,6 +10,8 @@ use parquet::file::serialized_reader::SerializedFileReader;
 use parquet::record::Row;
 use parquet::record::reader::RowIter;
 
+use rlaif_files::open_input;
+
 use super::input::Content;
 use crate::error::DataError;
 use crate::source::Input;
@@ -21,7 +23,7 @@ const ROWS: usize = 1024;
 pub(super) fn random_access(input: &Input, content: &mut Content) -> Result<File, DataError> {
     let io_error = |source| DataError::Io { source_name: input.name.clone(), source };
     if !content.is_compressed() {
-        return File::open(&input.path).map_err(io_error);
+        return open_input(&input.path).map_err(io_error);
     }
     let mut spool = tempfile::tempfile().map_err(io_error)?;
     let mut buffer = vec![0; 1 << 20];

@@ -1,10 +1,10 @@
 //! Training curves, from a run's `metrics.jsonl`.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
+use rlaif_files::open_file;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -39,7 +39,7 @@ pub struct Curve {
 pub fn read_curves(path: &Path) -> Result<Vec<Curve>, EvalError> {
     const MOST: usize = 500;
     let io = |source| EvalError::Io { action: "read", path: path.to_owned(), source };
-    let mut lines = BufReader::new(File::open(path).map_err(io)?);
+    let mut lines = BufReader::new(open_file(path).map_err(io)?);
     let mut curves: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
     let mut line = String::new();
     for number in 1.. {

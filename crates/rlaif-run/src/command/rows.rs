@@ -10,6 +10,7 @@ use rlaif_core::{
     check_finite,
     python_json::{LineError, line},
 };
+use rlaif_files::open_input;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::error::{CommandError, RowFault, at_least_one};
@@ -161,13 +162,14 @@ impl RowStream<'_> {
 /// [`CommandError::Run`], or [`CommandError::Folder`] for a folder.
 pub fn open(path: &Path) -> Result<(File, u64), CommandError> {
     let failed = |source| RunError::Read { path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
-    let about = file.metadata().map_err(failed)?;
-    // A folder can be opened, but not read.
-    if about.is_dir() {
-        return Err(CommandError::Folder { path: path.to_owned() });
-    }
-    Ok((file, about.len()))
+    let file = match open_input(path) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            return Err(CommandError::Folder { path: path.to_owned() });
+        }
+        opened => opened.map_err(failed)?,
+    };
+    let bytes = file.metadata().map_err(failed)?.len();
+    Ok((file, bytes))
 }
 
 /// A row and the number of its line.

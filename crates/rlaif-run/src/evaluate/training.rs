@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::EvaluateError;
+use crate::file::LONGEST;
 
 /// Copies the curves, the findings and the settings of the run in this folder into `details`, if
 /// they exist and are not yet there. The settings become `training` of the configuration.
@@ -26,7 +27,7 @@ pub fn tell_of_training(details: &mut Details, folder: &Path) -> Result<(), Eval
     }
     if !details.configuration.contains_key("training") && settings.is_file() {
         let failed = |source| EvaluateError::File { path: settings.clone(), source };
-        let text = std::fs::read_to_string(&settings).map_err(failed)?;
+        let text = rlaif_files::read_text(&settings, LONGEST).map_err(failed)?;
         let table = text.parse().map_err(|source: toml::de::Error| ProviderError::Config {
             origin: settings.display().to_string(),
             line: None,
@@ -60,7 +61,7 @@ pub(super) fn over_optimisation(
     judge: &dyn RewardModel,
 ) -> Result<Vec<OptimisationPoint>, EvaluateError> {
     let path = folder.join("samples.jsonl");
-    let text = std::fs::read_to_string(&path).map_err(|source| EvalError::Io {
+    let text = rlaif_files::read_text(&path, u64::MAX).map_err(|source| EvalError::Io {
         action: "read",
         path: path.clone(),
         source,

@@ -1,7 +1,7 @@
 //! The commands of stages: their run files, outputs, and work.
 
 use std::{
-    fmt, fs,
+    fmt,
     path::{Path, PathBuf},
 };
 
@@ -244,7 +244,7 @@ impl<T: Writes> StageRun for Written<T> {
         let out = place.folder.join(ROWS);
         if out.exists() {
             // The process ended between the rows and the record of the stage: the rows are complete.
-            let text = fs::read_to_string(&out)
+            let text = rlaif_files::read_text(&out, u64::MAX)
                 .map_err(|source| RunError::Read { path: out.clone(), source })?;
             return Ok(json!({"rows": text.lines().count()}));
         }
@@ -474,7 +474,7 @@ pub(crate) fn count_rows(location: &str) -> Option<usize> {
         if path.extension()? != "jsonl" {
             return None;
         }
-        let text = fs::read(&path).ok()?;
+        let text = rlaif_files::read_bytes(&path, u64::MAX).ok()?;
         rows +=
             text.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).count();
     }

@@ -1,7 +1,7 @@
 //! Keys of stages: hashes of everything that their results depend on.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, Read},
     path::Path,
 };
@@ -66,7 +66,7 @@ fn update(hash: &mut Sha256, path: &Path) -> Result<(), RunError> {
         }
         return Ok(());
     }
-    let mut file = File::open(path).map_err(failed)?;
+    let mut file = rlaif_files::open_file(path).map_err(failed)?;
     let mut buffer = vec![0; 1 << 20];
     let mut length = 0u64;
     loop {

@@ -248,8 +248,8 @@ impl PlannedStage {
         if !path.exists() {
             return Ok(None);
         }
-        let text =
-            fs::read(&path).map_err(|source| RunError::Read { path: path.clone(), source })?;
+        let text = rlaif_files::read_bytes(&path, u64::MAX)
+            .map_err(|source| RunError::Read { path: path.clone(), source })?;
         serde_json::from_slice(&text).map(Some).map_err(|error| RunError::Verdicts {
             problem: format!("is damaged ({error}); remove {}", self.folder.display()),
             path,

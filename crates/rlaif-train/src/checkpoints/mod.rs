@@ -15,13 +15,13 @@ mod tensors;
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs,
     io::Read,
     path::{Path, PathBuf},
 };
 
 use rlaif_checkpoint::write_json;
-use rlaif_files::{JsonError, PARTIAL, replace_folder};
+use rlaif_files::{JsonError, PARTIAL, open_file, replace_folder};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tch::Tensor;
 use twox_hash::XxHash3_128;
@@ -378,7 +378,7 @@ struct Sum {
 impl Sum {
     fn of(path: &Path) -> Result<Self, TrainError> {
         let error = TrainError::read(path);
-        let mut file = File::open(path).map_err(&error)?;
+        let mut file = open_file(path).map_err(&error)?;
         let mut hash = XxHash3_128::new();
         let mut buffer = vec![0; 1 << 20];
         let mut bytes = 0;

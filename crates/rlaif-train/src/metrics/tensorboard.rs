@@ -49,7 +49,8 @@ impl TensorBoard {
         }
         present.sort();
         let path = present.into_iter().next().unwrap_or_else(|| {
-            let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            let host = rlaif_files::read_text("/proc/sys/kernel/hostname".as_ref(), 1 << 10)
+                .unwrap_or_default();
             let host = host.trim();
             let host = if host.is_empty() { "localhost" } else { host };
             folder.join(format!("{PREFIX}{}.{host}", now().as_secs()))

@@ -302,6 +302,7 @@ fn interpreter(python: &str) -> Result<(PathBuf, Vec<PathBuf>), ProviderError> {
 }
 
 /// A text that a program cannot guess.
+#[expect(clippy::disallowed_methods, reason = "a device")]
 fn marker() -> Result<String, ProviderError> {
     let mut random = [0; 16];
     std::fs::File::open("/dev/urandom")

@@ -2,12 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     io::{BufRead, BufReader},
     path::Path,
 };
 
 use rlaif_core::{NotFinite, check_finite};
+use rlaif_files::open_input;
 use rlaif_models::PolicySetup;
 use rlaif_torch::{MachineLimits, WorkOfProducts, seeded};
 use serde::{Serialize, de::DeserializeOwned};
@@ -79,7 +79,7 @@ pub(super) fn rows_of_ids<T: DeserializeOwned>(
     needed: usize,
 ) -> Result<Vec<T>, CommandError> {
     let open = |source| RunError::Read { path: path.to_owned(), source };
-    let lines = BufReader::new(File::open(path).map_err(open)?).lines();
+    let lines = BufReader::new(open_input(path).map_err(open)?).lines();
     let mut rows = Vec::with_capacity(needed);
     for (line, text) in (1..).zip(lines).take(needed) {
         let row = serde_json::from_str(&text.map_err(open)?).map_err(|source| {
