@@ -210,6 +210,8 @@ impl Sampler for RecordedSampler {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::generate::FinishReason;
 
