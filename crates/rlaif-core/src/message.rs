@@ -75,14 +75,21 @@ impl Message {
         self
     }
 
-    /// The message of a JSON object.
+    /// The message of a JSON object, with the keys `role` and `content`, or ShareGPT's `from` and `value`.
+    ///
+    /// ```
+    /// use rlaif_core::Message;
+    /// let found: Message = serde_json::from_str(r#"{"from": "gpt", "value": "Hi"}"#)?;
+    /// assert_eq!(found, Message::new("assistant", "Hi"));
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     ///
     /// # Errors
     /// A phrase that says what is wrong, for the end of a message: no `role`, or a content that is
     /// neither a text nor a list of parts nor null.
     pub fn from_object(object: Metadata) -> Result<Self, String> {
         let (mut role, mut content, mut more) = (None, None, Metadata::new());
-        for (key, value) in object {
+        for (key, value) in from_share_gpt(object) {
             match key.as_str() {
                 "role" => role = Some(value),
                 "content" => content = Some(value),
@@ -197,6 +204,32 @@ impl Serialize for Message {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.keys().filter_map(|key| Some((key, self.get(key)?))))
     }
+}
+
+/// Converts an object with ShareGPT's keys and roles to a message's; others are unchanged.
+fn from_share_gpt(mut object: Metadata) -> Metadata {
+    let (Some(Value::String(from)), Some(_)) = (object.get("from"), object.get("value")) else {
+        return object;
+    };
+    if object.contains_key("role") {
+        return object;
+    }
+    let role = match from.as_str() {
+        "human" | "user" => "user",
+        "gpt" | "assistant" | "chatgpt" | "bing" | "bard" | "model" | "function_call" => {
+            "assistant"
+        }
+        "observation" | "tool" | "function_response" => "tool",
+        other => other,
+    };
+    let role = Value::from(role);
+    let content = object.shift_remove("value").unwrap_or_default();
+    object.shift_remove("from");
+    let mut message = Metadata::new();
+    message.insert("role".to_owned(), role);
+    message.insert("content".to_owned(), content);
+    message.extend(object);
+    message
 }
 
 impl<'de> Deserialize<'de> for Message {

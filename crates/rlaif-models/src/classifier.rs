@@ -76,7 +76,8 @@ impl Classifier {
             return Err(wrong_sort(&config, "a classifier; load it as a language model"));
         };
         let labels = Labels::from_config(&config)?;
-        let (layers, spec, parameters) = (classifies.build)(&config, &labels, source)?;
+        let built = (classifies.build)(&config, &labels, source);
+        let (layers, spec, parameters) = built.map_err(|error| error.in_file(config.path()))?;
         let frame = Frame::new(spec, config, parameters);
         Ok(Self { family, frame, labels, layers, unread: Vec::new(), made_anew: Vec::new() })
     }

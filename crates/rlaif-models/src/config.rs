@@ -154,7 +154,7 @@ impl Config {
             if let Some(found) = fields.get(field).filter(|found| unread && !same(found, default)) {
                 let found = found.to_string();
                 let supported = "what transformers has where the field is absent";
-                return Err(ModelError::UnsupportedField { field, found, supported });
+                return Err(ModelError::UnsupportedField { file: None, field, found, supported });
             }
         }
         for (theirs, ours) in names.clone() {
@@ -469,6 +469,7 @@ pub(crate) fn check_sizes(
     match sizes.into_iter().find(|(_, size)| !(1..=LARGEST).contains(size)) {
         None => Ok(()),
         Some((field, size)) => Err(ModelError::BadField {
+            file: None,
             field,
             found: size.to_string(),
             expected: if size < 1 { "at least 1".to_owned() } else { format!("at most {LARGEST}") },
@@ -503,7 +504,7 @@ pub(crate) fn check_numbers(
         };
         if !(inside && value.is_finite()) {
             let (found, expected) = (value.to_string(), expected.to_owned());
-            return Err(ModelError::BadField { field, found, expected });
+            return Err(ModelError::BadField { file: None, field, found, expected });
         }
     }
     Ok(())
@@ -530,6 +531,7 @@ impl FieldNames {
 pub(crate) fn check_layers(field: &'static str, layers: usize) -> Result<(), ModelError> {
     if layers > MOST_LAYERS {
         return Err(ModelError::BadField {
+            file: None,
             field,
             found: layers.to_string(),
             expected: format!("at most {MOST_LAYERS}"),
@@ -544,6 +546,7 @@ pub(crate) fn check_ids(spec: &LmSpec) -> Result<(), ModelError> {
         [("pad_token_id", Some(spec.pad_id)), ("decoder_start_token_id", spec.decoder_start_id)];
     match ids.into_iter().find(|(_, id)| id.is_some_and(|id| i64::from(id) >= spec.vocab_size)) {
         Some((field, Some(id))) => Err(ModelError::BadField {
+            file: None,
             field,
             found: id.to_string(),
             expected: format!("an id below vocab_size, which is {}", spec.vocab_size),

@@ -159,7 +159,7 @@ impl RawConfig {
 }
 
 fn bad(field: &'static str, found: i64, expected: String) -> ModelError {
-    ModelError::BadField { field, found: found.to_string(), expected }
+    ModelError::BadField { file: None, field, found: found.to_string(), expected }
 }
 
 /// Sizes of the layers, for memory estimates.

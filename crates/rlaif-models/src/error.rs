@@ -1,6 +1,6 @@
 //! Errors of reading, building, adapting and writing models.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rlaif_checkpoint::CheckpointError;
 use rlaif_core::Fault;
@@ -37,8 +37,13 @@ pub enum ModelError {
         wanted: &'static str,
     },
     /// A field of config.json has an unsupported value.
-    #[error("config.json: `{field}` is `{found}`, which is not supported; supported: {supported}")]
+    #[error(
+        "{}: `{field}` is `{found}`, which is not supported; supported: {supported}",
+        config_file(.file.as_deref())
+    )]
     UnsupportedField {
+        /// The configuration file, if it is known.
+        file: Option<PathBuf>,
         /// The field.
         field: &'static str,
         /// The value.
@@ -47,8 +52,10 @@ pub enum ModelError {
         supported: &'static str,
     },
     /// Fields of config.json are invalid or contradict each other.
-    #[error("config.json: `{field}` is {found}, expected {expected}")]
+    #[error("{}: `{field}` is {found}, expected {expected}", config_file(.file.as_deref()))]
     BadField {
+        /// The configuration file, if it is known.
+        file: Option<PathBuf>,
         /// The field.
         field: &'static str,
         /// The value.
@@ -297,6 +304,21 @@ pub enum TensorProblem {
         #[source]
         source: Box<ModelError>,
     },
+}
+
+/// The name of a configuration file in messages.
+fn config_file(file: Option<&Path>) -> String {
+    file.map_or_else(|| "config.json".to_owned(), |file| file.display().to_string())
+}
+
+impl ModelError {
+    /// The same error of a configuration with the path of its file.
+    pub(crate) fn in_file(mut self, path: &Path) -> Self {
+        if let Self::BadField { file, .. } | Self::UnsupportedField { file, .. } = &mut self {
+            file.get_or_insert_with(|| path.to_owned());
+        }
+        self
+    }
 }
 
 impl Fault for ModelError {

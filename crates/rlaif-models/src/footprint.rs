@@ -295,7 +295,8 @@ impl MemoryPlan {
         let width = size(self.kind);
         let model = parameters(self.families, &self.model, self.quantisation)?;
         let count = model.count;
-        let shape = (self.families.family(&config)?.dimensions)(&config)?;
+        let dimensions = self.families.family(&config)?.dimensions;
+        let shape = dimensions(&config).map_err(|error| error.in_file(config.path()))?;
         let unsigned = |size: i64| u64::try_from(size).unwrap_or(0);
         let (hidden, heads) = (unsigned(shape.hidden), unsigned(shape.heads));
         let (kv_heads, head_dim) = (unsigned(shape.kv_heads), unsigned(shape.head_dim));

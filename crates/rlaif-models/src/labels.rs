@@ -50,6 +50,7 @@ impl Labels {
                 .map(|i| {
                     by_id.get(&i.to_string()).map(|Name(name)| name.clone()).ok_or_else(|| {
                         ModelError::BadField {
+                            file: Some(config.path().to_owned()),
                             field: "id2label",
                             found: format!("the keys {:?}", by_id.keys().collect::<Vec<_>>()),
                             expected: format!("the keys 0 to {}", by_id.len() - 1),
@@ -62,6 +63,7 @@ impl Labels {
         if let Some(at) = (1..names.len()).find(|&at| names[..at].contains(&names[at])) {
             let first = names.iter().position(|name| *name == names[at]).unwrap_or(at);
             return Err(ModelError::BadField {
+                file: Some(config.path().to_owned()),
                 field: "id2label",
                 found: format!("`{}` for both {first} and {at}", names[at]),
                 expected: "a unique name for each label".to_owned(),
@@ -69,6 +71,7 @@ impl Labels {
         }
         if names.is_empty() {
             return Err(ModelError::BadField {
+                file: Some(config.path().to_owned()),
                 field: "id2label",
                 found: "no label".to_owned(),
                 expected: "at least one label".to_owned(),

@@ -78,7 +78,10 @@ impl LanguageModel {
         let (family, sort) = families.of(&config)?;
         match (sort, family.generates) {
             (ModelSort::LanguageModel, Some(generates)) => {
-                Ok(Self { family, layers: (generates.build)(config, source)?, unread: Vec::new() })
+                let file = config.path().to_owned();
+                let layers = (generates.build)(config, source);
+                let layers = layers.map_err(|error| error.in_file(&file))?;
+                Ok(Self { family, layers, unread: Vec::new() })
             }
             _ => Err(wrong_sort(&config, "a language model; load it as a classifier")),
         }

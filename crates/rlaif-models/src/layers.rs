@@ -544,6 +544,7 @@ impl Activation {
             "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Self::GeluTanh,
             _ => {
                 return Err(ModelError::UnsupportedField {
+                    file: None,
                     field,
                     found: name.to_owned(),
                     supported: "relu, silu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast",

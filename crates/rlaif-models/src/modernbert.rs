@@ -103,7 +103,12 @@ impl RawConfig {
             ("local_attention", raw.local_attention),
         ])?;
         check_layers("num_hidden_layers", layers)?;
-        let bad = |field, found: String, expected| ModelError::BadField { field, found, expected };
+        let bad = |field, found: String, expected| ModelError::BadField {
+            file: None,
+            field,
+            found,
+            expected,
+        };
         if hidden % heads != 0 {
             let expected = format!("a multiple of num_attention_heads, {heads}");
             return Err(bad("hidden_size", hidden.to_string(), expected));
@@ -124,6 +129,7 @@ impl RawConfig {
             "cls" => Ok(Pooling::Cls),
             "mean" => Ok(Pooling::Mean),
             other => Err(ModelError::UnsupportedField {
+                file: None,
                 field: "classifier_pooling",
                 found: other.to_owned(),
                 supported: "cls, mean",

@@ -118,6 +118,7 @@ impl RawConfig {
             check_layers(field, count.unwrap_or(1))?;
             if count == Some(0) {
                 return Err(ModelError::BadField {
+                    file: None,
                     field,
                     found: "0".to_owned(),
                     expected: "at least 1".to_owned(),
@@ -127,6 +128,7 @@ impl RawConfig {
         check_layers(name("num_hidden_layers"), self.num_hidden_layers)?;
         if self.hidden_size % self.num_attention_heads != 0 {
             return Err(ModelError::BadField {
+                file: None,
                 field: name("hidden_size"),
                 found: self.hidden_size.to_string(),
                 expected: format!(
@@ -461,6 +463,7 @@ impl Roberta {
         raw.check()?;
         if let Some(other) = raw.position_embedding_type.as_deref().filter(|t| *t != "absolute") {
             return Err(ModelError::UnsupportedField {
+                file: None,
                 field: "position_embedding_type",
                 found: other.to_owned(),
                 supported: "absolute",
@@ -528,6 +531,7 @@ impl Roberta {
             context: Some(
                 usize::try_from(context).ok().filter(|context| *context > 0).ok_or_else(|| {
                     ModelError::BadField {
+                        file: None,
                         field: "max_position_embeddings",
                         found: raw.max_position_embeddings.to_string(),
                         expected: format!(

@@ -132,6 +132,7 @@ impl RopeSpec {
         let dim = (context.head_dim as f64 * partial) as i64;
         if dim % 2 != 0 || !(2..=MAX_HEAD_DIM).contains(&dim) || dim > context.head_dim {
             return Err(ModelError::BadField {
+                file: None,
                 field: "head_dim",
                 found: format!("{} of which {partial} is turned", context.head_dim),
                 expected: format!("even, for rotary positions, and at most {MAX_HEAD_DIM}"),
@@ -139,6 +140,7 @@ impl RopeSpec {
         }
         let need = |field: &'static str, value: Option<f64>| {
             value.filter(|value| *value > 0.).ok_or_else(|| ModelError::BadField {
+                file: None,
                 field,
                 found: value.map_or("missing".to_owned(), |v| v.to_string()),
                 expected: "a positive number beside this rope_type".to_owned(),
@@ -171,6 +173,7 @@ impl RopeSpec {
             },
             Some(other) => {
                 return Err(ModelError::UnsupportedField {
+                    file: None,
                     field: "rope_scaling.rope_type",
                     found: other.to_owned(),
                     supported: "default, linear, dynamic, yarn, longrope, llama3",
@@ -223,6 +226,7 @@ impl RopeSpec {
         let list = |field: &'static str, list: &Option<Vec<f64>>| {
             let fits = |list: &&Vec<f64>| list.len() as i64 == half;
             list.as_ref().filter(fits).cloned().ok_or_else(|| ModelError::BadField {
+                file: None,
                 field,
                 found: list
                     .as_ref()

@@ -336,6 +336,28 @@ fn every_tensor_that_does_not_fit_is_named_at_once() {
 }
 
 #[test]
+fn a_value_that_is_out_of_range_is_named_with_its_file() {
+    for (field, value, told) in [
+        (
+            "max_position_embeddings",
+            json!(0),
+            "`max_position_embeddings` is 0, expected at least 1",
+        ),
+        ("hidden_act", json!("foo"), "`hidden_act` is `foo`, which is not supported"),
+    ] {
+        let folder = spelled("llama3", "config.json");
+        let path = folder.path().join("config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config[field] = value;
+        fs::write(&path, config.to_string()).unwrap();
+        for error in [load(folder.path()).unwrap_err(), inspect(folder.path()).unwrap_err()] {
+            let error = error.to_string();
+            assert!(error.starts_with(&format!("{}: {told}", path.display())), "{error}");
+        }
+    }
+}
+
+#[test]
 fn quantised_weights_are_refused_by_the_name_of_their_method() {
     for (section, method) in [
         (json!({ "quant_method": "gptq", "bits": 4 }), "gptq"),

@@ -34,8 +34,13 @@ where
     let failed = |error: toml::de::Error, table: Option<&toml::Table>| {
         let line = error.span().map(|span| 1 + text[..span.start].matches('\n').count());
         let key = table.and_then(|table| wrong_key(error.message(), table));
+        let named = error.span().and_then(|span| named_value(text, span));
+        let (key, value) = match (key, named) {
+            (None, Some((key, value))) if lacks_a_name(error.message()) => (Some(key), Some(value)),
+            (key, _) => (key, None),
+        };
         let key = key.map_or_else(String::new, |key| format!("`{key}`: "));
-        let problem = key + &describe_toml(error.message());
+        let problem = key + &describe_toml_value(error.message(), value.as_ref(), None);
         ProviderError::Config { origin: origin.to_owned(), line, problem }
     };
     let table: toml::Table = toml::from_str(text).map_err(|error| failed(error, None))?;
@@ -68,6 +73,9 @@ pub fn describe_toml(message: &str) -> String {
     if message.starts_with("invalid") {
         return wrong_type(message);
     }
+    if lacks_a_name(message) {
+        return format!("expected {NAME}");
+    }
     let [found, known @ ..] = quoted.as_slice() else { return message.to_owned() };
     if !unknown {
         return message.to_owned();
@@ -85,6 +93,54 @@ pub fn describe_toml(message: &str) -> String {
     let what = if message.starts_with("unknown field") { "key" } else { "value" };
     format!("unknown {what} `{found}`{hint} (known: {})", known.join(", "))
 }
+
+/// The key on the line of a value, and the value.
+fn named_value(text: &str, span: std::ops::Range<usize>) -> Option<(String, toml::Value)> {
+    let line = text.get(..span.start)?.rsplit('\n').next()?;
+    let key = line.trim().strip_suffix('=')?.trim().to_owned();
+    let value = format!("v = {}", text.get(span)?).parse::<toml::Table>().ok()?.remove("v")?;
+    Some((key, value))
+}
+
+/// True for serde's message on a value in place of one of several names.
+fn lacks_a_name(message: &str) -> bool {
+    message.ends_with("expected string only")
+        || message.ends_with("expected string or map")
+        || message.ends_with("expected variant identifier")
+        || message.starts_with("wanted string or table")
+        || message.starts_with("wanted exactly 1 element")
+}
+
+/// Rewords serde's message as [`describe_toml`], for a value that is known. `names` has the words that may
+/// stand in its place, where serde does not give them.
+///
+/// ```
+/// let said = "invalid type: unit variant, expected string only";
+/// let told = rlaif_rewards::describe_toml_value(said, Some(&true.into()), Some("`keep` or `recompute`"));
+/// assert_eq!(told, "found boolean `true`, expected `keep` or `recompute`");
+/// ```
+pub fn describe_toml_value(
+    message: &str,
+    value: Option<&toml::Value>,
+    names: Option<&str>,
+) -> String {
+    let Some(value) = value.filter(|_| lacks_a_name(message)) else {
+        return describe_toml(message);
+    };
+    let found = match value {
+        toml::Value::Integer(number) => format!("integer `{number}`"),
+        toml::Value::Float(number) => format!("floating point `{number}`"),
+        toml::Value::Boolean(value) => format!("boolean `{value}`"),
+        toml::Value::String(_) => "a string".to_owned(),
+        toml::Value::Datetime(_) => "a date".to_owned(),
+        toml::Value::Array(_) => "a list".to_owned(),
+        toml::Value::Table(table) => format!("a table of {} keys", table.len()),
+    };
+    format!("found {found}, expected {}", names.unwrap_or(NAME))
+}
+
+/// An enum, some of whose variants have a value.
+const NAME: &str = "a name, or a table of a name and its value";
 
 /// Finds the key of a value of the wrong type, or of an unknown name, if serde's message does not name it, as in a table of
 /// one of several kinds. It looks for the value that the message describes; `None` if it occurs
@@ -163,8 +219,9 @@ fn wrong_type(message: &str) -> String {
         "a map" => "a table",
         other if other.starts_with("a nonzero ") => "a whole number of at least 1",
         // An enum whose variant has a value, written without.
-        "string only" => "a name, or a table of a name and its value",
-        other if other.starts_with("struct ") => "a table",
+        "string only" | "string or map" => NAME,
+        "variant identifier" => "a name",
+        other if other.starts_with("struct ") || other.contains("tagged enum ") => "a table",
         other => tuple.as_deref().unwrap_or(other),
     };
     format!("found {found}, expected {expected}")
@@ -191,6 +248,12 @@ mod tests {
             (
                 "kind = 'cached'\ncapacity = 2.5\nof = { kind = 'repetition', n = 2 }",
                 "`capacity`: found floating point `2.5`, expected a whole number",
+            ),
+            ("kind = 3", "`kind`: found integer `3`, expected a name"),
+            #[cfg(feature = "judge")]
+            (
+                "kind = 'judge'\nanswer = 3\n[api]\nkind = 'openai'\nmodel = 'm'\n",
+                "`answer`: found integer `3`, expected a name",
             ),
         ] {
             let error = RewardConfig::from_toml(file, "r.toml").unwrap_err().to_string();

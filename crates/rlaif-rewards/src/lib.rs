@@ -57,7 +57,7 @@ pub use combine::{
 pub use config::{RewardConfig, RewardInput, Term};
 pub use demand::ExamDemand;
 pub use error::ProviderError;
-pub use file::{describe_toml, read_toml, wrong_key};
+pub use file::{describe_toml, describe_toml_value, read_toml, wrong_key};
 #[cfg(feature = "neural")]
 pub use neural::{
     ClassifierConfig, ClassifierOptions, ClassifierReward, Input, LabelChoice, Output, PolicyJudge,

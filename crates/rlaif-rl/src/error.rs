@@ -15,8 +15,13 @@ pub enum RlError {
     #[error(transparent)]
     Setting(#[from] BadSetting),
     /// A setting of generation that is not suitable for training on the responses.
-    #[error("`generation.{setting}` {0}", setting = .0.setting())]
-    Rollout(#[source] RolloutConcern),
+    #[error("`{table}.{}` {source}", .source.setting())]
+    Rollout {
+        /// The table of the setting, `generation` with the sections around it.
+        table: String,
+        /// The concern.
+        source: RolloutConcern,
+    },
     /// A combination of settings that is known to be wrong.
     #[error("`{setting}` {0}", setting = .0.setting())]
     Combination(#[source] CombinationConcern),
@@ -191,6 +196,11 @@ fn response_to(row: usize, named: Option<&str>) -> String {
 }
 
 impl RlError {
+    /// A setting of generation that is not suitable for training on the responses.
+    pub fn rollout(source: RolloutConcern) -> Self {
+        Self::Rollout { table: "generation".to_owned(), source }
+    }
+
     /// No response of a batch has a score, and why, by row ([`rlaif_core::Scores::reasons`]).
     pub fn nothing_scored(reward: &str, reasons: &[(usize, String)]) -> Self {
         let reason = reasons.first().map(|(_, reason)| reason.clone());
@@ -219,6 +229,9 @@ impl RlError {
         match self {
             Self::Setting(error) => Self::Setting(error.within(section)),
             Self::Train(error) => Self::Train(error.within(section)),
+            Self::Rollout { table, source } => {
+                Self::Rollout { table: format!("{section}.{table}"), source }
+            }
             other => other,
         }
     }
@@ -228,7 +241,7 @@ impl Fault for RlError {
     fn is_users(&self) -> bool {
         match self {
             Self::Setting(error) => error.is_users(),
-            Self::Rollout(error) => error.is_users(),
+            Self::Rollout { source, .. } => source.is_users(),
             Self::Combination(_) => true,
             // A reward without scores where settings demand them, or another run's checkpoint.
             Self::NoScore { .. } | Self::State { .. } | Self::NoSteps { .. } => true,

@@ -20,7 +20,7 @@ const LEAST_TEMPERATURE: f64 = 0.01;
 pub fn check_sampling(generation: &GenerationConfig) -> Result<(), RlError> {
     let refused = rollout_concerns(generation).into_iter().find(RolloutConcern::is_refused);
     if let Some(concern) = refused {
-        return Err(RlError::Rollout(concern));
+        return Err(RlError::rollout(concern));
     }
     generation.check_settings().map_err(|error| error.within("generation"))?;
     let temperature = generation.sampling.temperature();
@@ -42,7 +42,7 @@ pub fn check_policy(
     spec: &LmSpec,
 ) -> Result<Vec<RolloutConcern>, RlError> {
     let warnings = check_rollout(generation, spec).map_err(|error| match error {
-        LmError::UnfitForRollout(concern) => RlError::Rollout(concern),
+        LmError::UnfitForRollout(concern) => RlError::rollout(concern),
         other => RlError::Lm(other),
     })?;
     generation.check(spec)?;

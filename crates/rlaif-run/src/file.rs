@@ -6,7 +6,7 @@ use std::{
 };
 
 use rlaif_core::{NotFinite, below_table, check_finite, say};
-use rlaif_rewards::{describe_toml, wrong_key};
+use rlaif_rewards::{describe_toml_value, wrong_key};
 use rlaif_torch::dist::{Launch, World};
 use rlaif_train::{Keep, RunFolder, Saved, TrainError};
 use serde::{Serialize, de::DeserializeOwned};
@@ -338,11 +338,34 @@ pub(crate) fn parse<T: DeserializeOwned + Serialize>(
             Some(below) => format!("{key}.{below}"),
             None => key,
         };
-        RunError::Content { path: path.to_owned(), key, problem: describe_toml(message) }
+        let names = names_at::<T>(written, &key);
+        let value = value_at(written, &key);
+        let problem = describe_toml_value(message, value, names.as_deref());
+        RunError::Content { path: path.to_owned(), key, problem }
     })?;
     // As parsed: 1e39 is too large for an f32.
     check_numbers(path, &table(&parsed)?)?;
     Ok(parsed)
+}
+
+/// The value of a key such as `reward.of[0].kind`.
+fn value_at<'t>(table: &'t Table, key: &str) -> Option<&'t Value> {
+    let key = key.replace('[', ".").replace(']', "");
+    let (first, rest) = key.split_once('.').unwrap_or((&key, ""));
+    let parts = rest.split('.').filter(|part| !part.is_empty());
+    parts.into_iter().try_fold(table.get(first)?, |value, part| match value {
+        Value::Array(all) => all.get(part.parse::<usize>().ok()?),
+        value => value.get(part),
+    })
+}
+
+/// The names that may stand in the place of a value: serde lists them for a name that it does not know.
+fn names_at<T: DeserializeOwned>(written: &Table, key: &str) -> Option<String> {
+    let mut table = written.clone();
+    set(&mut table, &format!("{key}=\"\"")).ok()?;
+    let error = Value::Table(table).try_into::<T>().err()?;
+    let (_, names) = error.message().split_once("unknown variant ``, expected ")?;
+    Some(names.to_owned())
 }
 
 /// Keys that may be infinite.
@@ -435,6 +458,24 @@ mod tests {
         let both = form("[data]\nchat = true\n[prompt]\nplain = 'text'\n");
         let error = check_names(Path::new("e.toml"), &both).unwrap_err().to_string();
         assert!(error.contains("`data.chat`: renamed to `prompt.plain`"), "{error}");
+    }
+
+    #[test]
+    fn a_value_in_the_place_of_a_name_is_told_with_the_names() {
+        let file = "[model]\npath = 'm'\n[data]\nprompts = 'p'\n[reward]\nkind = 'length'\n\
+                    longest = 3\nper = 1.0\n[ppo]\nsteps = 1\n";
+        for (assignment, told) in [
+            ("ppo.activations=true", "found boolean `true`, expected `keep` or `recompute`"),
+            ("ppo.scores.missing={}", "found a table of 0 keys, expected one of `error`, "),
+            ("ppo.generation.sampling=\"greedy\"", "found a string, expected a table"),
+            ("reward.kind=3", "found integer `3`, expected one of `classifier`, "),
+            ("reward={kind='mean', of=[{kind=3}]}", "`reward.of[0].kind`: found integer `3`"),
+        ] {
+            let mut table: Table = file.parse().unwrap();
+            set(&mut table, assignment).unwrap();
+            let error = parse::<crate::PpoFile>(Path::new("p.toml"), &table).unwrap_err();
+            assert!(error.to_string().contains(told), "{assignment}: {error}");
+        }
     }
 
     #[test]

@@ -47,33 +47,7 @@ pub(super) fn is_python(text: &str) -> bool {
 /// Parses a list of messages; the error is a phrase that says what is wrong.
 pub(super) fn messages(value: &Value) -> Result<Vec<Message>, String> {
     let objects = objects(value).ok_or_else(|| "a message is not an object".to_owned())?;
-    objects.into_iter().map(share_gpt).map(Message::from_object).collect()
-}
-
-/// Converts an object with ShareGPT's keys and roles to a message's; others are unchanged.
-fn share_gpt(mut object: Map<String, Value>) -> Map<String, Value> {
-    let (Some(Value::String(from)), Some(_)) = (object.get("from"), object.get("value")) else {
-        return object;
-    };
-    if object.contains_key("role") {
-        return object;
-    }
-    let role = match from.as_str() {
-        "human" | "user" => "user",
-        "gpt" | "assistant" | "chatgpt" | "bing" | "bard" | "model" | "function_call" => {
-            "assistant"
-        }
-        "observation" | "tool" | "function_response" => "tool",
-        other => other,
-    };
-    let role = Value::from(role);
-    let content = object.shift_remove("value").unwrap_or_default();
-    object.shift_remove("from");
-    let mut message = Map::new();
-    message.insert("role".to_owned(), role);
-    message.insert("content".to_owned(), content);
-    message.extend(object);
-    message
+    objects.into_iter().map(Message::from_object).collect()
 }
 
 /// Joins the parts of messages that are all text into one text: templates of text models expect
@@ -114,7 +88,7 @@ pub(super) fn text_or_messages(value: &Value) -> Result<TextOrMessages, String> 
         Value::String(text) => Ok(text.as_str().into()),
         Value::Array(_) => messages(value).map(TextOrMessages::from),
         Value::Object(_) if objects(value).is_some() => messages(value).map(TextOrMessages::from),
-        Value::Object(object) => Ok(vec![Message::from_object(share_gpt(object.clone()))?].into()),
+        Value::Object(object) => Ok(vec![Message::from_object(object.clone())?].into()),
         _ => Err("neither a text nor a list of messages".to_owned()),
     }
 }

@@ -195,6 +195,7 @@ impl RawConfig {
         let field = "classifier_dropout";
         let given = match given {
             Some(value) => Some(value.as_f64().ok_or_else(|| ModelError::BadField {
+                file: None,
                 field,
                 found: value.to_string(),
                 expected: "a number between 0 and 1".to_owned(),
@@ -633,5 +634,10 @@ impl RawConfig {
 }
 
 fn bad(field: &'static str, found: i64, expected: &str) -> ModelError {
-    ModelError::BadField { field, found: found.to_string(), expected: expected.to_owned() }
+    ModelError::BadField {
+        file: None,
+        field,
+        found: found.to_string(),
+        expected: expected.to_owned(),
+    }
 }

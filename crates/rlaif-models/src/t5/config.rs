@@ -158,6 +158,7 @@ impl Shape {
         ])?;
         if raw.is_encoder_decoder == Some(false) {
             return Err(ModelError::UnsupportedField {
+                file: None,
                 field: "is_encoder_decoder",
                 found: "false".to_owned(),
                 supported: "true",
@@ -168,7 +169,7 @@ impl Shape {
         let (buckets, distance) =
             (raw.relative_attention_num_buckets, raw.relative_attention_max_distance);
         let bad = |field, found: i64, expected: String| {
-            Err(ModelError::BadField { field, found: found.to_string(), expected })
+            Err(ModelError::BadField { file: None, field, found: found.to_string(), expected })
         };
         if !(4..=MOST_DISTANCE).contains(&buckets) {
             let expected = format!("at least 4 and at most {MOST_DISTANCE}");

@@ -34,7 +34,7 @@ fn field(error: &PpoError) -> String {
         PpoError::Setting(error) | PpoError::Train(TrainError::Setting(error)) => {
             error.field.to_string()
         }
-        PpoError::Rollout(concern) => concern.setting().to_owned(),
+        PpoError::Rollout { source, .. } => source.setting().to_owned(),
         other => panic!("not a setting: {other}"),
     }
 }

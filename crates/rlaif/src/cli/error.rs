@@ -206,7 +206,7 @@ mod tests {
             (RunError::from(PpoError::Train(TrainError::Torch(setting().into()))).into(), 2),
             (RunError::from(DpoError::from(LmError::from(setting()))).into(), 2),
             (RunError::from(TrainError::from(DpoError::from(setting()))).into(), 2),
-            (RunError::from(PpoError::Rollout(RolloutConcern::Greedy)).into(), 2),
+            (RunError::from(PpoError::rollout(RolloutConcern::Greedy)).into(), 2),
             (CommandError::Lm(setting().into()).into(), 2),
             (CliError::Torch(TorchError::DeviceName { found: "gpu".to_owned() }), 2),
             // Inputs that do not exist or are faulty, and a disk that fails.

@@ -88,12 +88,14 @@ fn rows_of_every_form_give_the_same_in_any_batch() {
         json!({ "prompt": "once upon a time" }),
         json!({ "prompt_ids": [5, 6, 7], "max_new_tokens": 3 }),
         json!({ "prompt_ids": [9] }),
+        json!({ "prompt": [{ "from": "human", "value": "Hello!" }] }),
     ];
     let by_ids = [
         json!({ "prompt_ids": chat }),
         json!({ "prompt_ids": text }),
         by_text[2].clone(),
         by_text[3].clone(),
+        json!({ "prompt_ids": chat }),
     ];
     let base = ["generate", "--model", &model, "--input", "-", "--max-new-tokens", "9"];
     let run =

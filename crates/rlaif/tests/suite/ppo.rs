@@ -283,7 +283,10 @@ fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
         assert!(!out.exists(), "{set} leaves a folder");
     };
     refused("ppo.minibatch_size=3", "`ppo.minibatch_size` is 3; expected a divisor");
-    refused("ppo.generation.sampling={method='sample', top_k=50}", "`generation.sampling.top_k`");
+    refused(
+        "ppo.generation.sampling={method='sample', top_k=50}",
+        "`ppo.generation.sampling.top_k`",
+    );
     refused("ppo.mini_batch_size=2", "did you mean `minibatch_size`?");
     refused("ppo.kl.control={fixed={coef=-1.0}}", "`ppo.kl.control.fixed.coef` is -1");
     refused("ppo.generation.batch_size=0", "`ppo.generation.batch_size` is 0");

@@ -107,7 +107,10 @@ fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
         ),
         ("reinforce.surrogate={truncated={most=0.2}}", "`surrogate.truncated.most` is 0.2"),
         ("reinforce.algorithm=grpp", "grpp"),
-        ("reinforce.generation.sampling={method='greedy'}", "`generation.sampling` is greedy"),
+        (
+            "reinforce.generation.sampling={method='greedy'}",
+            "`reinforce.generation.sampling` is greedy",
+        ),
         ("reinforce.curriculum={start=0.5}", "`reinforce.curriculum.steps` is 0"),
         ("reinforce.curriculum={return_after=5}", "`reinforce.curriculum.return_after` is 5"),
         ("reinforce.curriculum={column='solved'}", "`solved`"),
