@@ -70,6 +70,10 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         ),
     ),
     (
+        "rlaif ui people.sqlite --annotators ann,bob",
+        Test("crates/rlaif/tests/suite/annotate.rs", "the_page_is_served_until_ctrl_c"),
+    ),
+    (
         "rlaif candidates --config candidates.toml --out candidates.jsonl",
         Test(
             "crates/rlaif/tests/suite/label.rs",

@@ -18,6 +18,7 @@ pub use finding::read_findings;
 pub(crate) use html::tone;
 pub(crate) use markdown::inline;
 pub use overview::{Overview, OverviewPart};
+pub use page::STYLE as PAGE_STYLE;
 pub(crate) use terminal::{Align, table};
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -14,7 +14,8 @@ use super::words;
 use crate::Better;
 use crate::comparison::SampleRow;
 
-pub(crate) const STYLE: &str = include_str!("page.css");
+/// The style of reports, for pages that look like them.
+pub const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 /// Limit on the characters of a text shown in a cell.
 const MOST_CHARACTERS: usize = 4_000;

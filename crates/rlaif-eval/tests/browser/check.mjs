@@ -5,14 +5,13 @@
 //     cargo run -p rlaif-eval --example sample_report -- FOLDER
 //     node crates/rlaif-eval/tests/browser/check.mjs FOLDER [SCREENSHOT_FOLDER]
 //
-// Needs Node 20 or newer and a Chromium (`CHROMIUM` names it if it is not called `chromium`);
-// nothing is installed, and the DevTools protocol is spoken through a pipe.
+// `driver.mjs` says what it needs.
 
-import { spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
+
+import { end, open } from "./driver.mjs";
 
 const [folder, screenshots] = process.argv.slice(2);
 if (!folder) {
@@ -21,71 +20,15 @@ if (!folder) {
 }
 if (screenshots) mkdirSync(screenshots, { recursive: true });
 
-const profile = mkdtempSync(join(tmpdir(), "rlaif-browser-"));
-const browser = spawn(
-  process.env.CHROMIUM ?? "chromium",
-  ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run",
-    "--disable-background-networking", `--user-data-dir=${profile}`, "about:blank"],
-  { stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"] },
-);
-const [toBrowser, fromBrowser] = [browser.stdio[3], browser.stdio[4]];
-
-let lastId = 0;
-const waiting = new Map();
-const events = [];
-let buffer = "";
-fromBrowser.setEncoding("utf8");
-fromBrowser.on("data", (text) => {
-  buffer += text;
-  for (let end; (end = buffer.indexOf("\0")) >= 0; buffer = buffer.slice(end + 1)) {
-    const message = JSON.parse(buffer.slice(0, end));
-    if (message.id) {
-      const { resolve, reject } = waiting.get(message.id);
-      waiting.delete(message.id);
-      message.error ? reject(new Error(message.error.message)) : resolve(message.result);
-    } else {
-      events.push(message);
-    }
-  }
-});
-const send = (method, params = {}, sessionId = undefined) =>
-  new Promise((resolve, reject) => {
-    const id = ++lastId;
-    waiting.set(id, { resolve, reject });
-    toBrowser.write(JSON.stringify({ id, method, params, sessionId }) + "\0");
-  });
-
 let failures = 0;
 const check = (holds, what) => {
   if (!holds) failures += 1;
   console.log(`${holds ? "ok  " : "FAIL"} ${what}`);
 };
 
-async function open(file, width, height, scheme) {
-  const { targetId } = await send("Target.createTarget", { url: "about:blank" });
-  const { sessionId } = await send("Target.attachToTarget", { targetId, flatten: true });
-  const page = (method, params) => send(method, params, sessionId);
-  for (const domain of ["Page", "Runtime", "Network", "Log"]) await page(`${domain}.enable`);
-  await page("Emulation.setDeviceMetricsOverride", { width, height, deviceScaleFactor: 1, mobile: width < 600 });
-  await page("Emulation.setEmulatedMedia", { features: [{ name: "prefers-color-scheme", value: scheme }] });
-  const url = pathToFileURL(resolve(folder, file)).href;
-  await page("Page.navigate", { url });
-  for (let tries = 0; tries < 100; tries += 1) {
-    if (events.some((e) => e.sessionId === sessionId && e.method === "Page.loadEventFired")) break;
-    await new Promise((done) => setTimeout(done, 100));
-  }
-  const run = async (expression) => {
-    const { result, exceptionDetails } = await page("Runtime.evaluate", { expression, returnByValue: true, awaitPromise: true });
-    if (exceptionDetails) throw new Error(exceptionDetails.exception?.description ?? exceptionDetails.text);
-    return result.value;
-  };
-  const own = (method) => events.filter((e) => e.sessionId === sessionId && e.method === method).map((e) => e.params);
-  return { page, run, own, url, close: () => send("Target.closeTarget", { targetId }) };
-}
-
 async function inspect(file, width, height, scheme) {
   const name = `${file} ${width} ${scheme}`;
-  const tab = await open(file, width, height, scheme);
+  const tab = await open(pathToFileURL(resolve(folder, file)).href, width, height, scheme);
   const { page, run, own } = tab;
   check((await run("document.querySelectorAll('table').length")) > 0, `${name}: the page is there`);
   check((await run("window.pwned")) === undefined, `${name}: no script of a text ran`);
@@ -158,11 +101,6 @@ async function inspect(file, width, height, scheme) {
   await tab.close();
 }
 
-const deadline = setTimeout(() => {
-  console.error("FAIL the browser did not answer in five minutes");
-  browser.kill("SIGKILL");
-  process.exit(1);
-}, 300_000);
 try {
   for (const file of ["report.html", "tradeoff.html", "runs.html"]) {
     const size = readFileSync(join(folder, file)).length;
@@ -172,11 +110,7 @@ try {
     }
   }
 } finally {
-  clearTimeout(deadline);
-  const gone = new Promise((done) => browser.once("exit", done));
-  browser.kill();
-  await gone;
-  rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+  await end();
 }
 console.log(failures === 0 ? "all well" : `${failures} failures`);
 process.exit(failures === 0 ? 0 : 1);

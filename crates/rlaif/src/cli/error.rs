@@ -64,6 +64,9 @@ pub(crate) enum CliError {
     Eval(#[from] EvalError),
     #[error(transparent)]
     People(#[from] PeopleError),
+    #[cfg(feature = "ui")]
+    #[error(transparent)]
+    Ui(#[from] rlaif_ui::UiError),
 }
 
 impl From<CommandError> for CliError {
@@ -152,6 +155,8 @@ impl Fault for CliError {
             Self::Evaluate(error) => error.is_users(),
             Self::Eval(error) => error.is_users(),
             Self::People(error) => error.is_users(),
+            #[cfg(feature = "ui")]
+            Self::Ui(error) => error.is_users(),
         }
     }
 }

@@ -28,6 +28,8 @@ mod rows;
 mod run_arguments;
 mod schema;
 mod score;
+#[cfg(feature = "ui")]
+mod ui;
 mod verify;
 mod work;
 
@@ -202,6 +204,9 @@ enum Command {
     /// Has people compare responses: items, agreement, labels.
     #[command(subcommand)]
     Annotate(annotate::Annotate),
+    /// Serves a page on this machine, on which people compare responses.
+    #[cfg(feature = "ui")]
+    Ui(ui::Ui),
     /// Writes the report of a run again, or the trade-off between two metrics over several runs.
     Report(report::ReportCommand),
     /// Trains a language model by PPO on the scores of any reward; writes a run folder.
@@ -312,6 +317,8 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::Eval(command) => command.run::<EvalFile>(eval::tell),
         Command::Exam(command) => command.run::<ExamFile>(exam::tell),
         Command::Annotate(command) => command.run(),
+        #[cfg(feature = "ui")]
+        Command::Ui(command) => command.run(),
         Command::Report(command) => command.run(),
         Command::Ppo(command) => command.train::<PpoFile>(),
         Command::Reinforce(command) => command.train::<ReinforceFile>(),

@@ -113,6 +113,41 @@ fn answers_of_three_tools_become_agreement_and_labels() {
     assert!(again.iter().any(|who| who["name"] == "cy" && who["done"] == 4), "{again:?}");
 }
 
+#[cfg(all(unix, feature = "ui"))]
+#[test]
+fn the_page_is_served_until_ctrl_c() {
+    use std::{
+        io::{BufRead, BufReader, Read, Write},
+        net::TcpStream,
+        process::Stdio,
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let item = json!({"prompt": "Why?", "responses": ["Because.", "No."]});
+    write_rows(&folder.path().join("items.jsonl"), &[item]);
+    succeeded(&annotate(folder.path(), &["add", "people.sqlite", "items.jsonl", "--overlap", "1"]));
+    let mut server = Command::new(env!("CARGO_BIN_EXE_rlaif"))
+        .args(["ui", "people.sqlite", "--annotators", "ann,bob", "--port", "0"])
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let links: Vec<String> = lines.take(3).map(Result::unwrap).collect();
+    assert!(links[0].starts_with("owner http://127.0.0.1:") && links[2].starts_with("bob "));
+    let (host, token) = links[1].strip_prefix("ann http://").unwrap().split_once("/#").unwrap();
+    let mut stream = TcpStream::connect(host).unwrap();
+    let request = format!(
+        "GET /api/next HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("Because."), "{answer}");
+    let asked = Command::new("kill").args(["-INT", &server.id().to_string()]).status().unwrap();
+    assert!(asked.success());
+    assert!(server.wait().unwrap().success());
+}
+
 #[test]
 fn files_that_do_not_fit_end_with_code_2() {
     let folder = tempfile::tempdir().unwrap();

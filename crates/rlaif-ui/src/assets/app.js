@@ -1,0 +1,435 @@
+// The page. Texts of prompts and responses reach it in pieces and become text nodes, never markup.
+"use strict";
+
+const token = location.hash.slice(1);
+const main = document.getElementById("main");
+const say = (text, bad = false) => {
+  const status = document.getElementById("status");
+  status.textContent = text;
+  status.classList.toggle("bad", bad);
+};
+
+/** An element with attributes, listeners (`on..`) and children. */
+function el(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else if (value === true) made.setAttribute(key, "");
+    else if (value !== false && value !== null && value !== undefined) made.setAttribute(key, value);
+  }
+  made.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+/** Pieces of a text: codes of hidden characters stand at odd places. */
+const text = (pieces) => el("span", { class: "text", dir: "auto" },
+  pieces.map((piece, at) => (at % 2 ? el("span", { class: "code" }, piece) : piece)));
+const raw = (pieces) => pieces.map((piece, at) =>
+  (at % 2 ? String.fromCodePoint(parseInt(piece.slice(2), 16)) : piece)).join("");
+
+class Refused extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+async function ask(method, path, body, options = {}) {
+  const response = await fetch(path, {
+    method,
+    headers: { authorization: `Bearer ${token}`, ...(body === undefined ? {} : { "content-type": "application/json" }) },
+    body: body === undefined ? undefined : JSON.stringify(body),
+    ...options,
+  });
+  if (!response.ok) {
+    const said = await response.json().catch(() => ({}));
+    throw new Refused(response.status, said.error?.message ?? `status ${response.status}`);
+  }
+  return response;
+}
+const get = async (path) => (await ask("GET", path)).json();
+
+const state = { me: null, item: null, answer: null, since: 0, seconds: 0, busy: false };
+
+/** Seconds on the item, while the page is visible. */
+const tick = () => {
+  const now = performance.now();
+  if (!document.hidden) state.seconds += (now - state.since) / 1000;
+  state.since = now;
+};
+document.addEventListener("visibilitychange", () => {
+  const hidden = document.hidden;
+  const now = performance.now();
+  if (hidden) state.seconds += (now - state.since) / 1000;
+  state.since = now;
+  if (hidden) saveDraft(true);
+});
+window.addEventListener("pagehide", () => saveDraft(true));
+
+const KEYS = [
+  ["1", "the first answer is better"], ["2", "the second answer is better"], ["0", "both are equally good"],
+  ["b", "both are bad"], ["s", "skip"], ["u", "undo the last answer"], ["n", "write a note"],
+  ["Enter", "submit the strength or the ranking"], ["?", "this help"],
+];
+
+const STRENGTHS = [
+  [-3, "1 much better"], [-2, "1 better"], [-1, "1 slightly better"], [0, "equal"],
+  [1, "2 slightly better"], [2, "2 better"], [3, "2 much better"],
+];
+
+function showProgress({ done, left }) {
+  const all = done + left;
+  document.getElementById("progress").replaceChildren(
+    el("progress", { max: Math.max(all, 1), value: done, "aria-label": "progress" }), ` ${done} of ${all}`);
+}
+
+/** Texts that are shown on demand only. */
+const folded = (fold, what, content) =>
+  (fold ? el("details", { class: "fold" }, el("summary", {}, `${what}: possibly toxic, show it`), content) : content);
+
+/** Shows what the server returned: an item, or the end. */
+function show(reply, focus = true) {
+  state.item = reply.item;
+  showProgress(reply.progress);
+  if (!reply.item) {
+    main.replaceChildren(el("h2", {}, "Done"), el("p", {}, "There is nothing left to answer. Thank you."),
+      el("p", {}, button("Undo the last answer", undo, "u")));
+    if (focus) main.focus();
+    return;
+  }
+  const { item } = reply;
+  const draft = item.draft ?? {};
+  state.answer = {
+    choice: null, strength: draft.strength ?? null, facets: { ...draft.facets }, reasons: new Set(draft.reasons ?? []),
+    note: draft.note ?? "", edited: draft.edited ?? null, ranking: draft.ranking ?? [],
+  };
+  state.seconds = draft.seconds ?? 0;
+  state.since = performance.now();
+  state.key = crypto.randomUUID();
+  const study = state.me.study;
+  const many = item.responses.length > 2;
+  const answers = item.responses.map((pieces, at) => answerBox(item, pieces, at, many));
+  const verdicts = many
+    ? [button("Submit the ranking", submitRanking, "Enter", true)]
+    : [button("1 is better", () => choose("first"), "1", true), button("2 is better", () => choose("second"), "2", true),
+      button("Tie", () => choose("tie"), "0"), button("Both bad", () => choose("both-bad"), "b")];
+  verdicts.push(button("Skip", () => choose("skip"), "s"), button("Undo", undo, "u"), button("Help", help, "?"));
+  const others = (item.others ?? []).map((other) => el("li", {},
+    `${other.choice}${other.strength === null ? "" : ` (${other.strength})`} `, text(other.note)));
+  main.replaceChildren(...[
+    study.instructions ? el("details", { open: reply.progress.done === 0 }, el("summary", {}, "Instructions"), el("p", { class: "instructions" }, study.instructions)) : null,
+    el("section", { class: "prompt", "aria-labelledby": "prompt" }, el("h2", { id: "prompt", tabindex: "-1" }, "Prompt"),
+      folded(item.fold, "Prompt", el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "text of the prompt" }, text(item.prompt)))),
+    el("div", { class: "answers" }, answers),
+    el("div", { class: "verdicts", role: "group", "aria-label": "verdict" }, verdicts),
+    others.length ? el("section", { class: "others", "aria-label": "other answers" }, el("h2", {}, "They disagreed"), el("ul", {}, others)) : null,
+    el("div", { class: "more" },
+      many ? null : fieldset("Strength", STRENGTHS.map(([value, name]) => radio("strength", name, state.answer.strength === value, () => setStrength(value)))),
+      many ? null : study.facets.map((facet) => fieldset(`More ${facet}`,
+        [["first", "1"], ["tie", "tie"], ["second", "2"], ["both-bad", "neither"]].map(([choice, name]) =>
+          radio(`facet ${facet}`, name, state.answer.facets[facet] === choice, () => { state.answer.facets[facet] = choice; })))),
+      study.reasons.length ? fieldset("Reasons", study.reasons.map((reason) => el("label", {},
+        el("input", { type: "checkbox", checked: state.answer.reasons.has(reason), onchange: (event) => {
+          state.answer.reasons[event.target.checked ? "add" : "delete"](reason);
+          changed();
+        } }), reason))) : null),
+    el("label", { class: "block" }, "Note", el("textarea", { id: "note", rows: "2", oninput: (event) => { state.answer.note = event.target.value; changed(); } }, state.answer.note)),
+  ].filter(Boolean));
+  showRanking();
+  // Both answers scroll together, so that the same line stands beside the same line.
+  const [one, other] = document.querySelectorAll(".answer .scroll");
+  if (!many && one && other) {
+    for (const [from, to] of [[one, other], [other, one]]) {
+      from.addEventListener("scroll", () => { if (from.matches(":hover, :focus")) to.scrollTop = from.scrollTop; });
+    }
+  }
+  window.scrollTo(0, 0);
+  if (focus) document.getElementById("prompt").focus({ preventScroll: true });
+}
+
+function button(name, action, key, strong = false) {
+  return el("button", { type: "button", class: strong ? "choose main" : "choose", "aria-keyshortcuts": key, onclick: action }, name, " ", el("kbd", { "aria-hidden": "true" }, key));
+}
+const fieldset = (name, children) => el("fieldset", {}, el("legend", {}, name), el("div", { class: "choices" }, children));
+function radio(group, name, checked, action) {
+  return el("label", {}, el("input", { type: "radio", name: group, checked, onchange: () => { action(); changed(); } }), name);
+}
+
+function answerBox(item, pieces, at, many) {
+  const number = at + 1;
+  const box = el("section", { class: "answer", "aria-labelledby": `answer-${number}`, "data-at": String(at) },
+    el("h2", { id: `answer-${number}` }, `Answer ${number} `, el("span", { class: "rank" })));
+  const edited = state.answer.edited?.response === at ? state.answer.edited.text : null;
+  const body = el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": `text of answer ${number}` }, text(pieces));
+  const area = el("textarea", { "aria-label": `answer ${number}, edited`, hidden: edited === null, oninput: (event) => {
+    state.answer.edited = { response: at, text: event.target.value };
+    changed();
+  } });
+  area.value = edited ?? "";
+  const edit = el("button", { type: "button", class: "choose", "aria-pressed": String(edited !== null), onclick: () => {
+    const opens = area.hidden;
+    for (const other of document.querySelectorAll(".answer textarea")) other.hidden = true;
+    for (const other of document.querySelectorAll(".edit")) other.setAttribute("aria-pressed", "false");
+    state.answer.edited = null;
+    if (opens) {
+      area.hidden = false;
+      area.value = raw(pieces);
+      area.focus();
+      edit.setAttribute("aria-pressed", "true");
+    }
+    changed();
+  } }, "Edit into a better one");
+  edit.classList.add("edit");
+  const foot = el("div", { class: "foot" }, many ? button(`Rank ${number} next`, () => rank(at), String(number)) : null, edit);
+  box.append(folded(item.fold, `Answer ${number}`, body), area, foot);
+  return box;
+}
+
+function setStrength(value) {
+  state.answer.strength = value;
+}
+
+function rank(at) {
+  const { ranking } = state.answer;
+  if (ranking.includes(at)) return;
+  ranking.push(at);
+  showRanking();
+  changed();
+  const left = state.item.responses.length - ranking.length;
+  say(left ? `Answer ${at + 1} is number ${ranking.length}` : "The ranking is complete; Enter submits it");
+}
+
+function showRanking() {
+  for (const box of document.querySelectorAll(".answer")) {
+    const place = state.answer.ranking.indexOf(Number(box.dataset.at));
+    box.querySelector(".rank").textContent = place < 0 ? "" : `· number ${place + 1}`;
+    box.classList.toggle("chosen", place >= 0);
+  }
+}
+
+const submitRanking = () => (state.answer.ranking.length === state.item.responses.length
+  ? choose("ranked") : say("Rank every answer first, the best one first", true));
+
+/** The answer as the server wants it. */
+function answerOf(choice) {
+  const { strength, facets, reasons, note, edited, ranking } = state.answer;
+  const signs = { first: -1, second: 1, tie: 0, "both-bad": 0 };
+  const fits = strength !== null && Math.sign(strength) === signs[choice];
+  return {
+    choice, facets, reasons: [...reasons], note, seconds: Math.round(state.seconds * 10) / 10,
+    ...(fits ? { strength } : {}), ...(edited?.text ? { edited } : {}), ...(choice === "ranked" ? { ranking } : {}),
+  };
+}
+
+let timer = null;
+const changed = () => {
+  clearTimeout(timer);
+  timer = setTimeout(saveDraft, 400);
+};
+function saveDraft(leaving = false) {
+  clearTimeout(timer);
+  timer = null;
+  if (!state.item || !state.answer || state.busy) return;
+  const { strength, facets, reasons, note, edited, ranking } = state.answer;
+  const empty = strength === null && !note && !edited && !ranking.length && !reasons.size && !Object.keys(facets).length;
+  if (leaving && empty) return;
+  const draft = { strength, facets, reasons: [...reasons], note, edited, ranking, seconds: state.seconds };
+  ask("PUT", `/api/draft/${state.item.number}`, draft, { keepalive: leaving }).catch(() => {});
+}
+
+const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+
+/** Sends an answer until the server has it. The key makes sure that it is stored once. */
+async function send(body) {
+  const kept = `pending ${token}`;
+  sessionStorage.setItem(kept, JSON.stringify(body));
+  for (let tries = 0; ; tries += 1) {
+    try {
+      const reply = await (await ask("POST", "/api/answer", body)).json();
+      sessionStorage.removeItem(kept);
+      return reply;
+    } catch (error) {
+      if (error instanceof Refused && error.status < 500) {
+        sessionStorage.removeItem(kept);
+        // In another tab: this answer is not needed.
+        if (error.status === 409) return get("/api/next");
+        throw error;
+      }
+      say("Not saved yet: the server does not answer. Trying again.", true);
+      await wait(Math.min(250 * 2 ** tries, 5000));
+    }
+  }
+}
+
+async function choose(choice) {
+  if (state.busy || !state.item) return;
+  state.busy = true;
+  clearTimeout(timer);
+  tick();
+  try {
+    const reply = await send({ item: state.item.number, key: state.key, answer: answerOf(choice) });
+    state.busy = false;
+    show(reply);
+    say(choice === "skip" ? "Skipped" : "Saved");
+  } catch (error) {
+    say(error.message, true);
+  }
+  state.busy = false;
+}
+
+async function undo() {
+  if (state.busy) return;
+  if (state.answer?.ranking.length && state.item?.responses.length > 2) {
+    state.answer.ranking.pop();
+    showRanking();
+    changed();
+    return;
+  }
+  try {
+    show(await (await ask("POST", "/api/undo")).json());
+    say("The last answer is undone");
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
+function help() {
+  const dialog = el("dialog", { "aria-labelledby": "help", onclose: () => dialog.remove() },
+    el("h2", { id: "help" }, "Keys"),
+    el("dl", {}, KEYS.flatMap(([key, what]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, what)])),
+    el("p", {}, "With three or more answers, press their numbers from the best to the worst, then Enter."),
+    el("form", { method: "dialog" }, el("button", { class: "choose" }, "Close")));
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+function onKey(event) {
+  const dialog = document.querySelector("dialog[open]");
+  // Chromium tells the end of a dialog in a hidden tab late.
+  if (dialog && event.key === "Escape") dialog.remove();
+  if (event.ctrlKey || event.metaKey || event.altKey || dialog) return undefined;
+  const { target } = event;
+  const writes = target.matches?.("textarea, input[type=text]");
+  if (event.key === "Escape" && writes) return document.getElementById("prompt")?.focus();
+  if (writes) return undefined;
+  const many = state.item && state.item.responses.length > 2;
+  const digit = /^[1-9]$/.test(event.key) ? Number(event.key) - 1 : -1;
+  const keys = { 1: () => choose("first"), 2: () => choose("second"), 0: () => choose("tie"), b: () => choose("both-bad") };
+  const always = { s: () => choose("skip"), u: undo, n: () => document.getElementById("note")?.focus(), "?": help };
+  let action = always[event.key.toLowerCase()] ?? always[event.key];
+  if (many && digit >= 0 && digit < state.item.responses.length) action = () => rank(digit);
+  else if (!many && state.item) action = action ?? keys[event.key.toLowerCase()];
+  if (event.key === "Enter" && state.item && !target.matches("button, summary, a")) {
+    action = many ? submitRanking : submitStrength;
+  }
+  if (!action) return undefined;
+  event.preventDefault();
+  return action();
+}
+
+function submitStrength() {
+  const { strength } = state.answer;
+  if (strength === null) return say("Press 1, 2, 0 or b, or choose a strength", true);
+  return choose(strength < 0 ? "first" : strength > 0 ? "second" : "tie");
+}
+
+async function label() {
+  document.addEventListener("keydown", onKey);
+  const kept = sessionStorage.getItem(`pending ${token}`);
+  // An answer that was on its way when the page was left.
+  if (kept) return show(await send(JSON.parse(kept)), false);
+  return show(await get("/api/next"), false);
+}
+
+const percent = (value) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(1)} %`);
+const digits = (value) => (value === null || value === undefined ? "–" : value.toFixed(3));
+
+function table(caption, heads, rows) {
+  return el("div", { class: "wide", tabindex: "0", role: "region", "aria-label": caption },
+    el("table", {}, el("thead", {}, el("tr", {}, heads.map((head) => el("th", { scope: "col" }, head)))),
+      el("tbody", {}, rows.map((cells) => el("tr", {}, cells.map((cell) => el("td", {}, cell)))))));
+}
+
+async function overview() {
+  const people = el("div");
+  const agreement = el("div");
+  const name = el("input", { type: "text", id: "name", required: true, maxlength: "100" });
+  const referee = el("input", { type: "checkbox" });
+  const form = el("form", { class: "foot", onsubmit: async (event) => {
+    event.preventDefault();
+    try {
+      await ask("POST", "/api/annotators", { name: name.value, referee: referee.checked });
+      name.value = "";
+      await refresh();
+    } catch (error) {
+      say(error.message, true);
+    }
+  } }, el("label", {}, "Name ", name), " ", el("label", {}, referee, " referee"), " ", el("button", { class: "choose" }, "Add"));
+  const forms = ["preferences", "demonstrations", "answers", "label-studio", "argilla", "ground-truth"];
+  const download = async (kind) => {
+    const blob = await (await ask("GET", `/api/export/${kind}`)).blob();
+    const url = URL.createObjectURL(blob);
+    el("a", { href: url, download: `${kind}.${kind === "label-studio" ? "json" : "jsonl"}` }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 10_000);
+  };
+  main.replaceChildren(
+    el("h2", {}, "People"), people, form,
+    el("h2", {}, "Agreement"), agreement,
+    el("h2", {}, "Export"), el("div", { class: "verdicts" }, forms.map((kind) =>
+      el("button", { type: "button", class: "choose", onclick: () => download(kind).catch((error) => say(error.message, true)) }, kind))));
+  let last = "";
+  async function refresh() {
+    const found = await get("/api/study");
+    const now = JSON.stringify(found);
+    if (now === last) return;
+    last = now;
+    const by = Object.fromEntries(found.agreement.annotators.map((one) => [one.name, one]));
+    people.replaceChildren(table("people", ["name", "role", "answered", "left", "skipped", "median time", "known", "first shown", "with majority", "link"],
+      found.people.map((one) => {
+        const own = by[one.name];
+        const link = one.token ? el("a", { href: `/#${one.token}`, target: "_blank", rel: "noopener", "aria-label": `link of ${one.name}` }, "open") : "–";
+        return [one.name, one.role, String(one.done), String(one.left), String(own.skipped),
+          own.median_seconds === null ? "–" : `${own.median_seconds.toFixed(1)} s`,
+          own.known ? `${own.known_right} of ${own.known}` : "–", percent(own.first_shown), percent(own.with_majority), link];
+      })));
+    const all = found.agreement;
+    const row = (what, one) => [what, String(one.items), String(one.answers), percent(one.raw), digits(one.fleiss_kappa), digits(one.alpha_nominal), digits(one.alpha_interval)];
+    const parts = [
+      el("p", {}, `${all.answered} of ${all.items} items have answers; people disagree on ${all.conflicts}.`),
+      table("agreement", ["agreement on", "items", "answers", "raw", "Fleiss κ", "α names", "α scale"],
+        [row("choice", all.choice), ...Object.entries(all.facets).map(([facet, one]) => row(facet, one))]),
+    ];
+    if (all.pairs.length) {
+      parts.push(el("h3", {}, "Two annotators"), table("pairs of annotators", ["one", "the other", "items", "raw", "Cohen κ"],
+        all.pairs.map((pair) => [pair.one, pair.other, String(pair.items), percent(pair.raw), digits(pair.cohen_kappa)])));
+    }
+    if (all.makers) {
+      parts.push(el("h3", {}, "Models"), table("strengths of models", ["model", "comparisons", "θ", "95 % interval", "Elo"],
+        all.makers.makers.map((one) => [one.maker, String(one.comparisons), digits(one.theta), `${digits(one.ci95[0])} to ${digits(one.ci95[1])}`, one.elo.toFixed(0)])));
+      if (all.makers.prior_because) {
+        parts.push(el("p", { class: "warning" }, `${all.makers.prior_because}: ${all.makers.groups.map((group) => group.join(", ")).join(" | ")}. Strengths have a weak prior, and compare models of one group alone.`));
+      }
+    }
+    agreement.replaceChildren(...parts);
+  }
+  await refresh();
+  setInterval(() => { if (!document.hidden) refresh().catch((error) => say(error.message, true)); }, 2000);
+}
+
+async function start() {
+  if (!token) throw new Error("The address has no token; open the address that `rlaif ui` printed.");
+  state.me = await get("/api/me");
+  const { me } = state;
+  if (me.study) {
+    document.title = me.study.title;
+    document.getElementById("title").textContent = me.study.title;
+  }
+  document.getElementById("who").textContent = me.name ?? me.role;
+  if (me.role === "owner") return me.study ? overview() : main.replaceChildren(el("p", {}, "There is no study; name one: rlaif ui STUDY."));
+  return label();
+}
+
+window.addEventListener("hashchange", () => location.reload());
+start().catch((error) => {
+  main.replaceChildren(el("h2", {}, "Not available"), el("p", {}, error.message));
+});

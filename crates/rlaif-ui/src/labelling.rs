@@ -1,0 +1,324 @@
+//! Requests of annotators and of the study's owner.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Bytes,
+    extract::{Path, State, rejection::BytesRejection},
+    http::{HeaderMap, StatusCode, header::AUTHORIZATION},
+    response::{IntoResponse, Response},
+};
+use rlaif_people::{
+    Annotator, AnnotatorRole, AnswerForm, LabelOptions, PeopleAnswer, PeopleError, PeopleLabels,
+    ShownItem, Study, StudyAgreement, write_answers,
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use crate::{
+    error::{Json, Refusal},
+    shown::pieces,
+};
+
+/// State of all requests.
+#[derive(Debug)]
+pub(crate) struct App {
+    /// The study.
+    pub(crate) study: Option<Study>,
+    /// The owner's token.
+    pub(crate) token: String,
+}
+
+/// The sender of a request.
+#[derive(Debug)]
+pub(crate) enum Sender {
+    /// The one who started the server.
+    Owner,
+    /// An annotator or a referee.
+    Annotator(Annotator),
+}
+
+type Reply = Result<Json, Refusal>;
+type Body = Result<Bytes, BytesRejection>;
+
+/// The token of a request: `Authorization: Bearer TOKEN`. A browser never sends it by itself, unlike cookies, so
+/// a page of another site cannot act for an annotator.
+fn token(headers: &HeaderMap) -> Result<&str, Refusal> {
+    let value = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    value.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim).ok_or_else(|| {
+        Refusal::new(StatusCode::UNAUTHORIZED, "no token; open the address that `rlaif ui` printed")
+    })
+}
+
+/// `true` if both are equal; the time does not depend on the place of the first difference.
+fn equal(one: &str, other: &str) -> bool {
+    let differences = one.bytes().zip(other.bytes()).fold(0, |all, (a, b)| all | (a ^ b));
+    one.len() == other.len() && differences == 0
+}
+
+impl App {
+    pub(crate) fn sender(&self, headers: &HeaderMap) -> Result<Sender, Refusal> {
+        let token = token(headers)?;
+        if equal(token, &self.token) {
+            return Ok(Sender::Owner);
+        }
+        match &self.study {
+            Some(study) => Ok(Sender::Annotator(study.annotator_of_token(token)?)),
+            None => Err(Refusal::new(StatusCode::UNAUTHORIZED, "the token is not of this server")),
+        }
+    }
+
+    fn study(&self) -> Result<&Study, Refusal> {
+        self.study.as_ref().ok_or_else(|| Refusal::not_found("study; name one: `rlaif ui STUDY`"))
+    }
+
+    pub(crate) fn owner(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        match self.sender(headers)? {
+            Sender::Owner => Ok(()),
+            Sender::Annotator(_) => {
+                Err(Refusal::new(StatusCode::FORBIDDEN, "this is for the owner of the study alone"))
+            }
+        }
+    }
+
+    fn annotator(&self, headers: &HeaderMap) -> Result<(&Study, Annotator), Refusal> {
+        match self.sender(headers)? {
+            Sender::Annotator(annotator) => Ok((self.study()?, annotator)),
+            Sender::Owner => {
+                let reason = "the owner has no items; open an annotator's link";
+                Err(Refusal::new(StatusCode::FORBIDDEN, reason))
+            }
+        }
+    }
+}
+
+/// Runs work that waits for the disk beside the server's thread.
+pub(crate) async fn blocking<T: Send + 'static>(
+    app: Arc<App>,
+    work: impl FnOnce(&App) -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    let done = tokio::task::spawn_blocking(move || work(&app)).await;
+    done.unwrap_or_else(|e| Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())))
+}
+
+fn body<T: DeserializeOwned>(given: Body) -> Result<T, Refusal> {
+    let bytes = given.map_err(|e| Refusal::new(e.status(), e.body_text()))?;
+    let refused =
+        |e: serde_json::Error| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, e.to_string());
+    serde_json::from_slice(&bytes).map_err(refused)
+}
+
+/// `GET /api/me`.
+pub(crate) async fn me(State(app): State<Arc<App>>, headers: HeaderMap) -> Reply {
+    blocking(app, move |app| {
+        let settings = app.study.as_ref().map(|study| {
+            let settings = study.settings();
+            json!({
+                "title": settings.title, "instructions": settings.instructions,
+                "facets": settings.facets, "reasons": settings.reasons, "fold": settings.fold,
+            })
+        });
+        Ok(Json(match app.sender(&headers)? {
+            Sender::Owner => json!({"role": "owner", "study": settings}),
+            Sender::Annotator(who) => json!({
+                "role": who.role, "name": who.name, "study": settings,
+                "progress": app.study()?.progress(&who)?,
+            }),
+        }))
+    })
+    .await
+}
+
+fn shown(study: &Study, who: &Annotator, item: Option<ShownItem>) -> Result<Value, PeopleError> {
+    let progress = study.progress(who)?;
+    let Some(shown) = item else { return Ok(json!({"item": null, "progress": progress})) };
+    let others = match who.role {
+        AnnotatorRole::Referee => study.others(&shown)?,
+        _ => Vec::new(),
+    };
+    let others: Vec<Value> = others
+        .into_iter()
+        .map(|answer| {
+            json!({"choice": answer.choice, "strength": answer.strength,
+                "ranking": answer.ranking, "note": pieces(&answer.note)})
+        })
+        .collect();
+    let responses = shown.order.iter().filter_map(|&place| shown.item.responses.get(place));
+    let responses: Vec<Vec<String>> = responses.map(|reply| pieces(&reply.text)).collect();
+    // Neither makers nor ids nor known answers: they could tell which response is which.
+    Ok(json!({
+        "item": {
+            "number": shown.number,
+            "prompt": pieces(&shown.item.prompt.readable()),
+            "responses": responses,
+            "fold": shown.item.toxic || study.settings().fold,
+            "draft": shown.draft,
+            "others": others,
+        },
+        "progress": progress,
+    }))
+}
+
+/// `GET /api/next`.
+pub(crate) async fn next(State(app): State<Arc<App>>, headers: HeaderMap) -> Reply {
+    blocking(app, move |app| {
+        let (study, who) = app.annotator(&headers)?;
+        Ok(Json(shown(study, &who, study.next(&who)?)?))
+    })
+    .await
+}
+
+/// An answer with places as shown.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GivenAnswer {
+    item: i64,
+    key: String,
+    answer: PeopleAnswer,
+}
+
+/// `POST /api/answer`: stores the answer, and returns the next item.
+pub(crate) async fn answer(State(app): State<Arc<App>>, headers: HeaderMap, given: Body) -> Reply {
+    blocking(app, move |app| {
+        let (study, who) = app.annotator(&headers)?;
+        let GivenAnswer { item, key, answer } = body(given)?;
+        let stored = study.answer(&who, item, &key, answer)?;
+        let mut reply = shown(study, &who, study.next(&who)?)?;
+        reply["stored"] = stored.into();
+        Ok(Json(reply))
+    })
+    .await
+}
+
+/// `POST /api/undo`.
+pub(crate) async fn undo(State(app): State<Arc<App>>, headers: HeaderMap) -> Reply {
+    blocking(app, move |app| {
+        let (study, who) = app.annotator(&headers)?;
+        let Some(undone) = study.undo(&who)? else {
+            return Err(Refusal::new(StatusCode::NOT_FOUND, "there is no answer to undo"));
+        };
+        Ok(Json(shown(study, &who, Some(undone))?))
+    })
+    .await
+}
+
+/// `PUT /api/draft/ITEM`.
+pub(crate) async fn draft(
+    State(app): State<Arc<App>>,
+    Path(item): Path<i64>,
+    headers: HeaderMap,
+    draft: Body,
+) -> Reply {
+    blocking(app, move |app| {
+        let (study, who) = app.annotator(&headers)?;
+        study.save_draft(&who, item, &body::<Value>(draft)?)?;
+        Ok(Json(json!({})))
+    })
+    .await
+}
+
+/// `GET /api/study`: those who answer, with their tokens, and their agreement.
+pub(crate) async fn overview(State(app): State<Arc<App>>, headers: HeaderMap) -> Reply {
+    blocking(app, move |app| {
+        app.owner(&headers)?;
+        let study = app.study()?;
+        let contents = study.contents()?;
+        let mut people = Vec::new();
+        for who in &contents.annotators {
+            let progress = study.progress(who)?;
+            people.push(json!({
+                "name": who.name, "role": who.role, "token": who.token,
+                "done": progress.done, "left": progress.left,
+            }));
+        }
+        Ok(Json(json!({"people": people, "agreement": StudyAgreement::of(&contents)})))
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewAnnotator {
+    name: String,
+    #[serde(default)]
+    referee: bool,
+}
+
+/// `POST /api/annotators`.
+pub(crate) async fn add_annotator(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    given: Body,
+) -> Reply {
+    blocking(app, move |app| {
+        app.owner(&headers)?;
+        let NewAnnotator { name, referee } = body(given)?;
+        let role = if referee { AnnotatorRole::Referee } else { AnnotatorRole::Annotator };
+        let who = app.study()?.add_annotator(name.trim(), role)?;
+        Ok(Json(json!({"name": who.name, "role": who.role, "token": who.token})))
+    })
+    .await
+}
+
+/// `GET /api/export/FORM`.
+pub(crate) async fn export(
+    State(app): State<Arc<App>>,
+    Path(form): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let exported = blocking(app, move |app| {
+        app.owner(&headers)?;
+        let contents = app.study()?.contents()?;
+        let form = match form.as_str() {
+            "preferences" => {
+                let labels = PeopleLabels::of(&contents, &LabelOptions::default()).labels;
+                return Ok(labels.iter().map(|label| format!("{}\n", json!(label))).collect());
+            }
+            "demonstrations" => {
+                let rows = contents.demonstrations();
+                return Ok(rows.iter().map(|row| format!("{}\n", json!(row))).collect::<String>());
+            }
+            "answers" => AnswerForm::Answers,
+            "label-studio" => AnswerForm::LabelStudio,
+            "argilla" => AnswerForm::Argilla,
+            "ground-truth" => AnswerForm::GroundTruth,
+            _ => return Err(Refusal::not_found("such form")),
+        };
+        Ok(write_answers(&contents, form))
+    });
+    match exported.await {
+        Ok(text) => ([("content-type", "application/octet-stream")], text).into_response(),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rlaif_people::PeopleChoice;
+
+    use super::*;
+
+    #[test]
+    fn tokens_are_compared_whole() {
+        assert!(equal("abc", "abc"));
+        for other in ["", "ab", "abd", "abcd", "xbc"] {
+            assert!(!equal("abc", other));
+        }
+    }
+
+    #[test]
+    fn the_page_knows_every_choice() {
+        let script = include_str!("assets/app.js");
+        for choice in [
+            PeopleChoice::First,
+            PeopleChoice::Second,
+            PeopleChoice::Tie,
+            PeopleChoice::BothBad,
+            PeopleChoice::Skip,
+            PeopleChoice::Ranked,
+        ] {
+            let name = serde_json::to_string(&choice).unwrap();
+            assert!(script.contains(&name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! The page over its own protocol: answers, refusals, kills; and in a headless browser, if there is one.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use rlaif_people::{AnnotatorRole, PeopleChoice, Study, StudyAgreement, StudyItem, StudySettings};
+use rlaif_ui::{Page, UiServer};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+fn settings() -> StudySettings {
+    StudySettings { overlap: 1., known_every: 0, ..StudySettings::default() }
+}
+
+/// A study in which each item's first response is the better one.
+fn study(items: usize) -> (TempDir, Study) {
+    let folder = tempfile::tempdir().unwrap();
+    let study = Study::create(&folder.path().join("people.sqlite"), &settings()).unwrap();
+    let item = |at: usize| {
+        let markup =
+            "<script>window.pwned = 1</script><img src=x onerror=\"window.pwned = 2\"> # *Title*";
+        let mut item = StudyItem::pair(
+            format!("secret-{at}"),
+            format!("Prompt {at} {markup} \u{202e}turned"),
+            format!("a good answer {at} {markup}\n\n- one\n- two"),
+            format!("a poor answer {at} \u{2066}hidden\u{0}"),
+        );
+        item.responses[0].maker = Some("maker-a".to_owned());
+        item.responses[1].maker = Some("maker-b".to_owned());
+        item.toxic = at % 10 == 4;
+        item
+    };
+    study.add_items(&(0..items).map(item).collect::<Vec<_>>()).unwrap();
+    (folder, study)
+}
+
+/// A page served by a thread of this process, until it is dropped.
+struct Served {
+    address: SocketAddr,
+    owner: String,
+    tokens: Vec<String>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Served {
+    fn new(study: Study, names: &[&str]) -> Self {
+        let add = |name: &&str| {
+            let who = study.add_annotator(name, AnnotatorRole::Annotator).unwrap();
+            who.token.unwrap()
+        };
+        let tokens = names.iter().map(add).collect();
+        let server = UiServer::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = server.address();
+        let page = Page { study: Some(study) }.on(server).unwrap();
+        let (owner, stop) = (page.token().to_owned(), Arc::new(AtomicBool::new(false)));
+        let stopped = stop.clone();
+        let thread = thread::spawn(move || page.serve(&|| stopped.load(Ordering::SeqCst)));
+        Self { address, owner, tokens, stop, thread: Some(thread) }
+    }
+
+    fn ask(&self, method: &str, path: &str, token: &str, body: &str) -> (u16, Value) {
+        let answer = self.raw(&request(self.address, method, path, token, body, ""));
+        (answer.status, serde_json::from_str(&answer.body).unwrap_or(Value::String(answer.body)))
+    }
+
+    fn raw(&self, request: &str) -> Response {
+        exchange(self.address, request).unwrap()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn request(
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    token: &str,
+    body: &str,
+    more: &str,
+) -> String {
+    format!(
+        "{method} {path} HTTP/1.1\r\nhost: {to}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\
+         content-length: {}\r\n{more}\r\n{body}",
+        body.len()
+    )
+}
+
+struct Response {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+fn exchange(to: SocketAddr, request: &str) -> std::io::Result<Response> {
+    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    // A body that a kill has cut is no answer.
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+    if length.is_some_and(|length: usize| length != body.len()) {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    let status = status.ok_or(std::io::ErrorKind::InvalidData)?;
+    Ok(Response { status, head: head.to_lowercase(), body: body.to_owned() })
+}
+
+/// The place of the good answer on the page, as a choice.
+fn good(item: &Value) -> &'static str {
+    match item["responses"][0][0].as_str().unwrap().contains("good") {
+        true => "first",
+        false => "second",
+    }
+}
+
+#[test]
+fn answers_are_stored_in_the_studys_order_and_makers_stay_unknown() {
+    let (folder, study) = study(12);
+    let served = Served::new(study, &["ann"]);
+    let token = served.tokens[0].clone();
+    let (status, mut reply) = served.ask("GET", "/api/next", &token, "");
+    assert_eq!(status, 200, "{reply}");
+    assert!(!reply.to_string().contains("maker") && !reply.to_string().contains("secret"));
+    for turn in 0..12 {
+        let item = &reply["item"];
+        assert_eq!(item["prompt"][1], "U+202E");
+        let given = json!({"item": item["number"], "key": format!("k{turn}"),
+            "answer": {"choice": good(item), "seconds": 1.5, "note": "n"}});
+        let (status, next) = served.ask("POST", "/api/answer", &token, &given.to_string());
+        assert_eq!((status, &next["stored"]), (200, &json!(true)), "{next}");
+        let (status, again) = served.ask("POST", "/api/answer", &token, &given.to_string());
+        assert_eq!((status, &again["stored"]), (200, &json!(false)), "{again}");
+        reply = next;
+    }
+    assert_eq!((&reply["item"], &reply["progress"]["left"]), (&Value::Null, &json!(0)));
+    let (_, undone) = served.ask("POST", "/api/undo", &token, "");
+    assert_eq!(undone["item"]["draft"]["note"], "n");
+    let own = Study::open(&folder.path().join("people.sqlite")).unwrap().contents().unwrap();
+    assert_eq!(own.answers.len(), 11);
+    assert!(own.answers.iter().all(|stored| stored.answer.choice == PeopleChoice::First));
+    let (status, overview) = served.ask("GET", "/api/study", &served.owner, "");
+    assert_eq!((status, &overview["people"][0]["done"]), (200, &json!(11)));
+    let (status, labels) = served.ask("GET", "/api/export/preferences", &served.owner, "");
+    assert!(status == 200 && labels.to_string().contains("chosen_maker"), "{labels}");
+}
+
+#[test]
+fn requests_of_others_are_refused_and_say_nothing() {
+    let (_folder, study) = study(3);
+    let served = Served::new(study, &["ann"]);
+    let (to, token) = (served.address, served.tokens[0].clone());
+    let port = to.port();
+    // Another site's name for this address, another site's page, no token, a wrong one.
+    let hosts = [
+        request(to, "GET", "/api/next", &token, "", "")
+            .replace(&format!("host: {to}"), &format!("host: evil.example:{port}")),
+        request(to, "GET", "/api/next", &token, "", "").replace(&format!("host: {to}\r\n"), ""),
+        request(to, "POST", "/api/undo", &token, "", "origin: http://evil.example\r\n"),
+        request(
+            to,
+            "POST",
+            "/api/undo",
+            &token,
+            "",
+            &format!("origin: http://127.0.0.1:{}\r\n", port ^ 1),
+        ),
+        request(to, "POST", "/api/undo", &token, "", "origin: null\r\n"),
+        request(to, "GET", "/api/next", &token, "", "sec-fetch-site: cross-site\r\n"),
+    ];
+    for request in hosts {
+        let response = served.raw(&request);
+        assert!(matches!(response.status, 400 | 403), "{request}: {}", response.status);
+        assert!(!response.body.contains("good"));
+    }
+    for token in ["", "0", &token[1..], &format!("{token}0"), "' OR 1=1 --", "é"] {
+        assert_eq!(served.ask("GET", "/api/next", token, "").0, 401, "{token}");
+    }
+    for path in ["/api/study", "/api/export/answers"] {
+        assert_eq!(served.ask("GET", path, &token, "").0, 403, "{path}");
+    }
+    assert_eq!(served.ask("POST", "/api/annotators", &token, "{\"name\": \"eve\"}").0, 403);
+    assert_eq!(served.ask("GET", "/api/next", &served.owner, "").0, 403);
+    for path in [
+        "/../Cargo.toml",
+        "/..%2f..%2fetc/passwd",
+        "/app.js/../x",
+        "/%00",
+        "/api/export/..%2fx",
+        "//etc",
+    ] {
+        let (status, body) = served.ask("GET", path, &served.owner, "");
+        assert!(matches!(status, 400 | 404), "{path}: {status} {body}");
+    }
+    for (body, expected) in [
+        ("{", 422),
+        ("{\"item\": 1, \"key\": \"k\", \"answer\": {\"choice\": \"third\"}}", 422),
+        ("{\"item\": 1, \"key\": \"\", \"answer\": {\"choice\": \"first\"}}", 422),
+        ("{\"item\": 99, \"key\": \"k\", \"answer\": {\"choice\": \"first\"}}", 404),
+        (
+            "{\"item\": 1, \"key\": \"k\", \"answer\": {\"choice\": \"first\", \"seconds\": -1}}",
+            422,
+        ),
+        ("{\"item\": 1, \"key\": \"k\", \"answer\": {\"choice\": \"first\"}, \"more\": 1}", 422),
+    ] {
+        assert_eq!(served.ask("POST", "/api/answer", &token, body).0, expected, "{body}");
+    }
+    let long = format!("{{\"note\": \"{}\"}}", "x".repeat(2 << 20));
+    let refused = exchange(to, &request(to, "PUT", "/api/draft/1", &token, &long, ""));
+    // The server may close before everything is sent.
+    assert!(refused.is_err() || refused.is_ok_and(|response| response.status == 413));
+    let page = served.raw(&request(to, "GET", "/", "", "", ""));
+    for header in
+        ["content-security-policy: default-src 'none'", "x-frame-options: deny", "no-referrer"]
+    {
+        assert!(page.head.contains(header), "{}", page.head);
+    }
+    assert!(!page.body.contains(&token) && !page.body.contains(&served.owner));
+    assert_eq!(served.ask("GET", "/api/next", &token, "").1["progress"]["done"], 0);
+}
+
+#[test]
+fn a_thousand_connections_and_long_answers_leave_the_server_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let study = Study::create(&folder.path().join("people.sqlite"), &settings()).unwrap();
+    study
+        .add_items(&[StudyItem::pair("1", "p", "a".repeat(1 << 20), "b".repeat(1 << 20))])
+        .unwrap();
+    let served = Served::new(study, &["ann"]);
+    let idle: Vec<TcpStream> =
+        (0..1000).map_while(|_| TcpStream::connect(served.address).ok()).collect();
+    assert!(idle.len() > 300, "{} connections", idle.len());
+    drop(idle);
+    let since = Instant::now();
+    let (status, reply) = served.ask("GET", "/api/next", &served.tokens[0], "");
+    assert_eq!((status, reply["item"]["responses"][0][0].as_str().unwrap().len()), (200, 1 << 20));
+    assert!(since.elapsed() < Duration::from_secs(25), "idle connections end");
+}
+
+/// A server in a process of its own.
+struct ChildServer(Child);
+
+impl ChildServer {
+    fn start(study: &Path, port: u16) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "serve_a_study", "--nocapture"])
+            .env("RLAIF_TEST_STUDY", study)
+            .env("RLAIF_TEST_PORT", port.to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let started = lines.map_while(Result::ok).any(|line| line.contains("listening"));
+        assert!(started, "the child listens");
+        Self(child)
+    }
+
+    /// SIGKILL: nothing of the process runs any more.
+    fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+#[ignore = "the child process of the test below"]
+fn serve_a_study() {
+    let Some(study) = std::env::var_os("RLAIF_TEST_STUDY") else { return };
+    let port: u16 = std::env::var("RLAIF_TEST_PORT").unwrap().parse().unwrap();
+    let study = Study::open(Path::new(&study)).unwrap();
+    let page =
+        Page { study: Some(study) }.on(UiServer::bind(([127, 0, 0, 1], port).into()).unwrap());
+    println!("listening");
+    page.unwrap().serve(&|| false);
+}
+
+/// `RLAIF_KILLS` sets the number of kills; 50 take half a minute.
+#[test]
+fn kills_lose_no_acknowledged_answer_and_store_none_twice() {
+    let kills: u64 = std::env::var("RLAIF_KILLS").map_or(8, |kills| kills.parse().unwrap());
+    let (folder, study) = study(6000);
+    let path = folder.path().join("people.sqlite");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let to = SocketAddr::from(([127, 0, 0, 1], port));
+    let stop = AtomicBool::new(false);
+    let acknowledged: Mutex<BTreeMap<(i64, i64), String>> = Mutex::default();
+    let people: Vec<_> = ["ann", "bob", "cy"]
+        .map(|name| study.add_annotator(name, AnnotatorRole::Annotator).unwrap())
+        .into_iter()
+        .collect();
+    thread::scope(|scope| {
+        for who in &people {
+            let (stop, acknowledged) = (&stop, &acknowledged);
+            scope.spawn(move || {
+                let token = who.token.as_deref().unwrap();
+                let mut turn = 0;
+                let mut item = Value::Null;
+                let mut key = String::new();
+                while !stop.load(Ordering::SeqCst) {
+                    let sent = if item.is_null() {
+                        exchange(to, &request(to, "GET", "/api/next", token, "", ""))
+                    } else {
+                        let given = json!({"item": item["number"], "key": key,
+                            "answer": {"choice": good(&item), "note": key}});
+                        let request =
+                            request(to, "POST", "/api/answer", token, &given.to_string(), "");
+                        exchange(to, &request)
+                    };
+                    // Killed: the same request again, as the page does.
+                    let Ok(Response { status: 200, body, .. }) = sent else {
+                        thread::sleep(Duration::from_millis(5));
+                        continue;
+                    };
+                    if let Some(number) = item["number"].as_i64() {
+                        acknowledged.lock().unwrap().insert((who.number, number), key.clone());
+                    }
+                    let reply: Value = serde_json::from_str(&body).unwrap();
+                    item = reply["item"].clone();
+                    turn += 1;
+                    key = format!("{} {turn}", who.name);
+                }
+            });
+        }
+        for kill in 0..kills {
+            let server = ChildServer::start(&path, port);
+            let moment = rlaif_core::Seed::new(kill).derive("kill", 0).get() % 120;
+            thread::sleep(Duration::from_millis(40 + moment));
+            server.kill();
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    let contents = Study::open(&path).unwrap().contents().unwrap();
+    let mut stored: BTreeMap<(i64, i64), &str> = BTreeMap::new();
+    for answer in &contents.answers {
+        assert_eq!(answer.answer.choice, PeopleChoice::First);
+        let twice = stored.insert((answer.annotator, answer.item), &answer.answer.note);
+        assert_eq!(twice, None, "an answer is stored once");
+    }
+    let acknowledged = acknowledged.into_inner().unwrap();
+    assert!(acknowledged.len() > kills as usize, "{} answers", acknowledged.len());
+    for (place, key) in &acknowledged {
+        assert_eq!(stored.get(place).copied(), Some(key.as_str()), "{place:?} was acknowledged");
+    }
+    // At most the three answers that were on their way were stored and not acknowledged.
+    assert!(stored.len() <= acknowledged.len() + 3, "{} and {}", stored.len(), acknowledged.len());
+}
+
+fn runs(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+#[test]
+fn two_people_label_thirty_pairs_by_keys_alone() {
+    let named = std::env::var("CHROMIUM").ok();
+    let known = ["chromium", "chromium-browser", "google-chrome"].map(str::to_owned);
+    let browser = named.into_iter().chain(known).find(|program| runs(program));
+    let Some(browser) = browser.filter(|_| runs("node")) else {
+        eprintln!("skipped: it takes Node 20 and a Chromium (`CHROMIUM` names it)");
+        return;
+    };
+    let (folder, study) = study(30);
+    let path = folder.path().join("people.sqlite");
+    let served = Served::new(study, &["ann", "bob"]);
+    let link = |token: &str| format!("http://{}/#{token}", served.address);
+    let annotator = |at: usize, name, width, height, scheme| {
+        json!({"link": link(&served.tokens[at]), "name": name, "width": width, "height": height,
+            "scheme": scheme, "items": 30})
+    };
+    // axe-core's rules, where CI has installed them.
+    let axe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/axe/package/axe.min.js");
+    let plan = json!({
+        "owner": link(&served.owner),
+        "annotators": [annotator(0, "ann", 1280, 900, "light"), annotator(1, "bob", 390, 844, "dark")],
+        "forged": link("00000000000000000000000000000000"),
+        "axe": axe.is_file().then_some(&axe),
+    });
+    let file = folder.path().join("plan.json");
+    std::fs::write(&file, plan.to_string()).unwrap();
+    let mut check = Command::new("node");
+    check.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/label.mjs"));
+    check.arg(file).env("CHROMIUM", browser);
+    // Pictures, for inspection.
+    check.args(std::env::var_os("RLAIF_SCREENSHOTS"));
+    let output = check.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let failures: Vec<&str> = said.split("\nok ").filter(|line| line.contains("FAIL")).collect();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{errors}", failures.join("\n"));
+    let contents = Study::open(&path).unwrap().contents().unwrap();
+    assert_eq!(contents.answers.len(), 60);
+    for stored in &contents.answers {
+        assert_eq!(stored.answer.choice, PeopleChoice::First, "{stored:?}");
+        assert!(stored.answer.strength.is_none_or(|strength| strength == -2), "{stored:?}");
+    }
+    let with = |holds: &dyn Fn(&rlaif_people::StoredAnswer) -> bool| {
+        contents.answers.iter().filter(|stored| holds(stored)).count()
+    };
+    assert!(with(&|stored| stored.answer.strength == Some(-2)) >= 8);
+    assert!(with(&|stored| stored.answer.note.contains("ok")) >= 8);
+    assert!(with(&|stored| stored.order == [1, 0]) > 15, "answers were shown in both orders");
+    assert_eq!(StudyAgreement::of(&contents).choice.raw, Some(1.));
+}
