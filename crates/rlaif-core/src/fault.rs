@@ -1,6 +1,9 @@
 //! The party at fault for an error, which decides the exit code of a command.
 
-use std::io::{self, ErrorKind};
+use std::{
+    fmt,
+    io::{self, ErrorKind},
+};
 
 use crate::{BadSetting, CodecError, MetricError, NonFinite, RewardError};
 
@@ -25,6 +28,42 @@ pub trait Fault {
 impl<F: Fault + ?Sized> Fault for Box<F> {
     fn is_users(&self) -> bool {
         (**self).is_users()
+    }
+}
+
+/// The operation on a file that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileAction {
+    /// Reading an input, or what an earlier command wrote.
+    Read,
+    /// Opening a file of the program's own.
+    Open,
+    /// Creating a file.
+    Create,
+    /// Writing.
+    Write,
+}
+
+impl FileAction {
+    /// `true` if the user's input is the cause of this error: see [`is_bad_input_file`].
+    #[must_use]
+    pub fn is_users(self, error: &io::Error) -> bool {
+        match self {
+            Self::Read => is_bad_input_file(error),
+            Self::Open | Self::Create | Self::Write => false,
+        }
+    }
+}
+
+impl fmt::Display for FileAction {
+    /// `read`, `open`, `create` or `write`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Open => "open",
+            Self::Create => "create",
+            Self::Write => "write",
+        })
     }
 }
 

@@ -36,7 +36,7 @@ pub mod stats;
 pub use asked_pair::{AskedPair, Unread};
 pub use codec::{ChatOptions, CodecError, GenerationPrompt, Specials, TextCodec};
 pub use exam::{ExamName, ExamQuestion};
-pub use fault::{Fault, is_bad_input_file};
+pub use fault::{Fault, FileAction, is_bad_input_file};
 pub use filled::{below_table, filled};
 pub use finding::Finding;
 pub use finite::{NotFinite, check_finite};

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use rlaif_core::{BadSetting, Fault, RewardError, Seed, is_bad_input_file};
+use rlaif_core::{BadSetting, Fault, FileAction, RewardError, Seed};
 
 /// Errors of measuring, comparing and writing.
 #[derive(Debug, thiserror::Error)]
@@ -174,8 +174,8 @@ pub enum EvalError {
     /// A file could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// `read`, `write`, ...
-        action: &'static str,
+        /// The operation.
+        action: FileAction,
         /// The file.
         path: PathBuf,
         /// The system's error.
@@ -221,8 +221,7 @@ pub enum EvalError {
 impl Fault for EvalError {
     fn is_users(&self) -> bool {
         match self {
-            Self::Io { action: "read", source, .. } => is_bad_input_file(source),
-            Self::Io { .. } => false,
+            Self::Io { action, source, .. } => action.is_users(source),
             // Prompts, responses and settings that do not fit each other.
             Self::TooFew { .. }
             | Self::MissingScore { .. }
@@ -235,7 +234,6 @@ impl Fault for EvalError {
             | Self::DuplicateMetric { .. }
             | Self::MetricsDiffer { .. }
             | Self::NoFit { .. }
-            | Self::Busy { .. }
             | Self::Format { .. }
             | Self::Version { .. } => true,
             Self::Setting(error) => error.is_users(),
@@ -243,6 +241,8 @@ impl Fault for EvalError {
             Self::Count { .. } | Self::NotFinite { .. } => false,
             Self::Reward { source, .. } => source.is_users(),
             Self::Metric { .. } => false,
+            // The same command succeeds when the other process has ended.
+            Self::Busy { .. } => false,
         }
     }
 }

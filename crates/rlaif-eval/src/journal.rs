@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
-use rlaif_core::Sample;
+use rlaif_core::{FileAction, Sample};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -31,7 +31,7 @@ impl Journal {
         let opened = rlaif_files::Journal::open(path);
         let (file, lines) = opened.map_err(|source| match source.kind() {
             io::ErrorKind::WouldBlock => EvalError::Busy { path: path.to_owned() },
-            _ => EvalError::Io { action: "open", path: path.to_owned(), source },
+            _ => EvalError::Io { action: FileAction::Open, path: path.to_owned(), source },
         })?;
         let mut known = HashMap::new();
         for (number, line) in lines.numbered() {
@@ -60,7 +60,7 @@ impl Journal {
             Some(Entry { metric: info.name.clone(), key: key(info, sample), value: value? })
         });
         self.file.append(entries).map_err(|source| EvalError::Io {
-            action: "write",
+            action: FileAction::Write,
             path: self.file.path().to_owned(),
             source,
         })

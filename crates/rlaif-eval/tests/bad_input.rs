@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rlaif_core::{Exchange, PromptRecord, RewardError, Sample, Seed};
+use rlaif_core::{Exchange, FileAction, PromptRecord, RewardError, Sample, Seed};
 use rlaif_eval::text::{RepetitionMetric, Rouge, RougeKind, Stemming};
 use rlaif_eval::{
     About, Better, Column, CompareOptions, Comparison, EvalError, Evaluation, Measurement, Metric,
@@ -223,7 +223,7 @@ fn files_that_hold_something_else_are_refused_with_their_path_and_line() {
     assert!(matches!(&error, EvalError::Format { line: 2, .. }), "{error}");
     assert!(error.to_string().contains("evaluation.json"), "{error}");
     let error = Evaluation::read(Path::new("no/such/file")).unwrap_err();
-    assert!(matches!(error, EvalError::Io { action: "read", .. }), "{error}");
+    assert!(matches!(error, EvalError::Io { action: FileAction::Read, .. }), "{error}");
 
     // A column that does not fit the samples is refused however it got there.
     let good = scored(samples(&["a", "b"]), &[Some(0.1), None]);

@@ -12,6 +12,7 @@ mod source;
 mod tokenizer;
 mod vocabulary;
 
-pub use export::{GgufFormat, GgufTokenizer, export_gguf};
+pub use export::{GgufFormat, export_gguf};
 pub use import::import_gguf;
 pub use layout::{GgufLayout, GgufRotary};
+pub use vocabulary::GgufTokenizer;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rlaif_core::{BadSetting, Fault, is_bad_input_file};
+use rlaif_core::{BadSetting, Fault, FileAction};
 use rlaif_data::DataError;
 use rlaif_eval::EvalError;
 
@@ -33,8 +33,8 @@ pub enum PeopleError {
     /// A file that cannot be read or written.
     #[error("cannot {action} {}: {source}", .path.display())]
     Io {
-        /// The attempt.
-        action: &'static str,
+        /// The operation.
+        action: FileAction,
         /// The file.
         path: PathBuf,
         /// The operating system's message.
@@ -110,7 +110,7 @@ impl Fault for PeopleError {
             Self::Setting(error) | Self::Answer(error) => error.is_users(),
             Self::Data(error) => error.is_users(),
             Self::Eval(error) => error.is_users(),
-            Self::Io { action, source, .. } => *action == "read" && is_bad_input_file(source),
+            Self::Io { action, source, .. } => action.is_users(source),
             Self::Store { .. } | Self::Random(_) => false,
             Self::Foreign { .. }
             | Self::Missing { .. }

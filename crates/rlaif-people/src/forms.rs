@@ -2,7 +2,7 @@
 
 use std::{cmp::Ordering, collections::BTreeMap, path::Path};
 
-use rlaif_core::{Reply, TextOrMessages};
+use rlaif_core::{FileAction, Reply, TextOrMessages};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
@@ -16,7 +16,7 @@ use crate::{
 /// The form of a file of answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum AnswerForm {
+pub enum StudyForm {
     /// JSON Lines, a row for each answer with everything that is known of it.
     Answers,
     /// JSON of Label Studio: tasks with annotations.
@@ -50,15 +50,15 @@ pub struct ReadAnswers {
 }
 
 /// Names of responses in the other tools' columns: `answer1`, `response_1`.
-fn column(kind: AnswerForm, place: usize) -> String {
+fn column(kind: StudyForm, place: usize) -> String {
     match kind {
-        AnswerForm::LabelStudio => format!("answer{}", place + 1),
+        StudyForm::LabelStudio => format!("answer{}", place + 1),
         _ => format!("response_{}", place + 1),
     }
 }
 
 /// The answers of a study in the form of another tool.
-pub fn write_answers(study: &StudyContents, form: AnswerForm) -> String {
+pub fn write_answers(study: &StudyContents, form: StudyForm) -> String {
     let items: BTreeMap<i64, &StudyItem> =
         study.items.iter().map(|(number, item)| (*number, item)).collect();
     let people: BTreeMap<i64, &Annotator> =
@@ -73,18 +73,16 @@ pub fn write_answers(study: &StudyContents, form: AnswerForm) -> String {
         .iter()
         .filter_map(|(number, answers)| Some((*number, *items.get(number)?, answers.as_slice())));
     match form {
-        AnswerForm::Answers => lines(rows.flat_map(|(_, item, answers)| {
+        StudyForm::Answers => lines(rows.flat_map(|(_, item, answers)| {
             answers.iter().map(|(who, stored)| AnswerRow::of(item, who, stored))
         })),
-        AnswerForm::LabelStudio => {
+        StudyForm::LabelStudio => {
             let tasks: Vec<Value> =
                 rows.map(|(number, item, answers)| label_studio(number, item, answers)).collect();
             format!("{:#}\n", Value::Array(tasks))
         }
-        AnswerForm::Argilla => lines(rows.map(|(_, item, answers)| argilla(item, answers))),
-        AnswerForm::GroundTruth => {
-            lines(rows.map(|(_, item, answers)| ground_truth(item, answers)))
-        }
+        StudyForm::Argilla => lines(rows.map(|(_, item, answers)| argilla(item, answers))),
+        StudyForm::GroundTruth => lines(rows.map(|(_, item, answers)| ground_truth(item, answers))),
     }
 }
 
@@ -94,7 +92,7 @@ pub fn write_answers(study: &StudyContents, form: AnswerForm) -> String {
 /// [`PeopleError::Io`].
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), PeopleError> {
     rlaif_files::write_bytes(path, bytes).map_err(|source| PeopleError::Io {
-        action: "write",
+        action: FileAction::Write,
         path: path.to_owned(),
         source,
     })
@@ -171,7 +169,7 @@ fn label_studio(number: i64, item: &StudyItem, answers: &[(&Annotator, &StoredAn
     data.insert("id".to_owned(), item.id.clone().into());
     data.insert("prompt".to_owned(), item.prompt.readable().into());
     for (place, reply) in item.responses.iter().enumerate() {
-        data.insert(column(AnswerForm::LabelStudio, place), reply.text.clone().into());
+        data.insert(column(StudyForm::LabelStudio, place), reply.text.clone().into());
     }
     let annotations = answers.iter().map(|(who, stored)| {
         let answer = &stored.answer;
@@ -191,7 +189,7 @@ fn label_studio(number: i64, item: &StudyItem, answers: &[(&Annotator, &StoredAn
             }
             PeopleChoice::Ranked => {
                 let names: Vec<String> =
-                    answer.ranking.iter().map(|&at| column(AnswerForm::LabelStudio, at)).collect();
+                    answer.ranking.iter().map(|&at| column(StudyForm::LabelStudio, at)).collect();
                 result.push(json!({"from_name": "ranking", "to_name": "prompt", "type": "ranker",
                     "value": {"ranker": {"rank": names}}}));
             }
@@ -214,7 +212,7 @@ fn label_studio(number: i64, item: &StudyItem, answers: &[(&Annotator, &StoredAn
             result.push(area("note", &answer.note));
         }
         if let Some(edited) = &answer.edited {
-            let name = format!("edited:{}", column(AnswerForm::LabelStudio, edited.response));
+            let name = format!("edited:{}", column(StudyForm::LabelStudio, edited.response));
             result.push(area(&name, &edited.text));
         }
         json!({
@@ -234,7 +232,7 @@ fn argilla(item: &StudyItem, answers: &[(&Annotator, &StoredAnswer)]) -> Map<Str
     row.insert("status".to_owned(), "completed".into());
     row.insert("prompt".to_owned(), item.prompt.readable().into());
     for (place, reply) in item.responses.iter().enumerate() {
-        row.insert(column(AnswerForm::Argilla, place), reply.text.clone().into());
+        row.insert(column(StudyForm::Argilla, place), reply.text.clone().into());
     }
     let mut question = |name: &str, value: &dyn Fn(&PeopleAnswer) -> Option<Value>| {
         let given: Vec<(&Annotator, Value)> = answers
@@ -267,7 +265,7 @@ fn argilla(item: &StudyItem, answers: &[(&Annotator, &StoredAnswer)]) -> Map<Str
     question("ranking", &|answer| {
         let ranked =
             answer.ranking.iter().enumerate().map(
-                |(rank, &at)| json!({"value": column(AnswerForm::Argilla, at), "rank": rank + 1}),
+                |(rank, &at)| json!({"value": column(StudyForm::Argilla, at), "rank": rank + 1}),
             );
         (answer.choice == PeopleChoice::Ranked).then(|| ranked.collect())
     });
@@ -333,7 +331,7 @@ fn ground_truth(item: &StudyItem, answers: &[(&Annotator, &StoredAnswer)]) -> Va
 /// ```
 pub fn read_answers(path: &Path) -> Result<ReadAnswers, PeopleError> {
     let bytes = std::fs::read(path).map_err(|source| PeopleError::Io {
-        action: "read",
+        action: FileAction::Read,
         path: path.to_owned(),
         source,
     })?;
@@ -420,7 +418,7 @@ fn item(id: String, prompt: String, responses: Vec<Reply>) -> Result<StudyItem, 
 }
 
 /// The columns of responses, numbered from 1.
-fn numbered(row: &Value, kind: AnswerForm) -> Vec<Reply> {
+fn numbered(row: &Value, kind: StudyForm) -> Vec<Reply> {
     let texts = (0..).map_while(|place| row.get(column(kind, place))?.as_str());
     texts.map(Reply::new).collect()
 }
@@ -476,10 +474,10 @@ fn of_label_studio(row: &Value) -> Found {
     let item = item(
         id.clone(),
         text_of(data.get("prompt"), "data.prompt")?,
-        numbered(data, AnswerForm::LabelStudio),
+        numbered(data, StudyForm::LabelStudio),
     )?;
     let place = |name: &str| {
-        (0..item.responses.len()).find(|&at| column(AnswerForm::LabelStudio, at) == name)
+        (0..item.responses.len()).find(|&at| column(StudyForm::LabelStudio, at) == name)
     };
     let mut answers = Vec::new();
     for annotation in row["annotations"].as_array().ok_or("`annotations` is not a list")? {
@@ -542,13 +540,10 @@ fn has_argilla_columns(row: &Value) -> bool {
 
 fn of_argilla(row: &Value) -> Found {
     let id = id_text(row.get("id")).ok_or("no `id`")?;
-    let item = item(
-        id.clone(),
-        text_of(row.get("prompt"), "prompt")?,
-        numbered(row, AnswerForm::Argilla),
-    )?;
+    let item =
+        item(id.clone(), text_of(row.get("prompt"), "prompt")?, numbered(row, StudyForm::Argilla))?;
     let place =
-        |name: &str| (0..item.responses.len()).find(|&at| column(AnswerForm::Argilla, at) == name);
+        |name: &str| (0..item.responses.len()).find(|&at| column(StudyForm::Argilla, at) == name);
     let mut answers: Vec<(String, PeopleAnswer)> = Vec::new();
     let columns = |question: &str| {
         let list =
@@ -628,7 +623,7 @@ fn of_ground_truth(row: &Value) -> Found {
     };
     let listed = fields.get("responses").and_then(Value::as_array);
     let texts = listed.map(|list| list.iter().filter_map(Value::as_str).map(Reply::new).collect());
-    let responses = texts.unwrap_or_else(|| numbered(fields, AnswerForm::GroundTruth));
+    let responses = texts.unwrap_or_else(|| numbered(fields, StudyForm::GroundTruth));
     let id = id_text(fields.get("id"))
         .or_else(|| id_text(row.get("id")))
         .unwrap_or_else(|| prompt.clone());

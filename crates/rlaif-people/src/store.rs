@@ -1,5 +1,6 @@
 //! The study's file: SQLite, in which every answer is on disk before it is acknowledged.
 
+use rlaif_core::FileAction;
 use std::{
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -746,7 +747,8 @@ pub fn random_token() -> Result<String, PeopleError> {
 
 /// Makes sure that the file, which has texts and tokens, is readable by its owner alone if it is new.
 fn private_file(path: &Path, create: bool) -> Result<(), PeopleError> {
-    let failed = |source| PeopleError::Io { action: "create", path: path.to_owned(), source };
+    let failed =
+        |source| PeopleError::Io { action: FileAction::Create, path: path.to_owned(), source };
     if !create || path.exists() {
         return Ok(());
     }

@@ -8,8 +8,8 @@ use std::{
 
 use rlaif_core::{Fault, Reply, Seed};
 use rlaif_people::{
-    AnnotatorRole, AnswerForm, EditedResponse, LabelOptions, MergedAnswers, PeopleAnswer,
-    PeopleChoice, PeopleError, PeopleLabels, Study, StudyAgreement, StudyItem, StudySettings,
+    AnnotatorRole, EditedResponse, LabelOptions, MergedAnswers, PeopleAnswer, PeopleChoice,
+    PeopleError, PeopleLabels, Study, StudyAgreement, StudyForm, StudyItem, StudySettings,
     read_answers, read_items, write_answers,
 };
 use serde_json::json;
@@ -281,7 +281,7 @@ fn forms_of_other_tools_are_written_and_read_back() {
     study.import_answers(&bob, &[("q0".to_owned(), plain(PeopleChoice::Second))]).unwrap();
     let contents = study.contents().unwrap();
     for form in
-        [AnswerForm::Answers, AnswerForm::LabelStudio, AnswerForm::Argilla, AnswerForm::GroundTruth]
+        [StudyForm::Answers, StudyForm::LabelStudio, StudyForm::Argilla, StudyForm::GroundTruth]
     {
         let path = folder.path().join("export");
         std::fs::write(&path, write_answers(&contents, form)).unwrap();

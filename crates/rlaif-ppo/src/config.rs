@@ -203,16 +203,6 @@ impl<'a> From<&'a PpoConfig> for Watched<'a> {
 }
 
 impl PpoConfig {
-    /// TRL 0.11.4's settings and numbers, defects included; see [`Compatibility::Trl011`].
-    pub fn trl() -> Self {
-        Self {
-            minibatch_size: 128,
-            optimizer: OptimizerConfig { lr: 1.41e-5, max_grad_norm: 0., ..Default::default() },
-            compatibility: Compatibility::Trl011,
-            ..Self::default()
-        }
-    }
-
     /// Responses per forward and backward pass.
     pub fn microbatch(&self) -> usize {
         if self.microbatch_size == 0 { self.minibatch_size } else { self.microbatch_size }

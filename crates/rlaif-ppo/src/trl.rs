@@ -3,14 +3,26 @@
 
 use rlaif_lm::{LmSpec, Whiten};
 use rlaif_rl::{Rollout, passes, score_tensor, token_rewards};
-use rlaif_train::Optimizer;
+use rlaif_train::{Optimizer, OptimizerConfig};
 use tch::Tensor;
 
 use crate::{
-    config::Compatibility,
+    config::{Compatibility, PpoConfig},
     error::PpoError,
     progress::{BatchNumbers, Unit, UpdateProgress},
 };
+
+impl PpoConfig {
+    /// TRL 0.11.4's settings and numbers, defects included; see [`Compatibility::Trl011`].
+    pub fn trl() -> Self {
+        Self {
+            minibatch_size: 128,
+            optimizer: OptimizerConfig { lr: 1.41e-5, max_grad_norm: 0., ..Default::default() },
+            compatibility: Compatibility::Trl011,
+            ..Self::default()
+        }
+    }
+}
 
 /// Accounting of tokens, losses and steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use crate::ProviderError;
 use crate::combine::{Centring, StepTotal, StepView};
 use crate::demand::ExamDemand;
 use crate::file;
+use crate::input::RewardInput;
 #[cfg(feature = "judge")]
 use crate::judge::JudgeConfig;
 #[cfg(feature = "neural")]
@@ -496,19 +497,6 @@ impl RewardConfig {
             }
         }
     }
-}
-
-/// The parts of rows that rewards read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum RewardInput {
-    /// Rules, and classifiers of responses, read the text of the response.
-    #[default]
-    Rules,
-    /// Judges and classifiers of pairs of texts read the text of prompt and response
-    /// ([`TextOrMessages::readable`](rlaif_core::TextOrMessages::readable)).
-    Text,
-    /// Reward models with a chat template, and reward servers, read messages with all of their keys.
-    Messages,
 }
 
 /// One reward of a configuration.

@@ -39,6 +39,7 @@ mod config;
 mod demand;
 mod error;
 mod file;
+mod input;
 #[cfg(feature = "judge")]
 pub mod judge;
 #[cfg(feature = "neural")]
@@ -54,10 +55,11 @@ pub use combine::{
     Cached, Clipped, Constant, Gated, LowerBound, Mean, Minimum, Normalised, OrElse, ProcessReward,
     RewardExt, Scaled, StepTotal, StepView, WeightedSum,
 };
-pub use config::{RewardConfig, RewardInput, Term};
+pub use config::{RewardConfig, Term};
 pub use demand::ExamDemand;
 pub use error::ProviderError;
 pub use file::{describe_toml, describe_toml_value, read_toml, wrong_key};
+pub use input::RewardInput;
 #[cfg(feature = "neural")]
 pub use neural::{
     ClassifierConfig, ClassifierOptions, ClassifierReward, Input, LabelChoice, Output, PolicyJudge,

@@ -79,16 +79,13 @@ impl Combination {
     /// # Errors
     /// [`BadSetting`] names the first number that is out of range.
     pub fn check(&self) -> Result<(), BadSetting> {
-        for (name, value) in self.advantage.numbers() {
-            let field = match name {
-                "gamma" => "advantage.to_go.gamma",
-                "steps" => "advantage.group_steps.eps",
-                _ => "advantage.scale.eps",
-            };
+        for (field, value) in self.advantage.numbers() {
             not_negative(field, value)?;
-            if name == "gamma" && value > 1. {
-                return Err(BadSetting::new(field, value, "0 to 1"));
-            }
+        }
+        if let AdvantageEstimator::ToGo { gamma } = self.advantage
+            && gamma > 1.
+        {
+            return Err(BadSetting::new("advantage.to_go.gamma", gamma, "0 to 1"));
         }
         self.objective.check()
     }

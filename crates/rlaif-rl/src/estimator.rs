@@ -171,20 +171,20 @@ impl AdvantageEstimator {
         matches!(self, Self::GroupSteps { .. })
     }
 
-    /// The numbers among the settings, with their names.
+    /// The numbers among the settings, with their places in the combination.
     pub(crate) fn numbers(self) -> Vec<(&'static str, f64)> {
         let of_scale = |scale| match scale {
             AdvantageScale::None => Vec::new(),
             AdvantageScale::Group { eps }
             | AdvantageScale::Batch { eps }
             | AdvantageScale::Whitened { eps } => {
-                vec![("eps", eps)]
+                vec![("advantage.scale.eps", eps)]
             }
         };
         match self {
             Self::GroupMean { scale } | Self::LeaveOneOut { scale } => of_scale(scale),
-            Self::ToGo { gamma } => vec![("gamma", gamma)],
-            Self::GroupSteps { eps } => vec![("steps", eps)],
+            Self::ToGo { gamma } => vec![("advantage.to_go.gamma", gamma)],
+            Self::GroupSteps { eps } => vec![("advantage.group_steps.eps", eps)],
             Self::LengthWeighted | Self::Greedy | Self::WhitenedGroupMean => Vec::new(),
         }
     }

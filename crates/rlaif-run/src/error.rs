@@ -100,6 +100,14 @@ pub enum RunError {
         /// The fault, and the remedy.
         problem: String,
     },
+    /// A file or folder that another process is writing.
+    #[error(
+        "{} is in use by another process; wait for its end, or choose another place", .path.display()
+    )]
+    Busy {
+        /// The file or folder.
+        path: PathBuf,
+    },
     /// A file that cannot be written.
     #[error("{}: {source}", .path.display())]
     Write {
@@ -355,7 +363,10 @@ impl Fault for RunError {
             Self::Convert { source, .. } => source.is_users(),
             Self::Row { problem, .. } => problem.is_users(),
             Self::Verdicts { .. } => true,
-            Self::Write { .. } | Self::Interrupted { .. } | Self::Result { .. } => false,
+            Self::Write { .. }
+            | Self::Busy { .. }
+            | Self::Interrupted { .. }
+            | Self::Result { .. } => false,
             Self::Vocabulary { .. } => true,
             Self::OtherVocabulary(error) => error.is_users(),
             Self::Grade { .. } => true,

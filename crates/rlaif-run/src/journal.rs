@@ -107,7 +107,7 @@ impl Journal {
     /// Opens or creates it. Of the results in it those stay that `is_kept`; the others are made again.
     ///
     /// # Errors
-    /// [`RunError::Verdicts`] if another process is at it, or its results are on other rows;
+    /// [`RunError::Busy`] if another process is writing it; [`RunError::Verdicts`] if its results are on other rows;
     /// [`RunError::Changed`] for results by other settings; [`RunError::Write`].
     pub(crate) fn open(
         path: &Path,
@@ -118,7 +118,7 @@ impl Journal {
         let refused = |problem: String| RunError::Verdicts { path: path.to_owned(), problem };
         let (mut file, lines) =
             rlaif_files::Journal::open(path).map_err(|source| match source.kind() {
-                io::ErrorKind::WouldBlock => refused("another process is writing it".to_owned()),
+                io::ErrorKind::WouldBlock => RunError::Busy { path: path.to_owned() },
                 _ => failed(source),
             })?;
         let unread = |line: usize, problem: &dyn std::fmt::Display| {

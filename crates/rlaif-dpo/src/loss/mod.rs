@@ -434,7 +434,23 @@ impl PairLoss {
             Self::Aot { .. }
             | Self::AotUnpaired { .. }
             | Self::BcoPair { shift: RewardShift::RunningMean, .. } => Coupling::WholeBatch,
-            _ => Coupling::Separate,
+            Self::Sigmoid { .. }
+            | Self::SoftSigmoid { .. }
+            | Self::SigmoidNorm { .. }
+            | Self::Robust { .. }
+            | Self::Hinge { .. }
+            | Self::Ipo { .. }
+            | Self::ExoPair { .. }
+            | Self::NcaPair { .. }
+            | Self::BcoPair { .. }
+            | Self::SppoHard { .. }
+            | Self::ApoZero { .. }
+            | Self::ApoDown { .. }
+            | Self::Discopop { .. }
+            | Self::Nll {}
+            | Self::Simpo { .. }
+            | Self::Orpo { .. }
+            | Self::Cpo { .. } => Coupling::Separate,
         }
     }
 

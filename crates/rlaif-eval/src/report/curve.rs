@@ -1,5 +1,6 @@
 //! Training curves, from a run's `metrics.jsonl`.
 
+use rlaif_core::FileAction;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -38,7 +39,7 @@ pub struct Curve {
 /// ```
 pub fn read_curves(path: &Path) -> Result<Vec<Curve>, EvalError> {
     const MOST: usize = 500;
-    let io = |source| EvalError::Io { action: "read", path: path.to_owned(), source };
+    let io = |source| EvalError::Io { action: FileAction::Read, path: path.to_owned(), source };
     let mut lines = BufReader::new(open_file(path).map_err(io)?);
     let mut curves: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
     let mut line = String::new();

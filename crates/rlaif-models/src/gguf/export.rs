@@ -1,9 +1,6 @@
 //! From a model to a GGUF file.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use rlaif_checkpoint::{CheckpointError, GgufSpec, GgufType, GgufValue, write_gguf};
 use rlaif_lm::{Parameters, Policy, is_adapter};
@@ -13,8 +10,8 @@ use tch::{Device, Kind, Tensor};
 use super::{
     import::Import,
     layout::{Change, GgufLayout, GgufRotary},
-    source::{FACTORS, Source},
-    vocabulary,
+    source::{FACTORS, Source, refused},
+    vocabulary::{self, GgufTokenizer},
 };
 use crate::{
     config::Config,
@@ -61,23 +58,6 @@ impl GgufFormat {
     }
 }
 
-/// The tokenizer to write beside the weights.
-#[derive(Debug, Clone)]
-pub struct GgufTokenizer<'a> {
-    /// The content of tokenizer.json.
-    pub json: &'a Value,
-    /// Begins a sequence.
-    pub bos: Option<u32>,
-    /// Ends a sequence.
-    pub eos: Option<u32>,
-    /// Stands for unknown text.
-    pub unk: Option<u32>,
-    /// Fills up batches.
-    pub pad: Option<u32>,
-    /// The default chat template.
-    pub chat_template: Option<&'a str>,
-}
-
 /// Writes a language model and its tokenizer as a GGUF file, which llama.cpp and programs on it, such as
 /// Ollama, run. Adapters are left out: merge them first.
 ///
@@ -116,20 +96,6 @@ pub fn export_gguf(
         }
     });
     Ok(written?)
-}
-
-pub(super) fn refused(
-    file: &Path,
-    field: impl Into<String>,
-    expected: impl Into<String>,
-    found: impl Into<String>,
-) -> ModelError {
-    ModelError::Gguf {
-        file: PathBuf::from(file),
-        field: field.into(),
-        expected: expected.into(),
-        found: found.into(),
-    }
 }
 
 /// A tensor to write.

@@ -1,6 +1,9 @@
 //! Typed access to a GGUF file's metadata.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use rlaif_checkpoint::{CheckpointError, Gguf, GgufTensor, GgufValue};
 
@@ -8,6 +11,21 @@ use crate::error::ModelError;
 
 /// The tensor with the factors of rotary frequencies.
 pub(super) const FACTORS: &str = "rope_freqs.weight";
+
+/// A file with a setting that is not supported.
+pub(super) fn refused(
+    file: &Path,
+    field: impl Into<String>,
+    expected: impl Into<String>,
+    found: impl Into<String>,
+) -> ModelError {
+    ModelError::Gguf {
+        file: PathBuf::from(file),
+        field: field.into(),
+        expected: expected.into(),
+        found: found.into(),
+    }
+}
 
 /// The contents of a file that describe the model, and its name for errors.
 pub(super) struct Source<'a> {
@@ -36,12 +54,7 @@ impl<'a> Source<'a> {
         expected: impl Into<String>,
         found: impl Into<String>,
     ) -> ModelError {
-        ModelError::Gguf {
-            file: self.file.to_owned(),
-            field: field.into(),
-            expected: expected.into(),
-            found: found.into(),
-        }
+        refused(self.file, field, expected, found)
     }
 
     pub(super) fn value(&self, key: &str) -> Option<&'a GgufValue> {

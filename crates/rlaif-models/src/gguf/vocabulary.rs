@@ -6,11 +6,28 @@ use rlaif_checkpoint::GgufValue;
 use serde_json::Value;
 
 use super::{
-    export::{GgufTokenizer, refused},
     pre_tokenizer::PreTokenizer,
+    source::refused,
     tokenizer::{CONTROL, UNKNOWN, USER_DEFINED},
 };
 use crate::error::ModelError;
+
+/// The tokenizer to write beside the weights.
+#[derive(Debug, Clone)]
+pub struct GgufTokenizer<'a> {
+    /// The content of tokenizer.json.
+    pub json: &'a Value,
+    /// Begins a sequence.
+    pub bos: Option<u32>,
+    /// Ends a sequence.
+    pub eos: Option<u32>,
+    /// Stands for unknown text.
+    pub unk: Option<u32>,
+    /// Fills up batches.
+    pub pad: Option<u32>,
+    /// The default chat template.
+    pub chat_template: Option<&'a str>,
+}
 
 const NORMAL: u64 = 1;
 /// Fills up the vocabulary to the number of embeddings.

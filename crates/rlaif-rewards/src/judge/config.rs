@@ -13,12 +13,13 @@ use serde::{Deserialize, Serialize};
 use rlaif_core::BadSetting;
 
 use super::keys::{SamplingConfig, at_least_one, with_service_keys};
+use crate::ProviderError;
 use crate::demand::ExamDemand;
 use crate::file::{self, parse};
+use crate::input::RewardInput;
 #[cfg(feature = "neural")]
 use crate::neural::{Copies, LocalModel};
 use crate::rubric::{AnswerForm, OutOfRange, Reward, Rubric, Scale};
-use crate::{ProviderError, RewardInput};
 
 with_service_keys! {
 /// A judge's TOML file. `docs/rewards.md` describes every key.

@@ -90,7 +90,9 @@ impl PolicyJudge {
         };
         let numbers = match rubric.form() {
             AnswerForm::Expectation => Numbers::of(&codec, policy.spec().vocab_size)?,
-            _ => Numbers { ids: Vec::new(), texts: Vec::new() },
+            AnswerForm::Number | AnswerForm::NumberThenReason | AnswerForm::Json => {
+                Numbers { ids: Vec::new(), texts: Vec::new() }
+            }
         };
         let asker = PolicyAsker::new(policy, codec);
         Ok(Self {
@@ -184,7 +186,9 @@ impl PolicyJudge {
             AnswerForm::Expectation => {
                 no_grad(|| self.alternatives(prompts, &sampled)).map_err(self.failed())?
             }
-            _ => sampled.iter().map(|_| Vec::new()).collect(),
+            AnswerForm::Number | AnswerForm::NumberThenReason | AnswerForm::Json => {
+                sampled.iter().map(|_| Vec::new()).collect()
+            }
         };
         let answers = sampled.into_iter().zip(tokens).map(|(sampled, tokens)| {
             let finish = if sampled.is_finished() { Finish::Complete } else { Finish::Length };

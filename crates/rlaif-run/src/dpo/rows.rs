@@ -334,18 +334,16 @@ fn prompts_to_answer(
     let limit = limits.into_iter().flatten().min().unwrap_or(usize::MAX);
     let mut kept = Vec::with_capacity(prompts.len());
     for prompt in prompts {
-        let problem = match prompt.ids.len() {
-            0 => PairProblem::EmptyPrompt,
-            length if length > limit => PairProblem::TooLong { length, limit },
+        let (problem, stop) = match prompt.ids.len() {
+            0 => (PairProblem::EmptyPrompt, config.empty == OnProblem::Error),
+            // A prompt is also the reward's input, so it is never truncated.
+            length if length > limit => {
+                (PairProblem::TooLong { length, limit }, config.too_long == TooLong::Error)
+            }
             _ => {
                 kept.push(prompt);
                 continue;
             }
-        };
-        let stop = match problem {
-            PairProblem::EmptyPrompt => config.empty == OnProblem::Error,
-            // A prompt is also the reward's input, so it is never truncated.
-            _ => config.too_long == TooLong::Error,
         };
         if stop {
             return Err(DpoError::Pair { id: prompt.record.id.clone(), problem }.into());

@@ -794,7 +794,11 @@ fn card(metric: &MetricConfig) -> Option<ScorerCard> {
     let (name, settings) = match metric {
         MetricConfig::Toxicity { name, classifier, .. } => (name, serde_json::to_value(classifier)),
         MetricConfig::Reward { name, reward, .. } => (name, serde_json::to_value(reward)),
-        _ => return None,
+        MetricConfig::Rouge { .. }
+        | MetricConfig::Length { .. }
+        | MetricConfig::Repetition { .. }
+        | MetricConfig::Refusal {}
+        | MetricConfig::Evasion {} => return None,
     };
     let Ok(Value::Object(settings)) = settings else { return None };
     let fact = |(key, value): (String, Value)| match value {

@@ -142,10 +142,11 @@ impl Fault for EvaluateError {
             | Self::DuplicatePrompt { .. }
             | Self::NoReference { .. }
             | Self::OtherEvaluation { .. }
-            | Self::Busy { .. }
             | Self::Responses { .. }
             | Self::Setting { .. } => true,
             Self::Policy { source, .. } => source.is_users(),
+            // The same command succeeds when the other process has ended.
+            Self::Busy { .. } => false,
             Self::LogProb { .. } | Self::File { .. } => false,
             Self::Eval(error) => error.is_users(),
             Self::Data(error) => error.is_users(),

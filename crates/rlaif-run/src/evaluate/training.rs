@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rlaif_core::{Exchange, RewardModel};
+use rlaif_core::{Exchange, FileAction, RewardModel};
 use rlaif_eval::{Details, EvalError, OptimisationPoint, read_curves, read_findings};
 use rlaif_rewards::ProviderError;
 use serde::Deserialize;
@@ -62,7 +62,7 @@ pub(super) fn over_optimisation(
 ) -> Result<Vec<OptimisationPoint>, EvaluateError> {
     let path = folder.join("samples.jsonl");
     let text = rlaif_files::read_text(&path, u64::MAX).map_err(|source| EvalError::Io {
-        action: "read",
+        action: FileAction::Read,
         path: path.clone(),
         source,
     })?;

@@ -180,8 +180,7 @@ impl Pipeline {
         let lock = self.out.join("pipeline.lock");
         let held = rlaif_files::open_growing(&lock).map_err(failed(&lock))?;
         if let Err(TryLockError::WouldBlock) = held.try_lock() {
-            let problem = "is locked: another process runs a pipeline there".to_owned();
-            return Err(RunError::Verdicts { path: self.out.clone(), problem });
+            return Err(RunError::Busy { path: self.out.clone() });
         }
         let mut records = Vec::new();
         let mut sentences = Vec::new();

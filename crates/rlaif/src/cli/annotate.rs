@@ -8,7 +8,7 @@ use std::{
 use clap::{Args, Subcommand, ValueEnum};
 use rlaif_core::{Seed, say};
 use rlaif_people::{
-    AnnotatorRole, AnswerForm, LabelOptions, PeopleAgreement, PeopleLabels, Study, StudyAgreement,
+    AnnotatorRole, LabelOptions, PeopleAgreement, PeopleLabels, Study, StudyAgreement, StudyForm,
     StudySettings, read_answers, read_evaluations, read_items, write_answers,
 };
 use serde_json::json;
@@ -355,10 +355,10 @@ impl Export {
                 say(format_args!("{} demonstrations", rows.len()));
                 return self.write(&lines(rows));
             }
-            Form::Answers => AnswerForm::Answers,
-            Form::LabelStudio => AnswerForm::LabelStudio,
-            Form::Argilla => AnswerForm::Argilla,
-            Form::GroundTruth => AnswerForm::GroundTruth,
+            Form::Answers => StudyForm::Answers,
+            Form::LabelStudio => StudyForm::LabelStudio,
+            Form::Argilla => StudyForm::Argilla,
+            Form::GroundTruth => StudyForm::GroundTruth,
         };
         say(format_args!("{} answers", contents.answers.len()));
         self.write(&write_answers(&contents, form))

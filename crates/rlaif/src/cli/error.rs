@@ -239,7 +239,7 @@ mod tests {
             (RunError::from(DataError::NoMatch { pattern: "*.jsonl".to_owned() }).into(), 2),
             (
                 CliError::Eval(EvalError::Io {
-                    action: "read",
+                    action: rlaif_core::FileAction::Read,
                     path: path(),
                     source: ErrorKind::NotFound.into(),
                 }),
@@ -247,7 +247,7 @@ mod tests {
             ),
             (
                 CliError::Eval(EvalError::Io {
-                    action: "write",
+                    action: rlaif_core::FileAction::Write,
                     path: path(),
                     source: ErrorKind::NotFound.into(),
                 }),
