@@ -1,4 +1,4 @@
-//! What people say about responses.
+//! Opinions of people on responses.
 //!
 //! A [`Study`] is a file (SQLite) of items, annotators and answers. An item is a prompt with two or more
 //! responses ([`StudyItem`], [`read_items`], [`read_evaluations`]); each annotator sees its responses in an

@@ -115,13 +115,13 @@ pub struct StudyContents {
     pub settings: StudySettings,
     /// The items with their numbers, in the order of import.
     pub items: Vec<(i64, StudyItem)>,
-    /// Those who answer.
+    /// The annotators.
     pub annotators: Vec<Annotator>,
     /// The answers in force, in the order of time.
     pub answers: Vec<StoredAnswer>,
 }
 
-/// Counts of items, by what became of them.
+/// Counts of items by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AddedItems {
     /// New items.

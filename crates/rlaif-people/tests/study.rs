@@ -1,4 +1,4 @@
-//! Studies: who sees what in which order, what is stored, and what becomes of it.
+//! Studies: the order of items and responses, storage, labels and agreement.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -360,7 +360,7 @@ fn labels_of_a_judge_find_their_items_by_their_texts() {
     assert_eq!((one.item, one.answer.choice), (2, PeopleChoice::Second));
     assert_eq!(one.answer.facets["helpful"], PeopleChoice::First);
     assert_eq!((two.item, two.answer.choice), (3, PeopleChoice::Tie));
-    // As a person's, the third is a new item; the same file again changes nothing but that.
+    // As a person's, the third is a new item; the same file again changes only that.
     let read = read_answers(&path).unwrap();
     let merged = study.merge(&read, Some("ann"), Some(AnnotatorRole::Annotator)).unwrap();
     assert_eq!(merged, MergedAnswers { items: 1, answers: 3, unmatched: 0 });

@@ -435,7 +435,7 @@ impl HfTokenizer {
         self.chat.source(name)
     }
 
-    /// The tokenizer as the content of a tokenizer.json, from whichever files it was read.
+    /// The content of a tokenizer.json for this tokenizer, read from any of its files.
     ///
     /// # Errors
     /// [`CodecError::Tokenizer`].

@@ -334,7 +334,7 @@ fn a_pipe_in_place_of_any_file_is_refused_at_once() {
             assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
             let error = HfTokenizer::from_folder(folder.path()).unwrap_err();
             let said = format!("{error} {:?}", error.source());
-            // No vocabulary is no tokenizer.
+            // A folder without a vocabulary has no tokenizer.
             let none = matches!(error, TextError::NoTokenizer { .. });
             assert!(said.contains(name) && (none || said.contains("named pipe")), "{said}");
         }

@@ -31,7 +31,7 @@ pub struct GgufSpec {
 ///
 /// # Errors
 /// [`CheckpointError::Gguf`] for integers beyond u32, lists of several types, element types that cannot be
-/// written, and rows that are no whole blocks; [`CheckpointError::Write`]. Nothing is left behind.
+/// written, and rows that do not consist of whole blocks; [`CheckpointError::Write`]. Nothing is left behind.
 ///
 /// ```
 /// use rlaif_checkpoint::{Gguf, GgufSpec, GgufType, GgufValue, write_gguf};

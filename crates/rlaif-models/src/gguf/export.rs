@@ -31,7 +31,7 @@ pub enum GgufFormat {
     F16,
     /// bf16.
     Bf16,
-    /// 32 numbers of 8 bits with a scale; f16 for matrices whose rows are no multiple of 32.
+    /// 32 numbers of 8 bits with a scale; f16 for matrices with another number of columns than a multiple of 32.
     Q8_0,
 }
 

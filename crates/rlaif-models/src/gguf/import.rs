@@ -257,7 +257,7 @@ impl<'a> Import<'a> {
 
 /// The context length of Llama 3's scaling with these factors.
 fn trained_context(factors: &[f32], head_dim: f64, theta: f64, largest: f64) -> f64 {
-    /// That of all of Meta's models.
+    /// The context of all of Meta's models.
     const USUAL: f64 = 8192.;
     for (i, factor) in factors.iter().map(|factor| f64::from(*factor)).enumerate() {
         // Of the frequencies between the kept and the divided ones, any tells it.

@@ -70,7 +70,7 @@ fn blocks_are_written_as_by_gguf() {
         write_gguf(&path, &[], &spec, |_| Ok(numbers.clone())).unwrap();
         let want = Vec::<u8>::try_from(golden(&format!("written.{}", kind.name()))).unwrap();
         let bytes = fs::read(&path).unwrap();
-        // Of 384 or 204 bytes; the tensor begins at a multiple of 32, and is filled up to one.
+        // Of 384 or 204 bytes; the tensor begins at a multiple of 32, and ends in padding up to the next.
         let begin = bytes.len() - want.len().next_multiple_of(32);
         assert_eq!(bytes[begin..begin + want.len()], want, "{kind:?}");
     }
