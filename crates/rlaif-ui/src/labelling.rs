@@ -9,8 +9,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use rlaif_people::{
-    Annotator, AnnotatorRole, AnswerForm, LabelOptions, PeopleAnswer, PeopleError, PeopleLabels,
-    ShownItem, Study, StudyAgreement, write_answers,
+    Annotator, AnnotatorRole, LabelOptions, PeopleAnswer, PeopleError, PeopleLabels, ShownItem,
+    Study, StudyAgreement, StudyForm, write_answers,
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -278,10 +278,10 @@ pub(crate) async fn export(
                 let rows = contents.demonstrations();
                 return Ok(rows.iter().map(|row| format!("{}\n", json!(row))).collect::<String>());
             }
-            "answers" => AnswerForm::Answers,
-            "label-studio" => AnswerForm::LabelStudio,
-            "argilla" => AnswerForm::Argilla,
-            "ground-truth" => AnswerForm::GroundTruth,
+            "answers" => StudyForm::Answers,
+            "label-studio" => StudyForm::LabelStudio,
+            "argilla" => StudyForm::Argilla,
+            "ground-truth" => StudyForm::GroundTruth,
             _ => return Err(Refusal::not_found("such form")),
         };
         Ok(write_answers(&contents, form))
