@@ -2,7 +2,8 @@
 
 use rlaif_core::{BadSetting, TextCodec};
 use rlaif_lm::{LocalSampler, Policy, RecordedSampler, Sampled, Sampler};
-use rlaif_rl::{Prompt, RlError};
+use rlaif_rl::torch::dist::World;
+use rlaif_rl::{Prompt, RankedSampler, RlError};
 use rlaif_train::{CheckpointFiles, Fit, Saved, Stepped, TrainError};
 use serde_json::json;
 
@@ -82,7 +83,8 @@ impl<P: Policy> Fit for DistillTask<'_, P> {
         let prompts: Vec<Prompt> = rows.iter().map(|&row| self.prompts[row].clone()).collect();
         let on_policy = self.trainer.is_on_policy();
         let mut step = if on_policy {
-            self.trainer.step(&prompts, &mut *self.sampler)?
+            let world = self.trainer.world().clone();
+            self.trainer.step(&prompts, &mut RankedSampler::new(&mut *self.sampler, &world))?
         } else {
             let own = rows.iter().map(|&row| self.references.get(row).cloned()).collect();
             let own: Option<Vec<Sampled>> = own;
@@ -96,6 +98,10 @@ impl<P: Policy> Fit for DistillTask<'_, P> {
         let sample = |(prompt, response): (&Prompt, &Sampled)| json!({"step": number, "prompt": prompt.record.prompt, "response": response.text});
         let samples = prompts.iter().zip(&step.sampled).take(self.samples).map(sample).collect();
         Ok(Stepped { samples, ..Stepped::from(step.metrics) })
+    }
+
+    fn join(&mut self, world: &World) -> Result<(), TrainError> {
+        Ok(self.trainer.join(world)?)
     }
 
     fn warnings(&self) -> Vec<String> {

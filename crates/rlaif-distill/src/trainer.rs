@@ -7,11 +7,12 @@ use rlaif_lm::{
     Draw, Forward, Padding, Policy, Sampled, Sampler, TokenBatch, Weights,
     generate::GenerationConfig, place,
 };
+use rlaif_rl::torch::dist::World;
 use rlaif_rl::{
     Prompt, RlError, check_policy, check_prompts, check_resumed, restore_policy, rollout_messages,
     sample, save_policy, trained_parameters,
 };
-use rlaif_train::{CheckpointFiles, Optimizer, OptimizerProgress, Saved, TrainError};
+use rlaif_train::{CheckpointFiles, Optimizer, OptimizerProgress, Saved, TrainError, same_weights};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
@@ -100,6 +101,22 @@ impl<P: Policy> DistillTrainer<P> {
         Ok(Self { policy, teacher, config, optimizer, warnings, step: 0 })
     }
 
+    /// Trains together with other ranks: each gets the same prompts and responses, and learns on its share.
+    ///
+    /// # Errors
+    /// [`RlError::Train`] if the weights of a rank differ.
+    pub fn join(&mut self, world: &World) -> Result<(), RlError> {
+        same_weights(world, self.policy.parameters())?;
+        same_weights(world, self.teacher.parameters())?;
+        self.optimizer.join(world);
+        Ok(())
+    }
+
+    /// The processes that train together.
+    pub fn world(&self) -> &World {
+        self.optimizer.world()
+    }
+
     /// The settings.
     pub fn config(&self) -> &DistillConfig {
         &self.config
@@ -183,6 +200,8 @@ impl<P: Policy> DistillTrainer<P> {
         let mut order: Vec<usize> = (0..sampled.len()).collect();
         // Short rows are not padded to long ones.
         order.sort_by_key(|&row| (prompts[row].ids.len() + sampled[row].ids.len(), row));
+        let world = self.world().clone();
+        let order = world.deal(&order);
         let mut sums = Sums::default();
         self.config.dropout.seeded(self.config.seed, self.step, || {
             order.chunks(self.config.microbatch()).try_for_each(|rows| {
@@ -194,9 +213,11 @@ impl<P: Policy> DistillTrainer<P> {
         })??;
         let report = self.optimizer.step()?;
         self.step += 1;
+        let mut sums = [sums.loss, sums.reverse_kl];
+        world.sum(&mut sums)?;
         let mut metrics = Metrics::default();
-        metrics.set("distill/loss", sums.loss / total as f64);
-        metrics.set("distill/reverse_kl", sums.reverse_kl / total as f64);
+        metrics.set("distill/loss", sums[0] / total as f64);
+        metrics.set("distill/reverse_kl", sums[1] / total as f64);
         metrics.set("grad_norm", report.grad_norm);
         metrics.set("learning_rate", report.lr);
         if report.skipped.is_some() {

@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 
 use crate::{
     error::DpoError,
-    loss::{BatchScale, PairSums},
+    loss::{BatchScale, PairSums, Weighting},
     reference::ReferenceSums,
     rows::TokenPair,
     trainer::DpoTrainer,
@@ -148,15 +148,18 @@ impl<P: Policy> DpoTrainer<P> {
         // Batched by length, and returned in the original order.
         let order = crate::trainer::by_length(rows.iter().map(TokenPair::len));
         let size = self.config().evaluation_batch();
+        let world = self.world();
         let mut parts = Vec::new();
-        for places in order.chunks(size) {
+        for places in world.deal(&order).chunks(size) {
             Interrupted::check().map_err(LmError::from)?;
             let part: Vec<&TokenPair> = places.iter().map(|&place| &rows[place]).collect();
             let given: Option<Vec<[f32; 2]>> =
                 reference.map(|sums| places.iter().map(|&place| sums.rows()[place]).collect());
             parts.push(self.evaluated(&part, given.as_deref())?);
         }
-        let x = PairSums::concatenate(&parts);
+        let place = (self.policy().spec().device, objective.weighting == Weighting::Wpo);
+        let x = PairSums::gathered(&parts, place, world)?;
+        let order = world.dealt(&order);
         let scale = BatchScale {
             pairs: rows.len() as f64,
             chosen_tokens: rows.iter().map(|row| row.chosen.len() as f64).sum(),

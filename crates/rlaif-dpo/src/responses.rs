@@ -2,6 +2,7 @@
 
 use rlaif_core::{Interrupted, Metrics};
 use rlaif_lm::{Adapters, LmError, Policy};
+use rlaif_torch::dist::World;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
@@ -121,7 +122,7 @@ impl<P: Policy> Parts<'_, P> {
         self.trainer.sums_of_reference(batch, true, given, 1., like)
     }
 
-    /// log π - log π_ref of every row, without gradient.
+    /// log π - log π_ref of every row of all ranks, without gradient.
     fn log_ratios(&self, which: Which, how: Pass) -> Result<Vec<f64>, DpoError> {
         let mut ratios = Vec::with_capacity(self.rows.len());
         for places in &self.places {
@@ -131,7 +132,7 @@ impl<P: Policy> Parts<'_, P> {
             let reference = self.reference(places, which, &batch, &sums)?;
             ratios.extend(Vec::<f64>::try_from((sums - reference).to_kind(Kind::Double))?);
         }
-        Ok(ratios)
+        Ok(self.trainer.world().gather_numbers(ratios)?)
     }
 
     /// The inputs of the loss for one part, with the policy's graph, and its entropy summed up.
@@ -166,6 +167,7 @@ impl<P: Policy> DpoTrainer<P> {
         size: usize,
     ) -> Parts<'a, P> {
         let order = by_length(rows.iter().map(|row| row.prompt.len() + row.response.len()));
+        let order = self.world().deal(&order);
         let places = order.chunks(size).map(<[usize]>::to_vec).collect();
         Parts { trainer: self, rows, given, places }
     }
@@ -209,9 +211,12 @@ impl<P: Policy> DpoTrainer<P> {
             part.f_backward()?;
             seen.take(&sums, &batch, &entropy, &part, loss.beta());
         }
-        let mut stats = seen.stats()?;
+        let world = self.world();
+        let mut tokens = [tokens as f64];
+        world.sum(&mut tokens)?;
+        let mut stats = seen.stats(world)?;
         stats.baseline = (loss.needs_baseline() || loss.tracks_reward_shift()).then_some(shift);
-        stats.tokens = tokens as u64;
+        stats.tokens = tokens[0] as u64;
         self.finish(&mut stats)?;
         self.set_reward_shift(reward_shift);
         Ok(stats)
@@ -245,24 +250,32 @@ impl<P: Policy> DpoTrainer<P> {
         } else {
             (0., None)
         };
-        let mut outcomes: Vec<Option<ResponseOutcome>> = vec![None; rows.len()];
-        let mut sum = 0.;
+        // The row, its reward and its log-probability.
+        let mut found = Vec::new();
+        let mut sum = [0.];
         for places in &parts.places {
             let batch = parts.batch(places, Which::Own)?;
             let (sums, _) = no_grad(|| parts.sums(places, &batch, how))?;
-            sum += f64::try_from(loss.losses(&sums, shift).sum(Kind::Double))?;
+            sum[0] += f64::try_from(loss.losses(&sums, shift).sum(Kind::Double))?;
             let rewards = (&sums.policy - &sums.reference) * loss.beta();
             let column = |x: &Tensor| Vec::<f64>::try_from(x.to_kind(Kind::Double));
             let (rewards, log_probs) = (column(&rewards)?, column(&sums.policy)?);
             for ((&place, reward), log_prob) in places.iter().zip(rewards).zip(log_probs) {
-                let row = &rows[place];
-                let sign = f64::from(row.sign());
-                outcomes[place] =
-                    Some(ResponseOutcome { id: row.id.clone(), sign, reward, log_prob });
+                found.extend([place as f64, reward, log_prob]);
             }
         }
+        let world = self.world();
+        world.sum(&mut sum)?;
+        let mut outcomes: Vec<Option<ResponseOutcome>> = vec![None; rows.len()];
+        let found = world.gather_numbers(found)?;
+        for &[place, reward, log_prob] in found.as_chunks::<3>().0 {
+            let place = place as usize;
+            let row = &rows[place];
+            let sign = f64::from(row.sign());
+            outcomes[place] = Some(ResponseOutcome { id: row.id.clone(), sign, reward, log_prob });
+        }
         let outcomes = outcomes.into_iter().flatten().collect();
-        Ok(ResponseEvaluation { loss: sum / rows.len() as f64, baseline, outcomes })
+        Ok(ResponseEvaluation { loss: sum[0] / rows.len() as f64, baseline, outcomes })
     }
 }
 
@@ -294,14 +307,21 @@ impl Seen {
         self.numbers.push(Tensor::stack(&numbers, 0));
     }
 
-    fn stats(&self) -> Result<DpoStats, DpoError> {
+    fn stats(&self, world: &World) -> Result<DpoStats, DpoError> {
         let column = |k: usize| {
-            let parts: Vec<&Tensor> = self.rows.iter().map(|row| &row[k]).collect();
-            Ok::<_, DpoError>(Vec::<f64>::try_from(Tensor::cat(&parts, 0).to_kind(Kind::Double))?)
+            let mut own = Vec::new();
+            for row in &self.rows {
+                own.extend(Vec::<f64>::try_from(row[k].to_kind(Kind::Double))?);
+            }
+            Ok::<_, DpoError>(world.gather_numbers(own)?)
         };
         let (rewards, policy, signs) = (column(0)?, column(1)?, column(2)?);
-        let totals = Tensor::stack(&self.numbers, 0).sum_dim_intlist(0, false, Kind::Float);
-        let totals = Vec::<f64>::try_from(totals.to_kind(Kind::Double))?;
+        let mut totals = vec![0.; 3];
+        if !self.numbers.is_empty() {
+            let sums = Tensor::stack(&self.numbers, 0).sum_dim_intlist(0, false, Kind::Float);
+            totals = Vec::<f64>::try_from(sums.to_kind(Kind::Double))?;
+        }
+        world.sum(&mut totals)?;
         let mean = |values: &[f64], sign: f64| {
             let of: Vec<f64> =
                 values.iter().zip(&signs).filter(|(_, s)| **s == sign).map(|(v, _)| *v).collect();

@@ -4,7 +4,8 @@ use std::{mem::replace, path::Path};
 
 use rlaif_core::{Metrics, RewardModel, Seed, TextCodec, undone_if_interrupted};
 use rlaif_lm::{Draw, LocalSampler, Policy, Sampler, generate::RolloutConcern};
-use rlaif_rl::{AdviceKeys, Prompt, RlError, Stats, Watch, Watched, check_resumed};
+use rlaif_rl::{AdviceKeys, Prompt, RankedSampler, RlError, Stats, Watch, Watched, check_resumed};
+use rlaif_torch::dist::World;
 use rlaif_train::{CheckpointFiles, Fit, KlControl, Saved, Stepped, TrainError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -281,9 +282,10 @@ impl<'a, P: Policy> DpoTask<'a, P> {
         };
         let prompts: Vec<Prompt> = rows.iter().map(|&row| prompts[row].clone()).collect();
         let draw = Draw { seed: online.seed, step: self.steps };
+        let world = self.trainer.world().clone();
         let OnlineBatch { rows, contests, report, unscored } =
             undone_if_interrupted(online.reward, || {
-                let sampler = &mut *online.sampler;
+                let sampler = &mut RankedSampler::new(&mut *online.sampler, &world);
                 self.trainer.sample_pairs(sampler, &prompts, online.reward, online.config, draw)
             })?;
         let pairs: Vec<&TokenPair> = rows.iter().collect();
@@ -322,6 +324,10 @@ impl<'a, P: Policy> DpoTask<'a, P> {
 }
 
 impl<P: Policy> Fit for DpoTask<'_, P> {
+    fn join(&mut self, world: &World) -> Result<(), TrainError> {
+        Ok(self.trainer.join(world)?)
+    }
+
     fn step(&mut self, rows: &[usize]) -> Result<Stepped, TrainError> {
         let given: Option<Vec<[f32; 2]>> =
             self.train_sums.as_ref().map(|sums| rows.iter().map(|&row| sums.rows()[row]).collect());

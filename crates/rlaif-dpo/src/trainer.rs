@@ -5,8 +5,9 @@ use std::path::Path;
 
 use rlaif_core::{BadSetting, Interrupted};
 use rlaif_lm::{Adapters, LmError, Parameters, Policy, Reference};
-use rlaif_train::{Optimizer, Trainable};
-use tch::{Kind, Tensor, no_grad};
+use rlaif_torch::dist::World;
+use rlaif_train::{Optimizer, Trainable, same_weights};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::{
     config::{DpoConfig, Objective},
@@ -81,6 +82,26 @@ impl<P: Policy> DpoTrainer<P> {
         Ok(Self { policy, reference, config, optimizer, reward_shift: RunningMean::default() })
     }
 
+    /// Trains together with other ranks: methods get the rows of all of them, and return the numbers of all.
+    ///
+    /// # Errors
+    /// [`DpoError::Train`] if the weights of a rank differ.
+    pub fn join(&mut self, world: &World) -> Result<(), DpoError> {
+        if self.world().is_alone() {
+            same_weights(world, self.policy.parameters())?;
+            if let Reference::Frozen(model) = &self.reference {
+                same_weights(world, model.parameters())?;
+            }
+        }
+        self.optimizer.join(world);
+        Ok(())
+    }
+
+    /// The processes that train together.
+    pub fn world(&self) -> &World {
+        self.optimizer.world()
+    }
+
     /// The current policy.
     pub fn policy(&self) -> &P {
         &self.policy
@@ -138,14 +159,18 @@ impl<P: Policy> DpoTrainer<P> {
         folder: Option<&Path>,
     ) -> Result<ReferenceSums, DpoError> {
         let key = self.cache_key(rows, tail_weight)?;
-        if let Some(sums) = folder.and_then(|folder| read_cache(folder, key, rows.len())) {
-            return Ok(sums);
+        let world = self.world();
+        let known = folder.and_then(|folder| read_cache(folder, key, rows.len()));
+        // A rank that does not have them needs the others to compute them.
+        if let (Some(sums), false) = (&known, world.any(known.is_none())?) {
+            return Ok(sums.clone());
         }
         let (model, adapters) = self.reference_or_policy();
         let mut sums = vec![[0.; 2]; rows.len()];
         // Batched by length; each sum is stored at the row's own index.
         let order = by_length(rows.iter().map(|row| row.iter().map(|ids| ids.len()).sum()));
-        for places in order.chunks(self.config.evaluation_batch()) {
+        let own = world.deal(&order);
+        for places in own.chunks(self.config.evaluation_batch()) {
             Interrupted::check().map_err(LmError::from)?;
             let column = |k: usize| places.iter().map(|&place| rows[place][k].to_vec()).collect();
             let batch = Batch::new(&self.policy, column(0), &[column(1), column(2)])?;
@@ -155,8 +180,16 @@ impl<P: Policy> DpoTrainer<P> {
                 sums[place] = [of_part[i], of_part[places.len() + i]];
             }
         }
+        if !world.is_alone() {
+            let numbers = own.iter().flat_map(|&place| sums[place].map(f64::from)).collect();
+            let all = world.gather_numbers(numbers)?;
+            let (all, _) = all.as_chunks::<2>();
+            for (place, of_row) in world.dealt(&order).into_iter().zip(all) {
+                sums[place] = of_row.map(|sum| sum as f32);
+            }
+        }
         let sums = ReferenceSums(sums);
-        if let Some(folder) = folder {
+        if let Some(folder) = folder.filter(|_| world.is_first()) {
             write_cache(folder, key, &sums)?;
         }
         Ok(sums)
@@ -234,7 +267,8 @@ impl<P: Policy> DpoTrainer<P> {
     ) -> Result<DpoStats, DpoError> {
         let objective = self.pairs()?.clone();
         check_pairs(rows, &objective)?;
-        let order = by_length(rows.iter().map(|row| row.len()));
+        let world = self.world().clone();
+        let order = world.deal(&by_length(rows.iter().map(|row| row.len())));
         let parts: Vec<PairPart> = order
             .chunks(self.config.microbatch(rows.len()))
             .map(|places| {
@@ -261,8 +295,10 @@ impl<P: Policy> DpoTrainer<P> {
             self.reward_shift
         };
         let tokens = parts.iter().map(|part| part.batch.tokens(self.config.prompts)).sum::<usize>();
-        let mut stats = seen.stats(&objective, scale)?;
-        stats.tokens = tokens as u64;
+        let mut tokens = [tokens as f64];
+        world.sum(&mut tokens)?;
+        let mut stats = seen.stats(&objective, scale, (self.policy.spec().device, &world))?;
+        stats.tokens = tokens[0] as u64;
         self.finish(&mut stats)?;
         self.set_reward_shift(shift);
         Ok(stats)
@@ -318,18 +354,21 @@ impl<P: Policy> DpoTrainer<P> {
         scale: &mut BatchScale,
         seen: &mut Seen,
     ) -> Result<RunningMean, DpoError> {
+        let world = self.world();
+        let single = parts.len() == 1 && world.is_alone();
         let first = |part| -> Result<_, DpoError> {
-            if parts.len() == 1 {
+            if single {
                 self.pair_sums(objective, part, self.config.pass())
             } else {
                 no_grad(|| self.pair_sums(objective, part, self.config.pass()))
             }
         };
         let all = parts.iter().map(first).collect::<Result<Vec<_>, _>>()?;
-        let whole = PairSums::concatenate(all.iter().map(|(sums, _)| sums));
+        let place = (self.policy.spec().device, objective.weighting == Weighting::Wpo);
+        let whole = PairSums::gathered(all.iter().map(|(sums, _)| sums), place, world)?;
         let shift = self.shifted(objective, &whole)?;
         scale.reward_shift = shift.mean;
-        if parts.len() == 1 {
+        if single {
             let (sums, measured) = &all[0];
             let loss = objective.losses(sums, *scale).sum(Kind::Float) / scale.pairs;
             loss.f_backward()?;
@@ -345,7 +384,9 @@ impl<P: Policy> DpoTrainer<P> {
         };
         let loss = objective.losses(&whole, *scale).sum(Kind::Float) / scale.pairs;
         let gradients = Tensor::f_run_backward(&[&loss], &[&chosen, &rejected], false, false)?;
-        let mut start = 0;
+        let own: usize = parts.iter().map(|part| part.rows.len()).sum();
+        let counts = world.gather_numbers(vec![own as f64])?;
+        let mut start = counts[..world.rank()].iter().sum::<f64>() as i64;
         for (at, (part, (sums, measured))) in parts.iter().zip(&all).enumerate() {
             let length = part.rows.len() as i64;
             let share = |k: usize| gradients[k].narrow(0, start, length);
@@ -355,7 +396,8 @@ impl<P: Policy> DpoTrainer<P> {
             pull.f_backward()?;
             start += length;
             // The loss of the whole counts once.
-            let loss = if at == 0 { loss.shallow_clone() } else { loss.zeros_like() };
+            let loss =
+                if at == 0 && world.is_first() { loss.shallow_clone() } else { loss.zeros_like() };
             seen.take(sums, measured, &loss);
         }
         Ok(shift)
@@ -470,12 +512,22 @@ impl Seen {
         self.numbers.push(Tensor::cat(&[rest, both], 0));
     }
 
-    fn stats(&self, objective: &PairObjective, scale: BatchScale) -> Result<DpoStats, DpoError> {
-        let x = PairSums::concatenate(&self.sums);
+    fn stats(
+        &self,
+        objective: &PairObjective,
+        scale: BatchScale,
+        (device, world): (Device, &World),
+    ) -> Result<DpoStats, DpoError> {
+        let place = (device, objective.weighting == Weighting::Wpo);
+        let x = PairSums::gathered(&self.sums, place, world)?;
         let (chosen, rejected) = objective.rewards(&x);
         let mean = |x: &Tensor| x.mean(Kind::Float);
         let sum = |x: &Tensor| x.sum(Kind::Float);
-        let totals = Tensor::stack(&self.numbers, 0).sum_dim_intlist(0, false, Kind::Float);
+        let totals = match self.numbers.is_empty() {
+            true => Tensor::zeros([4], (Kind::Float, device)),
+            false => Tensor::stack(&self.numbers, 0).sum_dim_intlist(0, false, Kind::Float),
+        };
+        let totals = summed(totals, world)?;
         let rest = [
             mean(&chosen),
             mean(&rejected),
@@ -522,6 +574,16 @@ impl Seen {
             ..DpoStats::default()
         })
     }
+}
+
+/// The sum of a tensor over all ranks.
+pub(crate) fn summed(own: Tensor, world: &World) -> Result<Tensor, DpoError> {
+    if world.is_alone() {
+        return Ok(own);
+    }
+    let mut numbers = Vec::<f64>::try_from(own.to_kind(Kind::Double))?;
+    world.sum(&mut numbers)?;
+    Ok(Tensor::from_slice(&numbers).to_kind(Kind::Float).to_device(own.device()))
 }
 
 /// Indices of rows, longest first; rows of equal length keep their order.

@@ -2,8 +2,11 @@
 
 use rlaif_lm::Mask;
 use rlaif_rl::{Rollout, host, pick};
+use rlaif_torch::dist::World;
 use rlaif_train::Advantages;
 use tch::{Kind, Tensor};
+
+use crate::error::PpoError;
 
 /// The course of an update, from which its statistics are computed.
 #[derive(Debug, Default)]
@@ -60,6 +63,19 @@ impl<T> Means<T> {
             total: f(self.total),
             k3: f(self.k3),
         }
+    }
+}
+
+impl Means<f64> {
+    /// The sums over all ranks.
+    pub(crate) fn summed(self, world: &World) -> Result<Self, PpoError> {
+        let mut all = Vec::new();
+        let places = self.map(|number| {
+            all.push(number);
+            all.len() - 1
+        });
+        world.sum(&mut all)?;
+        Ok(places.map(|at| all[at]))
     }
 }
 

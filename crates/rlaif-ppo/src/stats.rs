@@ -2,11 +2,19 @@
 
 use rlaif_core::stats::mean_std;
 use rlaif_rl::{Stats, real};
+use rlaif_torch::dist::World;
 
-use crate::progress::{Unit, UpdateProgress};
+use crate::{
+    error::PpoError,
+    progress::{Unit, UpdateProgress},
+};
 
 /// Adds what an update tells, as a rerun would tell it again.
-pub(crate) fn of_update(stats: &mut Stats, progress: &UpdateProgress) {
+pub(crate) fn of_update(
+    stats: &mut Stats,
+    progress: &UpdateProgress,
+    world: &World,
+) -> Result<(), PpoError> {
     let units: Vec<_> = progress.units.iter().map(Unit::named).collect();
     for (at, (name, _)) in Unit::default().named().into_iter().enumerate() {
         let of_units: Vec<f64> = units.iter().map(|unit| unit[at].1).collect();
@@ -26,9 +34,11 @@ pub(crate) fn of_update(stats: &mut Stats, progress: &UpdateProgress) {
     for (at, name) in ["ppo/policy/ratio", "ppo/policy/advantages"].into_iter().enumerate() {
         let tokens = progress.tokens.iter().zip(&progress.masks);
         let values = tokens.flat_map(|(tensors, mask)| real(&tensors[at], mask)).collect();
+        let values = world.gather_numbers(values)?;
         stats.distributions.push((name, values));
     }
     let largest = stats.distributions.iter().find(|(name, _)| *name == "ppo/policy/ratio");
     let largest = largest.map_or(f64::NAN, |(_, ratios)| ratios.iter().copied().fold(0., f64::max));
     stats.push("ppo/policy/ratio_max", largest);
+    Ok(())
 }

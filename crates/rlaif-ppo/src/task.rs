@@ -1,11 +1,16 @@
 //! PPO as a task of the common training loop.
 
 use rlaif_core::RewardModel;
-use rlaif_lm::{Policy, Sampler};
+use rlaif_lm::{Policy, Reference, Sampler};
 use rlaif_rl::{Prompt, RlStep, RlTask, RlTrainer, StopConfig, Watched, rollout_messages};
-use rlaif_train::{CheckpointFiles, Saved, TrainError};
+use rlaif_torch::dist::World;
+use rlaif_train::{CheckpointFiles, Saved, TrainError, same_weights};
 
-use crate::{error::PpoError, trainer::PpoTrainer};
+use crate::{
+    config::{Compatibility, setting},
+    error::PpoError,
+    trainer::PpoTrainer,
+};
 
 /// A trainer with its prompts and its reward, for [`rlaif_train::drive`]. The batches name
 /// `batch_size` prompts for each step.
@@ -24,6 +29,21 @@ impl<P: Policy> RlTrainer for PpoTrainer<P> {
         let prompts: Vec<Prompt> = rows.iter().map(|&row| prompts[row].clone()).collect();
         let (rollout, stats) = self.step_from(sampler, &prompts, reward)?;
         Ok(RlStep { rollout: Some(rollout), stats, notes: Vec::new() })
+    }
+
+    fn join(&mut self, world: &World) -> Result<(), PpoError> {
+        if !world.is_alone() && self.config.compatibility != Compatibility::None {
+            let expected =
+                "none, with several processes: TRL's numbers depend on the division into passes";
+            return Err(setting("compatibility", "trl011", expected));
+        }
+        same_weights(world, self.policy.parameters())?;
+        same_weights(world, self.critic.0.parameters())?;
+        if let Reference::Frozen(model) = &self.reference {
+            same_weights(world, model.parameters())?;
+        }
+        self.optimizer.join(world);
+        Ok(())
     }
 
     fn watched(&self) -> Watched<'_> {

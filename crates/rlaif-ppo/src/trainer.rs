@@ -344,6 +344,7 @@ impl<P: Policy> PpoTrainer<P> {
             estimator: self.config.kl.estimator,
             temperature: self.config.generation.sampling.temperature(),
             keep: None,
+            world: self.optimizer.world(),
         };
         let rollout = Rollout::ask(&asking, prompts, sampled, scores, plan)?;
         self.moments = moments;

@@ -52,7 +52,7 @@ impl<P: Policy> PpoTrainer<P> {
         let optimize_s = start.elapsed().as_secs_f64();
 
         let start = Instant::now();
-        let mut stats = no_grad(|| self.statistics(rollout, &progress));
+        let mut stats = no_grad(|| self.statistics(rollout, &progress))?;
         self.controller.observe(stats.get("objective/kl"), rollout.len());
         self.step += 1;
         stats.step = self.step;
@@ -87,11 +87,15 @@ impl<P: Policy> PpoTrainer<P> {
         Ok(false)
     }
 
-    fn statistics(&self, rollout: &Rollout, progress: &UpdateProgress) -> PpoStats {
+    fn statistics(
+        &self,
+        rollout: &Rollout,
+        progress: &UpdateProgress,
+    ) -> Result<PpoStats, PpoError> {
         // TRL counts the decoder's start token, which it skips, in the length of a response.
         let mut stats = rollout_statistics(rollout, self.controller.coef(), rollout.skipped);
-        stats::of_update(&mut stats, progress);
-        stats
+        stats::of_update(&mut stats, progress, self.optimizer.world())?;
+        Ok(stats)
     }
 
     fn minibatch(
@@ -108,9 +112,15 @@ impl<P: Policy> PpoTrainer<P> {
         let accounting = self.accounting();
         let mut passes = self.split(minibatch, |row| rollout.responses.rows()[row].len());
         passes.retain(|rows| AVERAGE.weight(rollout, rows) > 0.);
+        let world = self.optimizer.world().clone();
         let mut counted = Vec::with_capacity(passes.len());
         for rows in &passes {
-            let share = accounting.share(AVERAGE.weight(rollout, rows), whole, passes.len());
+            let rows = &rows[world.share(rows.len())];
+            let weight = AVERAGE.weight(rollout, rows);
+            if weight == 0. {
+                continue;
+            }
+            let share = accounting.share(weight, whole, passes.len());
             let unit = self.pass(rollout, advantages, rows, share, progress)?;
             counted.push((unit, share));
         }
@@ -120,6 +130,9 @@ impl<P: Policy> PpoTrainer<P> {
             });
             BatchNumbers::of(&numbers.unwrap_or_default())
         });
+        for unit in &mut units {
+            unit.means = unit.means.summed(&world)?;
+        }
         if let Some(loss) = self.pretraining_pass(progress)? {
             for unit in &mut units {
                 unit.means.total += loss;
@@ -229,10 +242,17 @@ impl<P: Policy> PpoTrainer<P> {
             })
             .collect();
         let tokens: usize = rows.iter().map(|row| row.learned_tokens()).sum();
-        let loss = sft_loss(&self.policy, &rows, self.training_forward())?;
-        let loss = loss * (mix.coef / tokens as f64);
-        loss.backward();
-        let loss = host(&loss.detach())[0];
+        let world = self.optimizer.world();
+        let mut sum = [0.];
+        let own = &rows[world.share(rows.len())];
+        if !own.is_empty() {
+            let loss = sft_loss(&self.policy, own, self.training_forward())?;
+            let loss = loss * (mix.coef / tokens as f64);
+            loss.backward();
+            sum[0] = host(&loss.detach())[0];
+        }
+        world.sum(&mut sum)?;
+        let [loss] = sum;
         progress.pretraining.push(loss);
         Ok(Some(loss))
     }

@@ -1,9 +1,10 @@
 //! Policy gradients for the loop that trainings share.
 
 use rlaif_core::RewardModel;
-use rlaif_lm::{Policy, Sampler};
+use rlaif_lm::{Policy, Reference, Sampler};
 use rlaif_rl::{Prompt, RlError, RlStep, RlTask, RlTrainer, StopConfig, Watched};
-use rlaif_train::{CheckpointFiles, Saved, TrainError};
+use rlaif_torch::dist::World;
+use rlaif_train::{CheckpointFiles, Saved, TrainError, same_weights};
 
 use crate::trainer::ReinforceTrainer;
 
@@ -36,6 +37,15 @@ impl<P: Policy> RlTrainer for ReinforceTrainer<P> {
             ));
         }
         Ok(RlStep { rollout: experience.map(|experience| experience.rollout), stats, notes })
+    }
+
+    fn join(&mut self, world: &World) -> Result<(), RlError> {
+        same_weights(world, self.policy.parameters())?;
+        if let Reference::Frozen(model) = &self.reference {
+            same_weights(world, model.parameters())?;
+        }
+        self.optimizer.join(world);
+        Ok(())
     }
 
     fn watched(&self) -> Watched<'_> {

@@ -338,6 +338,7 @@ impl<P: Policy> ReinforceTrainer<P> {
             keep: (schedule.len() == 1 && schedule[0].len() == 1)
                 .then_some(&pass)
                 .filter(|_| self.config.dropout == Dropout::Off),
+            world: self.optimizer.world(),
         };
         let rollout = Rollout::ask(&asking, &prompts, sampled, (reward, &scores), plan)?;
         self.moments = moments;

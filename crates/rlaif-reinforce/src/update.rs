@@ -8,6 +8,7 @@ use rlaif_rl::{
     Average, PolicyObjective, PolicyTokens, RlError, Stats, host, host_scalars, pick, real,
     rollout_statistics,
 };
+use rlaif_torch::dist::World;
 use tch::{Kind, Tensor, no_grad};
 
 use crate::{
@@ -50,6 +51,14 @@ impl Numbers {
         self.ratio += other.ratio;
         self.clipped += other.clipped;
         self.approx_kl += other.approx_kl;
+    }
+
+    /// The sums over all ranks.
+    fn summed(self, world: &World) -> Result<Self, RlError> {
+        let mut all = self.named().map(|(_, number)| number);
+        world.sum(&mut all)?;
+        let [total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl] = all;
+        Ok(Self { total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl })
     }
 
     fn named(self) -> [(&'static str, f64); 8] {
@@ -142,6 +151,7 @@ impl<P: Policy> ReinforceTrainer<P> {
                 self.minibatch(experience, weights, &objective, passes, &mut progress)
             })
         })??;
+        progress.ratios = self.optimizer.world().gather_numbers(progress.ratios)?;
         let optimize_s = start.elapsed().as_secs_f64();
         self.step += 1;
         let mut stats = no_grad(|| statistics(experience, &objective, &progress));
@@ -170,11 +180,15 @@ impl<P: Policy> ReinforceTrainer<P> {
         if shares.tokens == 0. {
             return Ok(());
         }
+        let world = self.optimizer.world().clone();
         let mut numbers = Numbers::default();
-        for rows in passes.iter().filter(|rows| rollout.tokens_of(rows) > 0) {
-            numbers.add(self.pass(experience, &shares, objective, rows, progress)?);
+        for rows in passes {
+            let rows = &rows[world.share(rows.len())];
+            if rollout.tokens_of(rows) > 0 {
+                numbers.add(self.pass(experience, &shares, objective, rows, progress)?);
+            }
         }
-        progress.steps.push(numbers);
+        progress.steps.push(numbers.summed(&world)?);
         let report = self.optimizer.step()?;
         progress.learning_rate = report.lr;
         progress.grad_norms.push(report.grad_norm);

@@ -6,7 +6,7 @@ use rlaif_lm::{
     Forward, Mask, Policy, PolicyLogProbs, Prompt, Reference, TokenBatch, ValueFunction, place,
     policy_log_probs,
 };
-use rlaif_torch::TorchError;
+use rlaif_torch::{TorchError, dist::World};
 use rlaif_train::{KlEstimator, full_kl};
 use tch::{Device, Tensor};
 
@@ -31,6 +31,8 @@ pub struct Asking<'a> {
     /// Receives the policy's pass with its graph, if there is a single one: an update whose first pass has
     /// the same rows can use it instead of computing it again.
     pub keep: Option<&'a RefCell<Option<KeptPass>>>,
+    /// The processes that compute together: each has its share of every pass, and all get all quantities.
+    pub world: &'a World,
 }
 
 /// A forward pass of the policy, with its graph.
@@ -102,9 +104,10 @@ impl Asking<'_> {
         responses: &TokenBatch,
         chunks: &[Vec<usize>],
     ) -> Result<TokenQuantities, RlError> {
-        let temperature = self.temperature;
+        let (temperature, world) = (self.temperature, self.world);
         let mut pieces: [Vec<Tensor>; 4] = Default::default();
-        for rows in chunks {
+        let own: Vec<Vec<usize>> = shares(chunks, world, world.rank());
+        for rows in &own {
             let (x, y) = (prompts.select(rows)?, responses.select(rows)?);
             // Gradients are recorded although none is needed: without them libtorch chooses other
             // kernels, and the ratio of the first minibatch would be 1 only up to rounding.
@@ -117,7 +120,7 @@ impl Asking<'_> {
                 let (hidden, log_probs) = (found.hidden.detach(), found.log_probs.detach());
                 let head = self.policy.head(self.forward)?;
                 // The graph is freed before the reference's pass, unless it is used again.
-                if let (Some(keep), [_]) = (self.keep, chunks) {
+                if let (Some(keep), [_], true) = (self.keep, chunks, world.is_alone()) {
                     *keep.borrow_mut() = Some(KeptPass { rows: rows.clone(), found });
                 }
                 (hidden, head, log_probs, values)
@@ -143,9 +146,9 @@ impl Asking<'_> {
             c.push(kl);
             d.extend(values);
         }
-        let whole = |pieces: &[Tensor]| gather(pieces, chunks, responses.width());
+        let whole = |pieces: &[Tensor]| gather_ranks(pieces, (&own, chunks), responses, world);
         let [log_probs, ref_log_probs, kl, values] = &pieces;
-        let values = (!values.is_empty()).then(|| whole(values)).transpose();
+        let values = self.critic.map(|_| whole(values)).transpose();
         Ok(TokenQuantities {
             log_probs: whole(log_probs)?,
             ref_log_probs: whole(ref_log_probs)?,
@@ -153,4 +156,35 @@ impl Asking<'_> {
             values: values?,
         })
     }
+}
+
+/// The rows of a rank in each pass; passes without such rows are left out.
+fn shares(chunks: &[Vec<usize>], world: &World, rank: usize) -> Vec<Vec<usize>> {
+    let of = |rows: &Vec<usize>| rows[world.share_of(rank, rows.len())].to_vec();
+    chunks.iter().map(of).filter(|rows| !rows.is_empty()).collect()
+}
+
+/// Joins what all ranks have computed for their shares of `chunks`, in the order of the batch and at its width.
+fn gather_ranks(
+    pieces: &[Tensor],
+    (own, chunks): (&[Vec<usize>], &[Vec<usize>]),
+    responses: &TokenBatch,
+    world: &World,
+) -> Result<Tensor, RlError> {
+    let width = responses.width();
+    if world.is_alone() {
+        return Ok(gather(pieces, own, width)?);
+    }
+    let mut numbers = Vec::new();
+    for piece in pieces {
+        let wide = piece.constant_pad_nd([0, width as i64 - piece.size()[1]]);
+        let flat = wide.detach().to_kind(tch::Kind::Double).reshape([-1]);
+        numbers.extend(Vec::<f64>::try_from(flat).map_err(TorchError::from)?);
+    }
+    let numbers = world.gather_numbers(numbers)?;
+    let rows: Vec<usize> =
+        (0..world.size()).flat_map(|rank| shares(chunks, world, rank)).flatten().collect();
+    let all = Tensor::from_slice(&numbers).to_kind(tch::Kind::Float);
+    let all = all.reshape([rows.len() as i64, width as i64]).to_device(responses.ids().device());
+    Ok(gather(&[all], &[rows], width)?)
 }

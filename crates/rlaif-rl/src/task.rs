@@ -4,12 +4,14 @@ use std::mem::replace;
 
 use rlaif_core::{RewardModel, TextCodec, undone_if_interrupted};
 use rlaif_lm::{LocalSampler, Prompt, Sampler};
+use rlaif_torch::dist::World;
 use rlaif_train::{CheckpointFiles, Fit, Saved, Stepped, TrainError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
     error::RlError,
+    ranks::RankedSampler,
     trainer::{RlStep, RlTrainer},
     watch::Watch,
 };
@@ -45,6 +47,7 @@ pub struct RlTask<'a, T> {
     reward: &'a dyn RewardModel,
     samples: usize,
     watch: Watch,
+    world: World,
     /// True once a warning about missing verdicts was given.
     told_unscored: bool,
 }
@@ -76,6 +79,7 @@ impl<'a, T: RlTrainer> RlTask<'a, T> {
             reward,
             samples: 0,
             watch: Watch::default(),
+            world: World::default(),
             told_unscored: false,
         }
     }
@@ -116,7 +120,8 @@ struct State {
 impl<T: RlTrainer> Fit for RlTask<'_, T> {
     fn step(&mut self, rows: &[usize]) -> Result<Stepped, TrainError> {
         let RlStep { rollout, mut stats, mut notes } = undone_if_interrupted(self.reward, || {
-            self.trainer.step_on(self.prompts, rows, &mut *self.sampler, self.reward)
+            let mut sampler = RankedSampler::new(&mut *self.sampler, &self.world);
+            self.trainer.step_on(self.prompts, rows, &mut sampler, self.reward)
         })?;
         // The stopping rule may name a metric of the reward.
         stats.metrics.extend(self.reward.metrics().into_iter().collect());
@@ -133,6 +138,12 @@ impl<T: RlTrainer> Fit for RlTask<'_, T> {
             stepped.stop = self.watch.stop(&stats, rules).map(|reason| reason.to_string());
         }
         Ok(Stepped { metrics: stats.metrics, ..stepped })
+    }
+
+    fn join(&mut self, world: &World) -> Result<(), TrainError> {
+        self.trainer.join(world)?;
+        self.world = world.clone();
+        Ok(())
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -2,6 +2,10 @@
 
 use rlaif_core::RewardModel;
 use rlaif_lm::{Prompt, Sampler};
+use rlaif_torch::{
+    TorchError,
+    dist::{DistError, World},
+};
 use rlaif_train::{CheckpointFiles, Saved, TrainError};
 
 use crate::{error::RlError, rollout::Rollout, stats::Stats, stop::StopConfig, watch::Watched};
@@ -28,6 +32,21 @@ pub trait RlTrainer {
         sampler: &mut dyn Sampler,
         reward: &dyn RewardModel,
     ) -> Result<RlStep, RlError>;
+
+    /// Trains together with other ranks: each calls [`RlTrainer::step_on`] with the same prompts, and gets the same
+    /// responses and scores. By default, several ranks are refused.
+    ///
+    /// # Errors
+    /// [`RlError::Torch`], [`RlError::Train`].
+    fn join(&mut self, world: &World) -> Result<(), RlError> {
+        match world.size() {
+            1 => Ok(()),
+            size => {
+                let what = format!("the algorithm `{}`", Self::SECTION);
+                Err(TorchError::from(DistError::OneProcess { what, size }).into())
+            }
+        }
+    }
 
     /// The settings that recognise symptoms.
     fn watched(&self) -> Watched<'_>;

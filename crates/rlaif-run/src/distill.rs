@@ -67,6 +67,7 @@ impl RunFile for DistillFile {
 impl Recipe for DistillFile {
     const SHOWN: &'static [&'static str] =
         &["distill/loss", "distill/reverse_kl", "time/samples_per_second"];
+    const DATA_PARALLEL: bool = true;
 
     fn basics(&self) -> Basics<'_> {
         Basics { seed: self.seed, placement: &self.placement, model: &self.model }

@@ -226,8 +226,10 @@ impl RlFile for PpoFile {
 
     fn finish(trainer: Self::Trainer, folder: &RunFolder) -> Result<LanguageModel, RunError> {
         let heads: Vec<(&str, &Tensor)> = trainer.value().parameters().iter().collect();
-        Tensor::write_safetensors(&heads, folder.path().join("value_head.safetensors"))
-            .map_err(TorchError::from)?;
+        if folder.world().is_first() {
+            Tensor::write_safetensors(&heads, folder.path().join("value_head.safetensors"))
+                .map_err(TorchError::from)?;
+        }
         Ok(trainer.into_policy())
     }
 }

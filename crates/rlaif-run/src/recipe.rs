@@ -9,6 +9,7 @@ use rlaif_models::{
     ModelFiles, SaveOptions,
 };
 use rlaif_rewards::RewardConfig;
+use rlaif_rl::RankedReward;
 use rlaif_torch::{
     TorchError,
     dist::{DistError, Launch, World},
@@ -188,7 +189,16 @@ impl<'a, R: Recipe> Start<'a, R> {
         how: &Rendering,
     ) -> Result<(Box<dyn RewardModel>, Vec<String>), RunError> {
         let place = (self.folder(), self.options.device);
-        graded_reward(config, how, place, self.open.is_resumed())
+        let graded = || graded_reward(config, how, place, self.open.is_resumed());
+        if self.world.is_alone() {
+            return graded();
+        }
+        // Only rank 0 has it: its models, its caches and its bill.
+        let (reward, told) = match self.world.is_first() {
+            true => graded().map(|(reward, told)| (Some(reward), told))?,
+            false => (None, Vec::new()),
+        };
+        Ok((Box::new(RankedReward::new(reward, &self.world)), told))
     }
 
     /// Checks the minimum memory for training before anything is loaded, and returns it.

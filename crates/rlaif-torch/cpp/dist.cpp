@@ -133,10 +133,11 @@ int32_t rlaif_work_wait(void* work, int64_t timeout_ms, int32_t* done) noexcept 
     try {
       of.wait(milliseconds(timeout_ms));
     } catch (...) {
-      // Work that is not complete yet has no error: its time for this call was up.
+      // The time for this call was up, or the work failed.
       if (!of.isCompleted()) return;
-      throw;
     }
+    // Complete, perhaps just after the time was up: this returns at once, or throws the work's own error.
+    of.wait();
     *done = 1;
   });
 }

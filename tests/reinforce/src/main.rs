@@ -72,6 +72,7 @@ impl<P: Policy> Reinforce<P> {
             estimator: KlEstimator::K1,
             temperature: self.generation.sampling.temperature(),
             keep: None,
+            world: self.optimizer.world(),
         };
         Rollout::ask(&asking, prompts, sampled, (reward.name(), &scores), plan)
     }

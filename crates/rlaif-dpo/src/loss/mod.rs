@@ -5,9 +5,10 @@ pub mod paired;
 mod settings;
 pub mod unpaired;
 
+use rlaif_torch::{TorchError, dist::World};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 pub use divergence::ReferenceDivergence;
 
@@ -339,6 +340,37 @@ impl PairSums {
             margins: join(|x| &x.margins),
             weights: weights.map(|weights| Tensor::cat(&weights, 0)),
         }
+    }
+
+    /// The numbers of all ranks, one rank after another, from the parts of this one, which may be none. `weighted`
+    /// pairs have weights.
+    pub(crate) fn gathered<'a>(
+        parts: impl IntoIterator<Item = &'a Self>,
+        (device, weighted): (Device, bool),
+        world: &World,
+    ) -> Result<Self, TorchError> {
+        let parts: Vec<&Self> = parts.into_iter().collect();
+        if world.is_alone() {
+            return Ok(Self::concatenate(parts));
+        }
+        let column = |of: fn(&Self) -> Option<&Tensor>| -> Result<Tensor, TorchError> {
+            let mut own = Vec::new();
+            for part in parts.iter().filter_map(|part| of(part)) {
+                own.extend(Vec::<f64>::try_from(part.detach().to_kind(Kind::Double))?);
+            }
+            let all = world.gather_numbers(own)?;
+            Ok(Tensor::from_slice(&all).to_kind(Kind::Float).to_device(device))
+        };
+        Ok(Self {
+            chosen: column(|x| Some(&x.chosen))?,
+            rejected: column(|x| Some(&x.rejected))?,
+            reference_chosen: column(|x| Some(&x.reference_chosen))?,
+            reference_rejected: column(|x| Some(&x.reference_rejected))?,
+            chosen_lengths: column(|x| Some(&x.chosen_lengths))?,
+            rejected_lengths: column(|x| Some(&x.rejected_lengths))?,
+            margins: column(|x| Some(&x.margins))?,
+            weights: if weighted { Some(column(|x| x.weights.as_ref())?) } else { None },
+        })
     }
 
     /// The same numbers, detached from the graph.

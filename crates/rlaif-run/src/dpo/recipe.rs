@@ -20,6 +20,7 @@ use crate::{
 impl Recipe for DpoFile {
     const SHOWN: &'static [&'static str] =
         &["loss", "rewards/accuracies", "rewards/margins", "eval/rewards/accuracies"];
+    const DATA_PARALLEL: bool = true;
 
     fn basics(&self) -> Basics<'_> {
         Basics { seed: self.seed, placement: &self.placement, model: &self.model }
@@ -43,7 +44,8 @@ impl Recipe for DpoFile {
         let DpoRows { train, held_out, mut batches, report, skipped, mut notes, rendering } = rows;
         notes.extend(tokenizer.take_notices());
         let total_steps = self.train.total_steps(train.len())?;
-        let trainer = self.trainer(total_steps, policy)?;
+        let mut trainer = self.trainer(total_steps, policy)?;
+        trainer.join(&start.world)?;
         self.placement.check_memory(&memory, WeightsInMemory::Loaded)?;
         // Checked before anything is written.
         let reward = match &self.online {

@@ -104,6 +104,7 @@ pub trait RlFile: RunFile {
 
 impl<F: RlFile> Recipe for F {
     const SHOWN: &'static [&'static str] = F::SHOWN;
+    const DATA_PARALLEL: bool = true;
 
     fn basics(&self) -> Basics<'_> {
         let RlSections { seed, placement, model, .. } = self.sections();

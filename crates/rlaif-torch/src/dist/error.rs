@@ -201,8 +201,8 @@ fn words(said: &Said) -> String {
     match said {
         Said::Words(words) => format!("failed, so this run ends: {words}"),
         Said::Nothing { seconds } => format!(
-            "has ended without a word (no sign of life for {seconds} s), so this run ends; it was killed, ran out \
-             of memory, or lost its machine or network"
+            "has ended without a word, or hangs (no sign of life for {seconds} s), so this run ends; it was killed or \
+             stopped, ran out of memory, or lost its machine or network"
         ),
         Said::Late { seconds } => format!(
             "is alive, but the other ranks waited for it for {seconds} s, so this run ends; set \

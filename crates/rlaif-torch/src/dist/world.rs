@@ -128,8 +128,28 @@ impl World {
     /// This rank's part of `count` items in order. The parts of all ranks are all items, once.
     #[must_use]
     pub fn share(&self, count: usize) -> Range<usize> {
+        self.share_of(self.rank(), count)
+    }
+
+    /// As [`World::share`], of another rank.
+    #[must_use]
+    pub fn share_of(&self, rank: usize, count: usize) -> Range<usize> {
         let at = |rank: usize| count * rank / self.size();
-        at(self.rank())..at(self.rank() + 1)
+        at(rank)..at(rank + 1)
+    }
+
+    /// This rank's part of items that are dealt like cards: of items sorted by length, each rank has short and long
+    /// ones.
+    #[must_use]
+    pub fn deal<T: Copy>(&self, items: &[T]) -> Vec<T> {
+        items.iter().skip(self.rank()).step_by(self.size()).copied().collect()
+    }
+
+    /// The parts that [`World::deal`] gives to all ranks, one rank after another.
+    #[must_use]
+    pub fn dealt<T: Copy>(&self, items: &[T]) -> Vec<T> {
+        let of = |rank| items.iter().skip(rank).step_by(self.size()).copied();
+        (0..self.size()).flat_map(of).collect()
     }
 
     /// Sums numbers over all ranks, in place.

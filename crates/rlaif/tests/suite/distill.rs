@@ -11,7 +11,7 @@ use crate::rl::{self, Kills};
 use crate::support::{language_model, metrics, refusal, succeeded, tokenizer};
 
 /// A folder with a tiny student, a larger teacher, one of another vocabulary, and a run file.
-fn prepare(root: &Path) -> PathBuf {
+pub(crate) fn prepare(root: &Path) -> PathBuf {
     let config = |width: usize| {
         json!({
             "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": width,

@@ -25,10 +25,10 @@ fn refused(output: &Output) -> String {
 }
 
 /// A folder with a small Llama, its tokenizer, and pairs in which politeness is preferred.
-struct Place(tempfile::TempDir);
+pub(crate) struct Place(tempfile::TempDir);
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = json!({
             "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16,
@@ -47,9 +47,13 @@ impl Place {
         place
     }
 
-    fn write(&self, name: &str, rows: impl Iterator<Item = Value>) {
+    pub(crate) fn write(&self, name: &str, rows: impl Iterator<Item = Value>) {
         let text: String = rows.map(|row| format!("{row}\n")).collect();
         fs::write(self.path(name), text).unwrap();
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.0.path()
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -57,7 +61,7 @@ impl Place {
     }
 
     /// A run file of this model and these pairs, with `more` behind it.
-    fn run_file(&self, name: &str, more: &str) -> PathBuf {
+    pub(crate) fn run_file(&self, name: &str, more: &str) -> PathBuf {
         let data = format!(
             "[data]\ntrain = '{}'\nheld_out = '{}'\n",
             self.path("pairs.jsonl").display(),
@@ -66,7 +70,7 @@ impl Place {
         self.run_file_of(name, &data, more)
     }
 
-    fn run_file_of(&self, name: &str, data: &str, more: &str) -> PathBuf {
+    pub(crate) fn run_file_of(&self, name: &str, data: &str, more: &str) -> PathBuf {
         let path = self.path(&format!("{name}.toml"));
         let text = format!(
             "seed = 3\n[placement]\ndevice = 'cpu'\nthreads = 1\n[model]\npath = '{}'\n{data}{more}",
@@ -118,7 +122,7 @@ fn a_run_learns_and_writes_its_folder() {
     LanguageModel::load(&out.join("model"), LoadOptions::default()).unwrap();
 }
 
-const ONLINE: &str = "[dpo.reference]\ntype = 'live'\n[online.reward]\nkind = 'length'\nlongest = 3\n\
+pub(crate) const ONLINE: &str = "[dpo.reference]\ntype = 'live'\n[online.reward]\nkind = 'length'\nlongest = 3\n\
                       per = 1.0\n[online.sampling.generation]\nmax_new_tokens = 6\n";
 
 const MOVING: &str = "[dpo.reference]\ntype = 'live'\nupdate = { every = 3, mixup = 0.5 }\n\

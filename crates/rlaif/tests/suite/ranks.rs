@@ -3,14 +3,15 @@
 use std::{
     fs,
     net::TcpListener,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
+    distill, dpo, rl,
     support::{length, metrics, refusal, succeeded, wait_for_progress},
     train::workplace,
 };
@@ -63,7 +64,7 @@ fn succeeds(folder: &Path, size: usize, arguments: &[String]) {
 
 /// Compares the metrics of two runs to rounding: those of the loop, and those of the weights that it ends with.
 #[track_caller]
-pub(crate) fn same_run(one: &Path, other: &Path) {
+fn same_run(one: &Path, other: &Path) {
     let (one, other) = (metrics(one), metrics(other));
     assert_eq!(one.len(), other.len());
     for (step, (one, other)) in one.iter().zip(&other).enumerate() {
@@ -74,8 +75,10 @@ pub(crate) fn same_run(one: &Path, other: &Path) {
                 assert_eq!(value, &other[name], "step {step}: {name}");
                 continue;
             };
-            let far = (value - found).abs();
-            assert!(far <= 1e-5 * value.abs().max(1.), "step {step}: {name}: {value} {found}");
+            let far = (value - found).abs() / value.abs().max(1.);
+            // The largest ratio, and quotients of small numbers, are less exact than means.
+            let near = if name.contains("loss") { 1e-5 } else { 1e-4 };
+            assert!(far <= near, "step {step}: {name}: {value} {found}");
         }
     }
 }
@@ -143,6 +146,110 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// A command with a run file at this path, and a name for its runs.
+struct Training {
+    command: &'static str,
+    name: &'static str,
+    config: PathBuf,
+    set: Vec<&'static str>,
+}
+
+impl Training {
+    fn of_ranks(&self, folder: &Path, size: usize) -> PathBuf {
+        let out = format!("{}-{}-{size}", self.command, self.name);
+        let mut arguments = arguments(self.command, &out, &self.set);
+        arguments[2] = self.config.display().to_string();
+        succeeds(folder, size, &arguments);
+        folder.join(out)
+    }
+
+    /// Compares 1 rank with `sizes`, samples included.
+    fn is_one_run(&self, folder: &Path, sizes: &[usize]) {
+        let one = self.of_ranks(folder, 1);
+        for &size in sizes {
+            let other = self.of_ranks(folder, size);
+            same_run(&one, &other);
+            let samples = |run: &Path| fs::read_to_string(run.join("samples.jsonl")).unwrap();
+            assert_eq!(samples(&one), samples(&other), "{} of {size} ranks", self.name);
+        }
+    }
+}
+
+#[test]
+fn reinforcement_learning_is_one_run_of_any_number_of_ranks() {
+    for (command, name, section, sizes) in [
+        (
+            "ppo",
+            "plain",
+            "steps = 20\nbatch_size = 12\nminibatch_size = 6\nmicrobatch_size = 3\nepochs = 2\n\
+             target_kl = 0.5\nscores = { scaling = \"normalize\" }\nreward_whitening = \"batch\"",
+            &[2, 4][..],
+        ),
+        (
+            "reinforce",
+            "grpo",
+            "algorithm = \"grpo\"\nsteps = 20\nbatch_size = 8\ngroup_size = 4\nepochs = 2",
+            &[2],
+        ),
+        (
+            "reinforce",
+            "dapo",
+            "algorithm = \"dapo\"\nsteps = 8\nbatch_size = 6\ngroup_size = 3\nmicrobatch_size = 3",
+            &[4],
+        ),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let config = rl::place(root.path(), command, section, "");
+        let lr: &'static str = match command {
+            "ppo" => "ppo.optimizer.lr=1e-5",
+            _ => "reinforce.optimizer.lr=1e-5",
+        };
+        let set = vec![lr, "train.samples=2", "train.checkpoint_every=0"];
+        Training { command, name, config, set }.is_one_run(root.path(), sizes);
+    }
+}
+
+#[test]
+fn distillation_is_one_run_of_any_number_of_ranks() {
+    let root = tempfile::tempdir().unwrap();
+    let config = distill::prepare(root.path());
+    let set = vec![
+        "distill.steps=20",
+        "distill.batch_size=5",
+        "distill.optimizer.lr=1e-4",
+        "train.samples=2",
+        "train.checkpoint_every=0",
+    ];
+    Training { command: "distill", name: "own", config, set }.is_one_run(root.path(), &[2]);
+}
+
+#[test]
+fn preference_training_is_one_run_of_any_number_of_ranks() {
+    let place = dpo::Place::new();
+    let root = place.folder();
+    let steps = "[train]\nsteps = 20\nbatch_size = 5\neval_every = 10\n[dpo]\nmicrobatch_size = 2\n\
+                 [dpo.optimizer]\nlr = 1e-4\n";
+    for (name, more, sizes) in [
+        ("cached", String::new(), &[2, 4][..]),
+        ("online", dpo::ONLINE.to_owned(), &[2]),
+        // The loss of a pair depends on the others of the batch.
+        ("coupled", "[[dpo.objective.pairs.terms]]\ntype = 'bco_pair'\n".to_owned(), &[2]),
+    ] {
+        let config = place.run_file(name, &format!("{steps}{more}"));
+        Training { command: "dpo", name, config, set: Vec::new() }.is_one_run(root, sizes);
+    }
+    let single =
+        |i: usize| json!({ "prompt": "Hello", "completion": format!(" {i}"), "label": i % 2 == 0 });
+    place.write("singles.jsonl", (0..12).map(single));
+    let data = format!(
+        "[data]\ntrain = '{}'\nheld_out_fraction = 0.4\n",
+        root.join("singles.jsonl").display()
+    );
+    let kto = "[columns]\nformat = 'unpaired'\n[dpo.objective.unpaired]\ntype = 'kto'\n";
+    let config = place.run_file_of("kto", &data, &format!("{steps}{kto}"));
+    Training { command: "dpo", name: "kto", config, set: Vec::new() }.is_one_run(root, &[2]);
+}
+
 #[test]
 fn a_killed_rank_ends_the_others_within_seconds_by_its_name() {
     let place = workplace("llama");
@@ -159,7 +266,7 @@ fn a_killed_rank_ends_the_others_within_seconds_by_its_name() {
         let told = said(&outputs[1 - killed]);
         assert_eq!(outputs[1 - killed].status.code(), Some(1), "{told}");
         let expected = format!("rank {killed} on ");
-        assert!(told.contains(&expected) && told.contains("ended without a word"), "{told}");
+        assert!(told.contains(&expected) && told.contains("no sign of life"), "{told}");
         let errors = told.matches("error: ").count();
         assert_eq!(errors, 1, "{told}");
     }
