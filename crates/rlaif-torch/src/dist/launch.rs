@@ -396,7 +396,10 @@ mod tests {
         for (variables, says) in [
             (&[("RANK", "1")][..], "WORLD_SIZE is not set"),
             (&[("RANK", "x"), ("WORLD_SIZE", "2")], "RANK is `x`; expected a whole number"),
-            (&[("RANK", "2"), ("WORLD_SIZE", "2")], "RANK is `2`; expected below"),
+            (
+                &[("RANK", "2"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "a"), ("MASTER_PORT", "1")],
+                "RANK is `2`; expected below",
+            ),
             (&[("RANK", "0"), ("WORLD_SIZE", "2")], "MASTER_ADDR is not set"),
             (
                 &[
