@@ -238,8 +238,7 @@ fn preference_training_is_one_run_of_any_number_of_ranks() {
         let config = place.run_file(name, &format!("{steps}{more}"));
         Training { command: "dpo", name, config, set: Vec::new() }.is_one_run(root, sizes);
     }
-    let single =
-        |i: usize| json!({ "prompt": "Hello", "completion": format!(" {i}"), "label": i % 2 == 0 });
+    let single = |i: usize| json!({ "prompt": "Hello", "completion": format!(" {i}"), "label": i.is_multiple_of(2) });
     place.write("singles.jsonl", (0..12).map(single));
     let data = format!(
         "[data]\ntrain = '{}'\nheld_out_fraction = 0.4\n",
