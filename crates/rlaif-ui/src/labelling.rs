@@ -1,6 +1,6 @@
 //! Requests of annotators and of the study's owner.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use axum::{
     body::Bytes,
@@ -25,6 +25,8 @@ use crate::{
 pub(crate) struct App {
     /// The study.
     pub(crate) study: Option<Study>,
+    /// The folder of runs.
+    pub(crate) runs: Option<PathBuf>,
     /// The owner's token.
     pub(crate) token: String,
 }
@@ -119,7 +121,9 @@ pub(crate) async fn me(State(app): State<Arc<App>>, headers: HeaderMap) -> Reply
             })
         });
         Ok(Json(match app.sender(&headers)? {
-            Sender::Owner => json!({"role": "owner", "study": settings}),
+            Sender::Owner => {
+                json!({"role": "owner", "study": settings, "runs": app.runs.is_some()})
+            }
             Sender::Annotator(who) => json!({
                 "role": who.role, "name": who.name, "study": settings,
                 "progress": app.study()?.progress(&who)?,

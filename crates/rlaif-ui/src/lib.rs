@@ -1,6 +1,6 @@
 //! The local web page of rlaif.
 //!
-//! A [`Page`] serves a study of people's answers ([`rlaif_people::Study`]) on one address. Its files are inside
+//! A [`Page`] serves a study of people's answers ([`rlaif_people::Study`]) and the curves of runs on one address. Its files are inside
 //! the program, and it talks to no other host. Each request needs a token: the owner's is new at each start,
 //! annotators have theirs in the study. Requests that name another host or come from another site are refused.
 
@@ -8,10 +8,11 @@ mod assets;
 mod error;
 mod guard;
 mod labelling;
+mod runs;
 mod server;
 mod shown;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use axum::{
     Router,
@@ -35,6 +36,8 @@ const BODY: usize = 1024 * 1024;
 pub struct Page {
     /// The study that annotators answer.
     pub study: Option<Study>,
+    /// The folder with runs to watch: folders with a metrics.jsonl, up to two levels below it.
+    pub runs: Option<PathBuf>,
 }
 
 /// A page on its address, not yet served.
@@ -54,13 +57,13 @@ impl Page {
     /// use rlaif_people::Study;
     /// use rlaif_ui::{Page, UiServer};
     /// let study = Study::open("people.sqlite".as_ref())?;
-    /// let page = Page { study: Some(study) }.on(UiServer::bind(([127, 0, 0, 1], 0).into())?)?;
+    /// let page = Page { study: Some(study), ..Page::default() }.on(UiServer::bind(([127, 0, 0, 1], 0).into())?)?;
     /// println!("{}", page.link(page.token()));
     /// page.serve(&|| false);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn on(self, server: UiServer) -> Result<ServedPage, UiError> {
-        let app = App { study: self.study, token: random_token()? };
+        let app = App { study: self.study, runs: self.runs, token: random_token()? };
         Ok(ServedPage { server, app: Arc::new(app) })
     }
 }
@@ -98,6 +101,9 @@ impl ServedPage {
             .route("/api/study", get(labelling::overview))
             .route("/api/annotators", post(labelling::add_annotator))
             .route("/api/export/{form}", get(labelling::export))
+            .route("/api/runs", get(runs::list))
+            .route("/api/run/{*name}", get(runs::run))
+            .route("/api/curves/{*name}", get(runs::curves))
             .layer(DefaultBodyLimit::max(BODY))
             .layer(from_fn_with_state(state, guard))
             .with_state(self.app);

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
@@ -56,6 +56,10 @@ struct Served {
 
 impl Served {
     fn new(study: Study, names: &[&str]) -> Self {
+        Self::with_runs(study, names, None)
+    }
+
+    fn with_runs(study: Study, names: &[&str], runs: Option<PathBuf>) -> Self {
         let add = |name: &&str| {
             let who = study.add_annotator(name, AnnotatorRole::Annotator).unwrap();
             who.token.unwrap()
@@ -63,7 +67,7 @@ impl Served {
         let tokens = names.iter().map(add).collect();
         let server = UiServer::bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = server.address();
-        let page = Page { study: Some(study) }.on(server).unwrap();
+        let page = Page { study: Some(study), runs }.on(server).unwrap();
         let (owner, stop) = (page.token().to_owned(), Arc::new(AtomicBool::new(false)));
         let stopped = stop.clone();
         let thread = thread::spawn(move || page.serve(&|| stopped.load(Ordering::SeqCst)));
@@ -258,6 +262,63 @@ fn a_thousand_connections_and_long_answers_leave_the_server_well() {
     assert!(since.elapsed() < Duration::from_secs(25), "idle connections end");
 }
 
+/// A run of `steps` steps, with findings and samples.
+fn write_run(folder: &Path, steps: usize) {
+    std::fs::create_dir_all(folder).unwrap();
+    let row = |step| format!("{}\n", json!({"step": step, "loss": 1. / step as f64, "objective/kl": step}));
+    std::fs::write(folder.join("metrics.jsonl"), (1..=steps).map(row).collect::<String>()).unwrap();
+    let finding = json!([{"step": 2, "symptom": "kl-runaway", "seen": "KL 9", "cause": "c", "advice": "a"}]);
+    std::fs::write(folder.join("findings.json"), finding.to_string()).unwrap();
+    let sample = |step: usize, prompt: &str| {
+        format!("{}\n", json!({"step": step, "prompt": prompt, "response": "<b>\u{202e}", "score": 0.5}))
+    };
+    let samples: String = [sample(1, "p"), sample(1, "q"), sample(2, "p"), sample(2, "q")].concat();
+    std::fs::write(folder.join("samples.jsonl"), samples).unwrap();
+    std::fs::write(folder.join("run.toml"), "seed = 1\n").unwrap();
+}
+
+#[test]
+fn curves_of_runs_arrive_as_they_grow() {
+    let (folder, study) = study(1);
+    let runs = folder.path().join("runs");
+    write_run(&runs.join("ppo/a b"), 3);
+    write_run(&folder.path().join("outside"), 3);
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(folder.path().join("outside"), runs.join("link")).unwrap();
+    let served = Served::with_runs(study, &["ann"], Some(runs.clone()));
+    let (status, list) = served.ask("GET", "/api/runs", &served.owner, "");
+    assert_eq!(status, 200);
+    let list = list.as_array().unwrap();
+    assert_eq!((list.len(), &list[0]["name"], &list[0]["step"]), (1, &json!("ppo/a b"), &json!(3)));
+    assert_eq!(list[0]["findings"], 1);
+    let (_, run) = served.ask("GET", "/api/run/ppo/a%20b", &served.owner, "");
+    assert_eq!(run["samples"][0]["responses"][1]["response"], json!(["<b>", "U+202E", ""]));
+    assert_eq!((&run["findings"][0]["step"], &run["file"][0]), (&json!(2), &json!("seed = 1\n")));
+    for path in ["/api/run/../outside", "/api/run/..%2Foutside", "/api/run/link", "/api/curves/%2Fetc"] {
+        assert_eq!(served.ask("GET", path, &served.owner, "").0, 404, "{path}");
+    }
+    for path in ["/api/runs", "/api/run/ppo/a%20b", "/api/curves/ppo/a%20b"] {
+        assert_eq!(served.ask("GET", path, &served.tokens[0], "").0, 403, "{path}");
+    }
+    let mut stream = TcpStream::connect(served.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let request = request(served.address, "GET", "/api/curves/ppo/a%20b", &served.owner, "", "");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    let mut event = || {
+        let line = lines.find(|line| line.starts_with("data: ")).unwrap();
+        let event: Value = serde_json::from_str(&line[6..]).unwrap();
+        let curves = event["curves"].as_array().unwrap();
+        let names: Vec<String> = curves.iter().map(|c| c["name"].as_str().unwrap().to_owned()).collect();
+        (names, curves[0]["svg"].as_str().unwrap().to_owned())
+    };
+    let (names, first) = event();
+    assert_eq!(names, ["loss", "objective/kl"]);
+    write_run(&runs.join("ppo/a b"), 4);
+    let (_, second) = event();
+    assert_ne!(first, second);
+}
+
 /// A server in a process of its own.
 struct ChildServer(Child);
 
@@ -290,7 +351,7 @@ fn serve_a_study() {
     let port: u16 = std::env::var("RLAIF_TEST_PORT").unwrap().parse().unwrap();
     let study = Study::open(Path::new(&study)).unwrap();
     let page =
-        Page { study: Some(study) }.on(UiServer::bind(([127, 0, 0, 1], port).into()).unwrap());
+        Page { study: Some(study), ..Page::default() }.on(UiServer::bind(([127, 0, 0, 1], port).into()).unwrap());
     println!("listening");
     page.unwrap().serve(&|| false);
 }
@@ -381,7 +442,9 @@ fn two_people_label_thirty_pairs_by_keys_alone() {
     };
     let (folder, study) = study(30);
     let path = folder.path().join("people.sqlite");
-    let served = Served::new(study, &["ann", "bob"]);
+    let runs = folder.path().join("runs");
+    (1..=3).for_each(|n| write_run(&runs.join(format!("run-{n}")), 50 * n));
+    let served = Served::with_runs(study, &["ann", "bob"], Some(runs));
     let link = |token: &str| format!("http://{}/#{token}", served.address);
     let annotator = |at: usize, name, width, height, scheme| {
         json!({"link": link(&served.tokens[at]), "name": name, "width": width, "height": height,

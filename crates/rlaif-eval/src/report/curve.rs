@@ -9,6 +9,7 @@ use rlaif_files::open_file;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::plot;
 use crate::EvalError;
 
 /// One number over the steps of training.
@@ -18,6 +19,19 @@ pub struct Curve {
     pub name: String,
     /// Step and value, ascending in step.
     pub points: Vec<(f64, f64)>,
+}
+
+impl Curve {
+    /// The curve as an SVG, as reports draw it. Its colours are those of [`PAGE_STYLE`](crate::PAGE_STYLE).
+    ///
+    /// ```
+    /// let curve = rlaif_eval::Curve { name: "loss".to_owned(), points: vec![(1., 2.), (2., 1.)] };
+    /// assert!(curve.svg().starts_with("<svg") && curve.svg().contains("polyline"));
+    /// ```
+    #[must_use]
+    pub fn svg(&self) -> String {
+        plot::line(&self.name, &self.points).into_string()
+    }
 }
 
 /// Reads all numbers that a trainer wrote: one JSON object per step, with the step in `step`, else

@@ -350,6 +350,8 @@ function table(caption, heads, rows) {
       el("tbody", {}, rows.map((cells) => el("tr", {}, cells.map((cell) => el("td", {}, cell)))))));
 }
 
+let refreshing = null;
+
 async function overview() {
   const people = el("div");
   const agreement = el("div");
@@ -413,7 +415,90 @@ async function overview() {
     agreement.replaceChildren(...parts);
   }
   await refresh();
-  setInterval(() => { if (!document.hidden) refresh().catch((error) => say(error.message, true)); }, 2000);
+  clearInterval(refreshing);
+  refreshing = setInterval(() => { if (!document.hidden) refresh().catch((error) => say(error.message, true)); }, 2000);
+}
+
+/** An SVG that the server has drawn. */
+const drawing = (svg) => document.importNode(new DOMParser().parseFromString(svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"'), "image/svg+xml").documentElement, true);
+
+/** Server-sent events of a run's curves, until `signal` ends them. */
+async function follow(name, signal, onEvent) {
+  const path = `/api/curves/${name.split("/").map(encodeURIComponent).join("/")}`;
+  const reader = (await ask("GET", path, undefined, { signal })).body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    rest += value;
+    for (let end; (end = rest.indexOf("\n\n")) >= 0; rest = rest.slice(end + 2)) onEvent(JSON.parse(rest.slice(6, end)));
+  }
+}
+
+const age = (seconds) => (seconds === null ? "–" : seconds < 90 ? `${seconds} s ago` : seconds < 5400 ? `${Math.round(seconds / 60)} min ago` : `${Math.round(seconds / 3600)} h ago`);
+
+let watching = new AbortController();
+
+/** The list of runs; the chosen ones stand below it, curve beside curve. */
+async function runs() {
+  const chosen = new Set();
+  const list = el("div");
+  const below = el("div");
+  main.replaceChildren(el("h2", {}, "Runs"), list, below);
+  const found = await get("/api/runs");
+  if (!found.length) return list.replaceChildren(el("p", {}, "No folder below has a metrics.jsonl."));
+  const choose = async () => {
+    watching.abort();
+    watching = new AbortController();
+    const { signal } = watching;
+    const figures = new Map();
+    const curves = el("div", { class: "grid" });
+    below.replaceChildren(curves);
+    await Promise.all([...chosen].map(async (name) => {
+      const run = await get(`/api/run/${name.split("/").map(encodeURIComponent).join("/")}`);
+      if (signal.aborted) return;
+      below.append(el("h3", {}, name),
+        ...run.findings.map((one) => el("p", { class: "warning" }, `step ${one.step}: ${one.seen}. ${one.cause} ${one.advice}`)),
+        ...run.samples.map((sample) => el("details", {}, el("summary", {}, text(sample.prompt)),
+          table("responses over time", ["step", "score", "response"], sample.responses.map((one) =>
+            [String(one.step), one.score === null ? "–" : digits(one.score), text(one.response)])))),
+        el("details", {}, el("summary", {}, "run file"), el("pre", { tabindex: "0" }, text(run.file))));
+      follow(name, signal, (event) => {
+        if (event.error) return say(event.error, true);
+        for (const curve of event.curves) {
+          const key = `${curve.name} ${name}`;
+          if (!figures.has(key)) {
+            figures.set(key, el("figure", { "data-name": key }));
+            // The same curve of several runs stands together.
+            curves.replaceChildren(...[...figures.keys()].sort().map((one) => figures.get(one)));
+          }
+          figures.get(key).replaceChildren(el("figcaption", {}, curve.name, el("small", {}, ` ${name}`)), drawing(curve.svg));
+        }
+        return undefined;
+      }).catch((error) => { if (!signal.aborted) say(error.message, true); });
+    }));
+  };
+  const box = (one) => el("input", { type: "checkbox", "aria-label": `show ${one.name}`, onchange: (event) => {
+    chosen[event.target.checked ? "add" : "delete"](one.name);
+    choose().catch((error) => say(error.message, true));
+  } });
+  list.replaceChildren(table("runs", ["show", "run", "step", "last step", "findings", "report"],
+    found.map((one) => [box(one), one.name, one.step === null ? "–" : String(one.step), age(one.age_s), String(one.findings), one.report ? "yes" : "–"])));
+  return undefined;
+}
+
+function views(me) {
+  const open = (view) => {
+    watching.abort();
+    clearInterval(refreshing);
+    view().catch((error) => say(error.message, true));
+  };
+  if (me.study && me.runs) {
+    document.querySelector(".bar").append(el("nav", { "aria-label": "views" },
+      el("button", { type: "button", class: "choose", onclick: () => open(overview) }, "Study"), " ",
+      el("button", { type: "button", class: "choose", onclick: () => open(runs) }, "Runs")));
+  }
+  return me.study ? overview() : runs();
 }
 
 async function start() {
@@ -425,7 +510,7 @@ async function start() {
     document.getElementById("title").textContent = me.study.title;
   }
   document.getElementById("who").textContent = me.name ?? me.role;
-  if (me.role === "owner") return me.study ? overview() : main.replaceChildren(el("p", {}, "There is no study; name one: rlaif ui STUDY."));
+  if (me.role === "owner") return views(me);
   return label();
 }
 

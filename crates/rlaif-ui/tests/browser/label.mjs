@@ -161,6 +161,14 @@ try {
   check(shown.includes("100.0 %"), "owner: both agree");
   await shot(tab, "owner-1280-light");
   await accessible(tab, "owner");
+  await tab.run("[...document.querySelectorAll('nav button')].find((one) => one.textContent === 'Runs').click()");
+  await until(tab, "document.querySelectorAll('main input[type=checkbox]').length === 3", "the list of runs");
+  await tab.run("[...document.querySelectorAll('main input[type=checkbox]')].slice(0, 2).forEach((one) => one.click())");
+  await until(tab, "document.querySelectorAll('figure svg polyline').length === 4", "curves of two runs");
+  const drawn = await tab.run("document.querySelector('figure svg').getBoundingClientRect().height");
+  check(drawn > 50, `owner: curves are drawn (${drawn})`);
+  await shot(tab, "runs-1280-light");
+  await accessible(tab, "runs");
   await clean(tab, "owner");
   await tab.close();
 

@@ -204,7 +204,7 @@ enum Command {
     /// Has people compare responses: items, agreement, labels.
     #[command(subcommand)]
     Annotate(annotate::Annotate),
-    /// Serves a page on this machine, on which people compare responses.
+    /// Serves a page on this machine, on which people compare responses and runs are watched.
     #[cfg(feature = "ui")]
     Ui(ui::Ui),
     /// Writes the report of a run again, or the trade-off between two metrics over several runs.
