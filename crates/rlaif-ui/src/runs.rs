@@ -83,7 +83,10 @@ fn last_rows(path: &Path) -> Vec<Map<String, Value>> {
     };
     // A pipe would never end.
     let bytes = if path.is_file() { read().unwrap_or_default() } else { Vec::new() };
-    bytes.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+    bytes
+        .split(|&byte| byte == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect()
 }
 
 /// The folder of a run in the list. Names are compared with the list, never joined to the root, so that no name
@@ -140,7 +143,11 @@ pub(crate) async fn run(
             json!({"prompt": pieces(&prompt), "responses": own.collect::<Vec<_>>()})
         });
         let file = folder.join("run.toml");
-        let file = if file.is_file() { fs::read_to_string(file).unwrap_or_default() } else { String::new() };
+        let file = if file.is_file() {
+            fs::read_to_string(file).unwrap_or_default()
+        } else {
+            String::new()
+        };
         Ok(Json(json!({"findings": findings, "samples": samples.collect::<Vec<_>>(),
             "file": pieces(&file)})))
     })

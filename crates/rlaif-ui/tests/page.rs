@@ -265,12 +265,18 @@ fn a_thousand_connections_and_long_answers_leave_the_server_well() {
 /// A run of `steps` steps, with findings and samples.
 fn write_run(folder: &Path, steps: usize) {
     std::fs::create_dir_all(folder).unwrap();
-    let row = |step| format!("{}\n", json!({"step": step, "loss": 1. / step as f64, "objective/kl": step}));
+    let row = |step| {
+        format!("{}\n", json!({"step": step, "loss": 1. / step as f64, "objective/kl": step}))
+    };
     std::fs::write(folder.join("metrics.jsonl"), (1..=steps).map(row).collect::<String>()).unwrap();
-    let finding = json!([{"step": 2, "symptom": "kl-runaway", "seen": "KL 9", "cause": "c", "advice": "a"}]);
+    let finding =
+        json!([{"step": 2, "symptom": "kl-runaway", "seen": "KL 9", "cause": "c", "advice": "a"}]);
     std::fs::write(folder.join("findings.json"), finding.to_string()).unwrap();
     let sample = |step: usize, prompt: &str| {
-        format!("{}\n", json!({"step": step, "prompt": prompt, "response": "<b>\u{202e}", "score": 0.5}))
+        format!(
+            "{}\n",
+            json!({"step": step, "prompt": prompt, "response": "<b>\u{202e}", "score": 0.5})
+        )
     };
     let samples: String = [sample(1, "p"), sample(1, "q"), sample(2, "p"), sample(2, "q")].concat();
     std::fs::write(folder.join("samples.jsonl"), samples).unwrap();
@@ -294,7 +300,9 @@ fn curves_of_runs_arrive_as_they_grow() {
     let (_, run) = served.ask("GET", "/api/run/ppo/a%20b", &served.owner, "");
     assert_eq!(run["samples"][0]["responses"][1]["response"], json!(["<b>", "U+202E", ""]));
     assert_eq!((&run["findings"][0]["step"], &run["file"][0]), (&json!(2), &json!("seed = 1\n")));
-    for path in ["/api/run/../outside", "/api/run/..%2Foutside", "/api/run/link", "/api/curves/%2Fetc"] {
+    for path in
+        ["/api/run/../outside", "/api/run/..%2Foutside", "/api/run/link", "/api/curves/%2Fetc"]
+    {
         assert_eq!(served.ask("GET", path, &served.owner, "").0, 404, "{path}");
     }
     for path in ["/api/runs", "/api/run/ppo/a%20b", "/api/curves/ppo/a%20b"] {
@@ -309,7 +317,8 @@ fn curves_of_runs_arrive_as_they_grow() {
         let line = lines.find(|line| line.starts_with("data: ")).unwrap();
         let event: Value = serde_json::from_str(&line[6..]).unwrap();
         let curves = event["curves"].as_array().unwrap();
-        let names: Vec<String> = curves.iter().map(|c| c["name"].as_str().unwrap().to_owned()).collect();
+        let names: Vec<String> =
+            curves.iter().map(|c| c["name"].as_str().unwrap().to_owned()).collect();
         (names, curves[0]["svg"].as_str().unwrap().to_owned())
     };
     let (names, first) = event();
@@ -350,16 +359,15 @@ fn serve_a_study() {
     let Some(study) = std::env::var_os("RLAIF_TEST_STUDY") else { return };
     let port: u16 = std::env::var("RLAIF_TEST_PORT").unwrap().parse().unwrap();
     let study = Study::open(Path::new(&study)).unwrap();
-    let page =
-        Page { study: Some(study), ..Page::default() }.on(UiServer::bind(([127, 0, 0, 1], port).into()).unwrap());
+    let page = Page { study: Some(study), ..Page::default() }
+        .on(UiServer::bind(([127, 0, 0, 1], port).into()).unwrap());
     println!("listening");
     page.unwrap().serve(&|| false);
 }
 
-/// `RLAIF_KILLS` sets the number of kills; 50 take half a minute.
 #[test]
 fn kills_lose_no_acknowledged_answer_and_store_none_twice() {
-    let kills: u64 = std::env::var("RLAIF_KILLS").map_or(8, |kills| kills.parse().unwrap());
+    const KILLS: u64 = 50;
     let (folder, study) = study(6000);
     let path = folder.path().join("people.sqlite");
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -403,7 +411,7 @@ fn kills_lose_no_acknowledged_answer_and_store_none_twice() {
                 }
             });
         }
-        for kill in 0..kills {
+        for kill in 0..KILLS {
             let server = ChildServer::start(&path, port);
             let moment = rlaif_core::Seed::new(kill).derive("kill", 0).get() % 120;
             thread::sleep(Duration::from_millis(40 + moment));
@@ -419,7 +427,7 @@ fn kills_lose_no_acknowledged_answer_and_store_none_twice() {
         assert_eq!(twice, None, "an answer is stored once");
     }
     let acknowledged = acknowledged.into_inner().unwrap();
-    assert!(acknowledged.len() > kills as usize, "{} answers", acknowledged.len());
+    assert!(acknowledged.len() > KILLS as usize, "{} answers", acknowledged.len());
     for (place, key) in &acknowledged {
         assert_eq!(stored.get(place).copied(), Some(key.as_str()), "{place:?} was acknowledged");
     }
