@@ -8,7 +8,7 @@ use cargo_metadata::{Metadata, TargetKind};
 use crate::error::Error;
 use crate::python::write_error;
 use crate::run::Run;
-use crate::{arrows, circles, deny, english, names};
+use crate::{arrows, circles, claims, deny, english, names};
 
 /// Packages outside the workspace, as other projects would have them: a model, and an algorithm, of
 /// one's own.
@@ -56,11 +56,13 @@ pub(crate) fn check(root: &Path) -> Result<(), Error> {
     Run::new(root, "cargo fmt --all --check").run()?;
     let workspace = metadata(root)?;
     eprintln!(
-        "arrows of the architecture, circles of modules, names of types, English of the documentation"
+        "arrows of the architecture, circles of modules, names of types, tests of SECURITY.md, English \
+         of the documentation"
     );
     arrows::check(root, &workspace)?;
     circles::check(root)?;
     names::check(root)?;
+    claims::check(root)?;
     english::check(root)?;
     deny::check(root, &workspace)?;
 
@@ -100,6 +102,12 @@ pub(crate) fn docs(root: &Path) -> Result<(), Error> {
     arrows::write(root, &metadata(root)?)?;
     english::lower(root)?;
     Run::new(root, KEY_TABLES).env("RLAIF_WRITE_DOCS", "1").run()
+}
+
+/// Gives mutated inputs to the readers, in the profile and with the features of the tests.
+pub(crate) fn fuzz(root: &Path, args: &[&str]) -> Result<(), Error> {
+    let run = Run::new(root, "cargo test -q --workspace --test fuzz --");
+    run.args(args.iter().copied()).run()
 }
 
 /// Runs each benchmark once, in the profile of the tests: do they still work?

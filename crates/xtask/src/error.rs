@@ -133,6 +133,9 @@ pub(crate) enum Error {
     )]
     Names(String),
 
+    #[error("SECURITY.md names these tests, which do not exist:\n{0}")]
+    Claims(String),
+
     #[error("phrases of the list in CONTRIBUTING.md, \"English\"; reword them:\n{0}")]
     English(String),
 }

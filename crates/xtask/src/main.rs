@@ -3,6 +3,7 @@
 mod arrows;
 mod checks;
 mod circles;
+mod claims;
 mod deny;
 mod english;
 mod error;
@@ -32,6 +33,8 @@ usage: cargo xtask COMMAND
   check            setup, format, documentation against code, dependencies, clippy, rustdoc
   docs             setup, writes what `check` compares: arrows, counts of phrases, tables of keys
   bench-smoke      setup, each benchmark once
+  fuzz [ARGS]      setup, mutated inputs for each reader: --minutes N, --seconds N or --inputs N
+                   for each, --seed N, and names of readers
 ";
 
 fn main() -> ExitCode {
@@ -70,6 +73,10 @@ fn run(args: &[&str]) -> Result<(), Error> {
         ["docs"] => {
             setup::run(&root, Cuda::Auto)?;
             checks::docs(&root)
+        }
+        ["fuzz", ref rest @ ..] => {
+            setup::run(&root, Cuda::Auto)?;
+            checks::fuzz(&root, rest)
         }
         ["bench-smoke"] => {
             setup::run(&root, Cuda::Auto)?;

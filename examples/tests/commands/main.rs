@@ -142,6 +142,7 @@ pages! {
     reinforce: "docs/reinforce.md",
     results: "docs/results.md",
     scale: "docs/scale.md",
+    reliability: "docs/reliability.md",
     style: "docs/style.md",
     rewards: "docs/rewards.md",
     models: "docs/models.md",

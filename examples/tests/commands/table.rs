@@ -28,6 +28,7 @@ pub(crate) const TABLE: &[(&str, How)] = &[
     ("cargo xtask check", Ci(&["step cargo xtask check"])),
     // `check` compares with the output of this command.
     ("cargo xtask docs", Ci(&["step cargo xtask check"])),
+    ("cargo xtask fuzz ..", Ci(&["step cargo xtask fuzz --seconds 1"])),
     ("cargo xtask bench-smoke", Ci(&["step cargo xtask bench-smoke"])),
     ("cargo xtask setup", Ci(&["step cargo xtask test"])),
     (
