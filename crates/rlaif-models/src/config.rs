@@ -15,6 +15,7 @@ use serde::{
 };
 use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
+use tch::Tensor;
 
 use crate::error::ModelError;
 
@@ -538,6 +539,40 @@ pub(crate) fn check_layers(field: &'static str, layers: usize) -> Result<(), Mod
         });
     }
     Ok(())
+}
+
+/// The facts of an encoder's config.json that algorithms see.
+#[derive(Clone, Copy)]
+pub(crate) struct EncoderFacts<'a> {
+    pub(crate) model_type: &'a str,
+    pub(crate) hidden_size: i64,
+    pub(crate) vocab_size: i64,
+    pub(crate) context: Option<usize>,
+    pub(crate) pad_id: u32,
+    pub(crate) bos_id: Option<u32>,
+}
+
+/// An encoder with these embeddings, as algorithms see it.
+pub(crate) fn encoder_spec(
+    config: &Config,
+    facts: EncoderFacts<'_>,
+    embeddings: &Tensor,
+) -> Result<LmSpec, ModelError> {
+    let EncoderFacts { model_type, hidden_size, vocab_size, context, pad_id, bos_id } = facts;
+    let spec = LmSpec {
+        model_type: model_type.to_owned(),
+        hidden_size,
+        vocab_size,
+        context,
+        pad_id,
+        eos_ids: config.ends()?,
+        bos_id,
+        decoder_start_id: None,
+        kind: embeddings.kind(),
+        device: embeddings.device(),
+    };
+    check_ids(&spec)?;
+    Ok(spec)
 }
 
 /// Checks that the ids which the model itself puts into a batch have an embedding.

@@ -5,14 +5,17 @@
 //! relative positions (c2p) and of relative positions on words (p2c). Positions may be in buckets, which widen
 //! with the distance; a convolution may run beside the first block.
 
-use rlaif_lm::{Activations, LmError, LmSpec, TokenBatch};
+use rlaif_lm::{Activations, LmError, TokenBatch};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use crate::{
     adapter::Pass,
     architecture::{BuiltClassifier, ClassifierLayers},
-    config::{Config, Range, check_ids, check_layers, check_numbers, check_sizes, token_id},
+    config::{
+        Config, EncoderFacts, Range, check_layers, check_numbers, check_sizes, encoder_spec,
+        token_id,
+    },
     dimensions::Dimensions,
     error::ModelError,
     frame::{Frame, Parts},
@@ -445,25 +448,20 @@ pub(crate) fn build(
         dropout: raw.hidden_dropout_prob,
         head_dropouts: [raw.pooler_dropout, raw.cls_dropout.unwrap_or(raw.hidden_dropout_prob)],
     };
-    let device = source.device();
     let absolute = raw.position_biased_input;
     let parameters = source.finish(|name| {
         name.ends_with("embeddings.position_ids")
             || (!absolute && name.contains("embeddings.position_embeddings."))
     })?;
-    let spec = LmSpec {
-        model_type: raw.model_type.clone(),
+    let facts = EncoderFacts {
+        model_type: &raw.model_type,
         hidden_size: hidden,
         vocab_size: raw.vocab_size,
         context: usize::try_from(raw.max_position_embeddings).ok(),
         pad_id: raw.pad_token_id.unwrap_or(0),
-        eos_ids: config.ends()?,
         bos_id: raw.bos_token_id,
-        decoder_start_id: None,
-        kind: model.words.weight().kind(),
-        device,
     };
-    check_ids(&spec)?;
+    let spec = encoder_spec(config, facts, model.words.weight())?;
     Ok((Box::new(model), spec, parameters))
 }
 

@@ -4,14 +4,17 @@
 //! the layers, gated feed-forward layers, and attention to all tokens in every third layer, to near ones in
 //! the others. The head reads the first token or the mean of all.
 
-use rlaif_lm::{Activations, LmError, LmSpec, TokenBatch};
+use rlaif_lm::{Activations, LmError, TokenBatch};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use crate::{
     adapter::Pass,
     architecture::{BuiltClassifier, ClassifierLayers},
-    config::{Config, Range, check_ids, check_layers, check_numbers, check_sizes, token_id},
+    config::{
+        Config, EncoderFacts, Range, check_layers, check_numbers, check_sizes, encoder_spec,
+        token_id,
+    },
     dimensions::Dimensions,
     error::ModelError,
     frame::{Frame, Parts},
@@ -331,19 +334,15 @@ pub(crate) fn build(
         classifier_dropout: raw.classifier_dropout,
     };
     let parameters = source.finish(|name| name.ends_with("rotary_emb.inv_freq"))?;
-    let spec = LmSpec {
-        model_type: raw.model_type.clone(),
+    let facts = EncoderFacts {
+        model_type: &raw.model_type,
         hidden_size: hidden,
         vocab_size: raw.vocab_size,
         context: usize::try_from(raw.max_position_embeddings).ok(),
         pad_id: raw.pad_token_id.unwrap_or(0),
-        eos_ids: config.ends()?,
         bos_id: raw.bos_token_id,
-        decoder_start_id: None,
-        kind: model.words.weight().kind(),
-        device,
     };
-    check_ids(&spec)?;
+    let spec = encoder_spec(config, facts, model.words.weight())?;
     Ok((Box::new(model), spec, parameters))
 }
 

@@ -7,7 +7,7 @@
 //! embeddings, and ALBERT uses the same weights in many layers. All classify the first token, by different
 //! heads. Among the checkpoints: `facebook/roberta-hate-speech-dynabench-r4-target`, `lvwerra/distilbert-imdb`.
 
-use rlaif_lm::{Activations, LmError, LmSpec, TokenBatch};
+use rlaif_lm::{Activations, LmError, TokenBatch};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
@@ -15,7 +15,8 @@ use crate::{
     adapter::Pass,
     architecture::{BuiltClassifier, ClassifierLayers},
     config::{
-        Config, FieldNames, Range, check_ids, check_layers, check_numbers, check_sizes, token_id,
+        Config, EncoderFacts, FieldNames, Range, check_layers, check_numbers, check_sizes,
+        encoder_spec, token_id,
     },
     dimensions::Dimensions,
     error::ModelError,
@@ -518,36 +519,27 @@ impl Roberta {
             style,
             dropout: raw.classifier_dropout.unwrap_or(raw.hidden_dropout_prob),
         };
-        let device = source.device();
         if style == Style::Roberta {
             source.leave("roberta.pooler.");
         }
         let parameters = source.finish(|name| name.ends_with("embeddings.position_ids"))?;
         let context = raw.max_position_embeddings - first;
-        let spec = LmSpec {
-            model_type: raw.model_type.clone(),
+        let context = usize::try_from(context).ok().filter(|context| *context > 0);
+        let context = context.ok_or_else(|| ModelError::BadField {
+            file: None,
+            field: "max_position_embeddings",
+            found: raw.max_position_embeddings.to_string(),
+            expected: format!("more than {first} (RoBERTa counts from pad_token_id + 1)"),
+        })?;
+        let facts = EncoderFacts {
+            model_type: &raw.model_type,
             hidden_size: raw.hidden_size,
             vocab_size: raw.vocab_size,
-            context: Some(
-                usize::try_from(context).ok().filter(|context| *context > 0).ok_or_else(|| {
-                    ModelError::BadField {
-                        file: None,
-                        field: "max_position_embeddings",
-                        found: raw.max_position_embeddings.to_string(),
-                        expected: format!(
-                            "more than {first} (RoBERTa counts from pad_token_id + 1)"
-                        ),
-                    }
-                })?,
-            ),
+            context: Some(context),
             pad_id,
-            eos_ids: config.ends()?,
             bos_id: raw.bos_token_id,
-            decoder_start_id: None,
-            kind: embeddings.words.weight().kind(),
-            device,
         };
-        check_ids(&spec)?;
+        let spec = encoder_spec(config, facts, embeddings.words.weight())?;
         let dropout = raw.hidden_dropout_prob;
         let segments = raw.type_vocab_size.unwrap_or(0);
         let model = Self { embeddings, projection, blocks, order, head, segments, dropout };
