@@ -128,14 +128,17 @@ fn prepare(options: &Options) -> Outcome<(Prepared, PpoTrainer<LanguageModel>)> 
     // Memory; policy, reference, value head.
     let encoded = tokenizer.encode_batch(&texts, builder.specials())?;
     let rewards = options.reward.iter().map(|name| model(name)).collect::<Result<Vec<_>, _>>()?;
+    let first = rewards.first().cloned().map_or_else(|| model("roberta"), Ok)?;
+    let judge = model("judge")?;
+    let held = rewards.iter().skip(1).chain([&first, &judge]);
     let new = |rank| Lora { base: Some(options.policy.clone()), ..Lora::new("toxicity", rank) };
     let setup = PolicySetup { lora: options.lora.map(new), ..PolicySetup::new(base, load) };
     let needed = MemoryPlan {
-        rewards: rewards.iter().map(|folder| HeldModel::new(folder).in_kind(Kind::Float)).collect(),
+        rewards: held.map(|folder| HeldModel::new(folder).in_kind(Kind::Float)).collect(),
         microbatch: ppo.microbatch(),
         batch: ppo.generation.batch_size.max(ppo.batch_size),
         tokens: encoded.iter().map(Vec::len).max().unwrap_or(0) + ppo.generation.max_new_tokens,
-        ..setup.memory()?
+        ..setup.memory()
     }
     .check()?;
     let (policy, reference, value) = seeded(seed.for_libtorch("weights"), || {
@@ -150,9 +153,7 @@ fn prepare(options: &Options) -> Outcome<(Prepared, PpoTrainer<LanguageModel>)> 
     let held_out = Prompt::of_records(held_out, &joiner)?;
 
     // The reward: the mean of the requested classifiers and of the judge.
-    let hate = || ClassifierOptions::preset(Preset::Hate);
-    let first = rewards.first().cloned().map_or_else(|| model("roberta"), Ok)?;
-    let toxicity = ClassifierReward::load(&first, in_f32, hate())?;
+    let toxicity = ClassifierReward::load(&first, in_f32, ClassifierOptions::preset(Preset::Hate))?;
     // By name, never by position: the order of the labels depends on the model.
     let not_hate = ClassifierOptions::preset(Preset::NotHate).input(match options.blog {
         true => Input::PromptAndResponse,
@@ -172,9 +173,8 @@ fn prepare(options: &Options) -> Outcome<(Prepared, PpoTrainer<LanguageModel>)> 
     }
     let reward = Mean::of("mean", all).ok_or("no reward: name one by --reward or --judge")?;
 
-    // The reported metric: P(hate) of the response alone, by the classifier that rewards and by one
-    // that never does.
-    let judge = ClassifierReward::load(&model("judge")?, in_f32, hate())?;
+    // The reported metric: P(hate) of the response, by the rewarding classifier and by another one.
+    let judge = ClassifierReward::load(&judge, in_f32, ClassifierOptions::preset(Preset::Hate))?;
     let metric = |name: &str, about: &str, classifier| {
         let info = MetricInfo::new(name, Better::Lower).about(about).threshold(0.5);
         Box::new(RewardMetric::new(info, classifier))

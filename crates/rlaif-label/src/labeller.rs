@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use rlaif_core::{Exchange, Interrupted, PromptRecord, Reply, RewardModel, Seed, ShownPair};
 use rlaif_rewards::Surroundings;
 use rlaif_rewards::judge::{Comparer, ComparerConfig, PairVerdict, Unanswered};
-use rlaif_rewards::rubric::PairRubric;
+use rlaif_rewards::rubric::{PairAnswer, PairRubric};
 use serde::{Deserialize, Serialize};
 
 use crate::constitution::{Principle, draw};
@@ -182,7 +182,7 @@ impl Labeller {
                 // `check` refuses it.
                 (None, None) => continue,
             };
-            let explains = config.is_some_and(|config| config.explains);
+            let explains = config.is_some_and(|config| config.answer == PairAnswer::Explained);
             let by_default = (explains && facet.has_constitution()).then_some(EXPLAINED);
             let clamp = facet.clamp.or(by_default);
             facets.push(Facet { name, weight: facet.weight, clamp, by });

@@ -12,26 +12,39 @@ use rlaif_torch::Quantisation;
 use tch::{Device, Kind};
 
 use crate::{
-    config::Config, error::ModelError, family::Families, inspect::summary, weights::dtype_name,
+    config::Config, dimensions::Dimensions, error::ModelError, family::Families, inspect::summary,
+    weights::dtype_name,
 };
 
 /// The trained weights of a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TrainedWeights {
     /// Every weight.
     All,
-    /// A LoRA adapter of this rank on the projections of attention; the reference is the model
+    /// A new LoRA adapter of this rank on the projections of attention; the reference is the model
     /// without the adapter.
     Lora(usize),
+    /// The adapter in this folder, which is trained further.
+    Adapter(PathBuf),
+}
+
+/// The copy of the trained weights, as they were at the start, that is in memory as the reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReferenceCopy {
+    /// None: there is no reference, or it is another model, or the model without its new adapter.
+    #[default]
+    None,
+    /// A copy of all trained weights.
+    Trained,
 }
 
 /// The memory-relevant settings of a training run.
 ///
 /// ```
-/// use rlaif_models::{MemoryPlan, TrainedWeights};
+/// use rlaif_models::{MemoryPlan, ReferenceCopy, TrainedWeights};
 /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/flan");
 /// let plan = MemoryPlan {
-///     copy: true,
+///     reference: ReferenceCopy::Trained,
 ///     microbatch: 4,
 ///     batch: 16,
 ///     tokens: 640,
@@ -57,8 +70,8 @@ pub struct MemoryPlan {
     pub device: Device,
     /// The trained weights.
     pub trained: TrainedWeights,
-    /// `true` if a copy of the model stays in memory as the reference, if all weights are trained.
-    pub copy: bool,
+    /// The copy of the trained weights that is the reference.
+    pub reference: ReferenceCopy,
     /// Folder of a value function with its own trunk, all of which is trained.
     pub value: Option<PathBuf>,
     /// Folders of separate reference models.
@@ -78,16 +91,30 @@ pub struct MemoryPlan {
 /// A model that is held in memory and not trained: a reward model, a judge, an evaluated policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldModel {
-    /// The model's folder. An adapter on it is not counted.
+    /// The model's folder.
     pub folder: PathBuf,
+    /// Folder of an adapter on the model.
+    pub adapter: Option<PathBuf>,
     /// The dtype of the weights; by default, that of the checkpoint.
     pub kind: Option<Kind>,
+    /// The answers that it generates together, if it generates.
+    pub answers: Option<AnswerBatch>,
+}
+
+/// Answers that a model generates together. The length of their prompts is unknown before they are read, and
+/// not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswerBatch {
+    /// Number of answers.
+    pub rows: usize,
+    /// Maximum length of an answer, in tokens.
+    pub tokens: usize,
 }
 
 impl HeldModel {
     /// A model with the dtype of its checkpoint.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into(), kind: None }
+        Self { folder: folder.into(), adapter: None, kind: None, answers: None }
     }
 
     /// The same model in this dtype.
@@ -99,9 +126,27 @@ impl HeldModel {
     /// The size of its weights, in bytes, from configuration and headers.
     ///
     /// # Errors
-    /// [`ModelError`] when the folder cannot be read.
+    /// [`ModelError`] when a folder cannot be read.
     pub fn bytes(&self, families: Families) -> Result<u64, ModelError> {
-        let width = match self.kind {
+        let adapter = self.adapter.as_deref().map_or(Ok(0), adapter_weights)?;
+        let weights = parameters(families, &self.folder, None)?.bytes(self.width()?);
+        Ok(weights + adapter * ADAPTER_WIDTH)
+    }
+
+    /// The size of the keys and values of its answers, in bytes.
+    ///
+    /// # Errors
+    /// [`ModelError`] when the folder cannot be read.
+    pub fn cache(&self, families: Families) -> Result<u64, ModelError> {
+        let Some(AnswerBatch { rows, tokens }) = self.answers else { return Ok(0) };
+        let config = Config::read(&self.folder)?;
+        let shape = dimensions(families, &config)?;
+        Ok((rows * tokens) as u64 * cached_per_token(&shape) * self.width()?)
+    }
+
+    /// Bytes of a weight.
+    fn width(&self) -> Result<u64, ModelError> {
+        Ok(match self.kind {
             Some(kind) => size(kind),
             None => {
                 let checkpoint = Checkpoint::open(&self.folder)?;
@@ -109,8 +154,7 @@ impl HeldModel {
                 let of_weights = dtypes.filter(|&dtype| dtype_name(dtype).is_some());
                 of_weights.map(|dtype| dtype.size() as u64).max().unwrap_or(0)
             }
-        };
-        Ok(parameters(families, &self.folder, None)?.bytes(width))
+        })
     }
 }
 
@@ -144,17 +188,24 @@ impl HeldModels {
         Self { policies: Vec::new(), rewards: Vec::new(), families: Families::BUILT_IN, device }
     }
 
-    /// The memory of the weights.
+    /// The memory of the weights and of the answers.
     ///
     /// # Errors
     /// [`ModelError`] when a folder cannot be read.
     pub fn needed(&self) -> Result<MemoryNeeded, ModelError> {
-        let weights = bytes(&self.policies, self.families)?;
-        let rewards = bytes(&self.rewards, self.families)?;
-        Ok(MemoryNeeded { weights, rewards, ..MemoryNeeded::default() })
+        let caches = self.policies.iter().map(|model| model.cache(self.families));
+        // One policy answers after the other.
+        let caches: Vec<u64> = caches.collect::<Result<_, _>>()?;
+        Ok(MemoryNeeded {
+            weights: bytes(&self.policies, self.families)?,
+            cache: caches.into_iter().max().unwrap_or(0),
+            rewards: bytes(&self.rewards, self.families)?,
+            judging: caches_of(&self.rewards, self.families)?,
+            ..MemoryNeeded::default()
+        })
     }
 
-    /// Compares the memory of the weights with this number of bytes.
+    /// Compares this memory with a number of bytes.
     ///
     /// # Errors
     /// [`MemoryError::TooLarge`] with a dtype that would make the models fit, if bf16 would.
@@ -181,13 +232,18 @@ fn bytes(models: &[HeldModel], families: Families) -> Result<u64, ModelError> {
     models.iter().map(|model| model.bytes(families)).sum()
 }
 
+/// The answers of judges, which may be asked at the same time.
+fn caches_of(models: &[HeldModel], families: Families) -> Result<u64, ModelError> {
+    models.iter().map(|model| model.cache(families)).sum()
+}
+
 /// Memory needs of a run, in bytes.
 ///
 /// Weights, gradients, optimizer state and caches are exact for the built-in architectures; the
 /// activations that a transformer block keeps for its backward pass are estimated from above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemoryNeeded {
-    /// The policy's weights, and those of a reference that is a copy.
+    /// The policy's weights, its adapter's, and those of a reference that is a copy.
     pub weights: u64,
     /// Gradients and both Adam moments; for 16-bit weights also the f32 master copy or, for bf16 on
     /// the CPU, the 16 missing bits of each weight.
@@ -198,12 +254,15 @@ pub struct MemoryNeeded {
     pub cache: u64,
     /// The reward models.
     pub rewards: u64,
+    /// Keys and values of the answers of local judges.
+    pub judging: u64,
 }
 
 impl MemoryNeeded {
-    /// The total: activations and cache are not needed at the same time.
+    /// The total: activations and caches are not needed at the same time.
     pub fn total(&self) -> u64 {
-        self.weights + self.optimizer + self.rewards + self.activations.max(self.cache)
+        let passing = self.activations.max(self.cache).max(self.judging);
+        self.weights + self.optimizer + self.rewards + passing
     }
 }
 
@@ -215,6 +274,7 @@ impl fmt::Display for MemoryNeeded {
             ("activations", self.activations),
             ("generation", self.cache),
             ("rewards", self.rewards),
+            ("answers of judges", self.judging),
         ];
         let parts = parts.into_iter().filter(|(_, bytes)| *bytes > 0);
         let parts: Vec<String> =
@@ -257,6 +317,10 @@ impl Fault for MemoryError {
     }
 }
 
+/// Bytes of a weight of an adapter, which is in f32 on a base of any dtype.
+const ADAPTER_WIDTH: u64 = 4;
+/// Bytes of a gradient and of both Adam moments of a weight in f32.
+const ADAM_F32: u64 = 12;
 /// Bytes of logits in memory at a time, forward and backward, see [`rlaif_lm::token_log_probs`].
 const LOGITS: u64 = 3 * (64 << 20);
 /// Number of elements that a block keeps per token and hidden unit: Korthikanti et al. 2022,
@@ -274,7 +338,7 @@ impl MemoryPlan {
             quantisation: None,
             device,
             trained: TrainedWeights::All,
-            copy: false,
+            reference: ReferenceCopy::None,
             value: None,
             frozen: Vec::new(),
             rewards: Vec::new(),
@@ -295,19 +359,26 @@ impl MemoryPlan {
         let width = size(self.kind);
         let model = parameters(self.families, &self.model, self.quantisation)?;
         let count = model.count;
-        let dimensions = self.families.family(&config)?.dimensions;
-        let shape = dimensions(&config).map_err(|error| error.in_file(config.path()))?;
-        let unsigned = |size: i64| u64::try_from(size).unwrap_or(0);
+        let shape = dimensions(self.families, &config)?;
         let (hidden, heads) = (unsigned(shape.hidden), unsigned(shape.heads));
-        let (kv_heads, head_dim) = (unsigned(shape.kv_heads), unsigned(shape.head_dim));
         let blocks = shape.blocks as u64;
 
-        let (mut trained, copies) = match self.trained {
-            TrainedWeights::All => (count, 1 + u64::from(self.copy)),
-            // Four projections per block, two factors each.
-            TrainedWeights::Lora(rank) => (blocks * 8 * hidden * rank as u64, 1),
+        let copies = match self.reference {
+            ReferenceCopy::None => 1,
+            ReferenceCopy::Trained => 2,
         };
-        let mut weights = copies * model.bytes(width);
+        let (mut trained, adapter, mut weights) = match &self.trained {
+            TrainedWeights::All => (count, 0, copies * model.bytes(width)),
+            // Four projections per block, two factors each.
+            TrainedWeights::Lora(rank) => {
+                let adapter = blocks * 8 * hidden * *rank as u64;
+                (0, adapter, model.bytes(width) + adapter * ADAPTER_WIDTH)
+            }
+            TrainedWeights::Adapter(folder) => {
+                let adapter = adapter_weights(folder)?;
+                (0, adapter, model.bytes(width) + copies * adapter * ADAPTER_WIDTH)
+            }
+        };
         if let Some(value) = &self.value {
             let value = parameters(self.families, value, None)?;
             (weights, trained) = (weights + value.bytes(width), trained + value.count);
@@ -334,10 +405,11 @@ impl MemoryPlan {
         };
         Ok(MemoryNeeded {
             weights,
-            optimizer: trained * (width + 8 + master),
+            optimizer: trained * (width + 8 + master) + adapter * ADAM_F32,
             activations: microbatch * tokens * per_token * width + LOGITS,
-            cache: self.batch as u64 * tokens * blocks * 2 * kv_heads * head_dim * width,
+            cache: self.batch as u64 * tokens * cached_per_token(&shape) * width,
             rewards: bytes(&self.rewards, self.families)?,
+            judging: caches_of(&self.rewards, self.families)?,
         })
     }
 
@@ -417,6 +489,28 @@ impl MemoryPlan {
     }
 }
 
+/// The sizes of a model's layers.
+fn dimensions(families: Families, config: &Config) -> Result<Dimensions, ModelError> {
+    let of_family = families.family(config)?.dimensions;
+    of_family(config).map_err(|error| error.in_file(config.path()))
+}
+
+/// Keys and values of a token, in scalars.
+fn cached_per_token(shape: &Dimensions) -> u64 {
+    shape.blocks as u64 * 2 * unsigned(shape.kv_heads) * unsigned(shape.head_dim)
+}
+
+/// Weights of an adapter, in scalars.
+fn adapter_weights(folder: &Path) -> Result<u64, ModelError> {
+    let checkpoint = Checkpoint::open_adapter(folder)?;
+    let sizes = checkpoint.tensors().values().map(|info| info.shape.iter().product::<usize>());
+    Ok(sizes.sum::<usize>() as u64)
+}
+
+fn unsigned(size: i64) -> u64 {
+    u64::try_from(size).unwrap_or(0)
+}
+
 /// Weights of a folder, in scalars.
 struct Weights {
     count: u64,
@@ -475,7 +569,7 @@ mod tests {
     fn plan() -> MemoryPlan {
         let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models");
         MemoryPlan {
-            copy: true,
+            reference: ReferenceCopy::Trained,
             rewards: vec![HeldModel::new(format!("{models}/roberta"))],
             microbatch: 4,
             batch: 16,
@@ -522,6 +616,43 @@ mod tests {
         assert!(held.check_within(4 * parameters).is_ok());
         let error = held.check_within(4 * parameters - 1).unwrap_err().to_string();
         assert!(error.contains("would fit in bf16") && !error.contains("generation"), "{error}");
+    }
+
+    #[test]
+    fn adapters_and_answers_are_counted() {
+        let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models");
+        let adapter = PathBuf::from(format!("{models}/../adapters/dora-llama3"));
+        // A length, a header of JSON, and then f32 only.
+        let file = std::fs::read(adapter.join("adapter_model.safetensors")).unwrap();
+        let header = u64::from_le_bytes(file[..8].try_into().unwrap());
+        let count = (file.len() as u64 - 8 - header) / 4;
+        let plain = MemoryPlan { reference: ReferenceCopy::None, ..plan() };
+        let base = plain.needed().unwrap();
+        let trained = TrainedWeights::Adapter(adapter.clone());
+        let further = MemoryPlan { trained, ..plain.clone() };
+        // In f32, as a gradient and two moments are; the reference is the adapter at the start.
+        assert_eq!(further.needed().unwrap().weights, base.weights + 4 * count);
+        assert_eq!(further.needed().unwrap().optimizer, 12 * count);
+        let copied = MemoryPlan { reference: ReferenceCopy::Trained, ..further };
+        assert_eq!(copied.needed().unwrap().weights, base.weights + 8 * count);
+
+        let judge = HeldModel::new(plain.model.clone()).in_kind(Kind::BFloat16);
+        let with = HeldModel { adapter: Some(adapter), ..judge.clone() };
+        let bytes = |model: &HeldModel| model.bytes(Families::BUILT_IN).unwrap();
+        assert_eq!(bytes(&with), bytes(&judge) + 4 * count);
+        let answers = Some(AnswerBatch { rows: 3, tokens: 50 });
+        let answering = HeldModels {
+            rewards: vec![HeldModel { answers, ..judge.clone() }],
+            ..HeldModels::on(Device::Cpu)
+        };
+        // Keys and values of 3 x 50 tokens, 2 bytes each; the sizes are those of config.json.
+        let config = Config::read(&judge.folder).unwrap();
+        let of = |name: &str| config.fields()[name].as_u64().unwrap();
+        let head_dim = of("hidden_size") / of("num_attention_heads");
+        let token = 2 * of("num_hidden_layers") * of("num_key_value_heads") * head_dim;
+        let needed = answering.needed().unwrap();
+        assert_eq!((needed.rewards, needed.judging), (bytes(&judge), 150 * 2 * token));
+        assert_eq!(needed.total(), needed.rewards + needed.judging);
     }
 
     /// The numbers that were read by their keys in config.json before there were families.

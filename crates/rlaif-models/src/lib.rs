@@ -57,7 +57,10 @@ pub use convert::{ConvertError, classifier_with_labels, value_function};
 pub use error::{ModelError, TensorProblem};
 pub use family::{Families, Family};
 pub use files::{ADAPTER, AdapterBase, ModelFiles, ModelNames};
-pub use footprint::{HeldModel, HeldModels, MemoryError, MemoryNeeded, MemoryPlan, TrainedWeights};
+pub use footprint::{
+    AnswerBatch, HeldModel, HeldModels, MemoryError, MemoryNeeded, MemoryPlan, ReferenceCopy,
+    TrainedWeights,
+};
 pub use gguf::{GgufFormat, GgufLayout, GgufRotary, GgufTokenizer, export_gguf, import_gguf};
 pub use inspect::{ModelSummary, inspect, inspect_of};
 pub use language_model::LanguageModel;

@@ -10,7 +10,7 @@ use crate::{
     classifier::Classifier,
     error::ModelError,
     files::{ADAPTER, ModelFiles},
-    footprint::{MemoryPlan, TrainedWeights},
+    footprint::{MemoryPlan, ReferenceCopy, TrainedWeights},
     language_model::LanguageModel,
     load::LoadOptions,
     save::SaveOptions,
@@ -172,25 +172,26 @@ impl PolicySetup {
         })
     }
 
-    /// The least memory that the policy and its reference need: one token at a time. The caller adds
-    /// rows, batches and rewards.
-    ///
-    /// # Errors
-    /// [`ModelError`] for an adapter's configuration that cannot be read.
-    pub fn memory(&self) -> Result<MemoryPlan, ModelError> {
-        let rank = match (&self.files.adapter, &self.lora) {
-            (Some(adapter), _) => Some(AdapterConfig::read(adapter)?.r),
-            (None, lora) => lora.as_ref().map(|lora| lora.rank),
+    /// The least memory that the policy needs: one token at a time. The caller adds rows, batches and
+    /// rewards.
+    pub fn policy_memory(&self) -> MemoryPlan {
+        let trained = match (&self.files.adapter, &self.lora) {
+            (Some(adapter), _) => TrainedWeights::Adapter(adapter.clone()),
+            (None, Some(lora)) => TrainedWeights::Lora(lora.rank.get() as usize),
+            (None, None) => TrainedWeights::All,
         };
         let LoadOptions { kind, device, quantisation, families } = self.options;
-        Ok(MemoryPlan {
-            families,
-            quantisation,
-            trained: rank.map_or(TrainedWeights::All, |r| TrainedWeights::Lora(r.get() as usize)),
-            copy: self.reference.is_none(),
-            frozen: self.reference.iter().map(|files| files.folder.clone()).collect(),
-            ..MemoryPlan::new(&self.files.folder, kind.unwrap_or(Kind::Float), device)
-        })
+        let plan = MemoryPlan::new(&self.files.folder, kind.unwrap_or(Kind::Float), device);
+        MemoryPlan { families, quantisation, trained, ..plan }
+    }
+
+    /// The least memory that the policy and its reference need.
+    pub fn memory(&self) -> MemoryPlan {
+        let plan = self.policy_memory();
+        match &self.reference {
+            Some(files) => MemoryPlan { frozen: vec![files.folder.clone()], ..plan },
+            None => MemoryPlan { reference: ReferenceCopy::Trained, ..plan },
+        }
     }
 
     /// Saves what was trained: the adapter, or all weights with the other files of the model's

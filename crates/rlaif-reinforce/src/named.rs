@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use rlaif_rl::{
-    AdvantageEstimator, AdvantageScale, Anchor, Average, Combination, KlForm, Overlong,
+    AdvantageEstimator, AdvantageScale, Anchor, Average, Combination, KlForm, KlWeight, Overlong,
     PolicyObjective, RatioLevel, Surrogate,
 };
 use rlaif_train::KlEstimator;
@@ -111,7 +111,11 @@ impl NamedAlgorithm {
         };
         match self {
             Self::Grpo => {
-                let kl = KlForm::Loss { coef: 0.04, estimator: KlEstimator::K3, weighted: true };
+                let kl = KlForm::Loss {
+                    coef: 0.04,
+                    estimator: KlEstimator::K3,
+                    weight: KlWeight::Ratio,
+                };
                 let objective = with(Average::Responses, clipped(0.2, 0.2));
                 of(NORMALISED, PolicyObjective { kl, ..objective }, 64)
             }
@@ -135,7 +139,8 @@ impl NamedAlgorithm {
                 of(AdvantageEstimator::ToGo { gamma: 1. }, objective, 1)
             }
             Self::ReinforcePlusPlusBaseline => {
-                let kl = KlForm::Loss { coef: 0.01, estimator: KlEstimator::K2, weighted: false };
+                let kl =
+                    KlForm::Loss { coef: 0.01, estimator: KlEstimator::K2, weight: KlWeight::None };
                 let objective = PolicyObjective { kl, ..tokens(clipped(0.2, 0.2)) };
                 of(AdvantageEstimator::WhitenedGroupMean, objective, 8)
             }

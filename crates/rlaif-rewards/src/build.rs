@@ -349,7 +349,7 @@ pub(crate) fn policy_of(
     api: &PolicyApi,
     around: &Surroundings<'_>,
 ) -> Result<(LanguageModel, HfTokenizer), ProviderError> {
-    let model = api.local_model();
+    let model = api.local_model(None);
     let files = (around.models)(&model.names)?;
     let load = load_options(model, around)?;
     let codec = HfTokenizer::from_folder(tokenizer_folder(&files))?;

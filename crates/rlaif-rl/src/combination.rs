@@ -6,7 +6,7 @@ use rlaif_train::KlEstimator;
 use crate::{
     concern::CombinationConcern,
     estimator::AdvantageEstimator,
-    kl_form::KlForm,
+    kl_form::{KlForm, KlWeight},
     objective::{Average, Surrogate},
     policy_objective::{Anchor, PolicyObjective},
     ratio::RatioLevel,
@@ -136,13 +136,15 @@ impl PolicyObjective {
     }
 
     fn kl_concern(&self) -> Option<CombinationConcern> {
-        let KlForm::Loss { estimator, weighted, .. } = self.kl else { return None };
-        let why = match (estimator, weighted) {
-            (KlEstimator::K1, false) => "its gradient is that of log π, whose mean is 0",
+        let KlForm::Loss { estimator, weight, .. } = self.kl else { return None };
+        let why = match (estimator, weight) {
+            (KlEstimator::K1, KlWeight::None) => "its gradient is that of log π, whose mean is 0",
             (KlEstimator::Abs, _) => "its gradient has one size however far the policy is",
             (KlEstimator::Full, _) => "it is computed without a gradient",
-            (KlEstimator::K3, false) => return Some(CombinationConcern::UnweightedK3),
-            (KlEstimator::K1 | KlEstimator::K3, true) | (KlEstimator::K2, _) => return None,
+            (KlEstimator::K3, KlWeight::None) => return Some(CombinationConcern::UnweightedK3),
+            (KlEstimator::K1 | KlEstimator::K3, KlWeight::Ratio) | (KlEstimator::K2, _) => {
+                return None;
+            }
         };
         Some(CombinationConcern::KlGradient { estimator, why })
     }
@@ -274,18 +276,18 @@ mod tests {
 
     #[test]
     fn estimators_of_kl_whose_gradient_is_wrong_are_found() {
-        let of = |estimator, weighted| {
-            let kl = KlForm::Loss { coef: 0.04, estimator, weighted };
+        let of = |estimator, weight| {
+            let kl = KlForm::Loss { coef: 0.04, estimator, weight };
             found(GRPO, PolicyObjective { kl, ..PolicyObjective::new(CLIPPED) }, USAGE)
         };
         let place = "kl.loss.estimator";
-        assert_eq!(of(KlEstimator::K3, true), []);
-        assert_eq!(of(KlEstimator::K2, false), []);
-        assert_eq!(of(KlEstimator::K1, true), []);
-        assert_eq!(of(KlEstimator::K3, false), [(place, false)]);
-        assert_eq!(of(KlEstimator::K1, false), [(place, true)]);
-        assert_eq!(of(KlEstimator::Abs, true), [(place, true)]);
-        assert_eq!(of(KlEstimator::Full, true), [(place, true)]);
+        assert_eq!(of(KlEstimator::K3, KlWeight::Ratio), []);
+        assert_eq!(of(KlEstimator::K2, KlWeight::None), []);
+        assert_eq!(of(KlEstimator::K1, KlWeight::Ratio), []);
+        assert_eq!(of(KlEstimator::K3, KlWeight::None), [(place, false)]);
+        assert_eq!(of(KlEstimator::K1, KlWeight::None), [(place, true)]);
+        assert_eq!(of(KlEstimator::Abs, KlWeight::Ratio), [(place, true)]);
+        assert_eq!(of(KlEstimator::Full, KlWeight::Ratio), [(place, true)]);
     }
 
     #[test]

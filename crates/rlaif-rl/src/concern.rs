@@ -52,7 +52,7 @@ pub enum CombinationConcern {
     StepsWithoutRewards,
     /// Refused: an estimator whose gradient in the loss is not that of the KL divergence.
     #[error(
-        "is {estimator:?} in the loss: {why}; take k3 with `weighted = true`, or k2, or put k1 into \
+        "is {estimator:?} in the loss: {why}; take k3 with `weight = \"ratio\"`, or k2, or put k1 into \
          the reward"
     )]
     KlGradient {
@@ -63,8 +63,8 @@ pub enum CombinationConcern {
     },
     /// A warning: k3 in the loss without the ratio.
     #[error(
-        "is k3 in the loss with `weighted = false`: its gradient is not that of the KL divergence as \
-         soon as the policy has moved; set `weighted` to true"
+        "is k3 in the loss with `weight = \"none\"`: its gradient is not that of the KL divergence as \
+         soon as the policy has moved; set `weight` to `ratio`"
     )]
     UnweightedK3,
     /// A warning: a clip that never takes effect.

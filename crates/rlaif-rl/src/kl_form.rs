@@ -26,12 +26,22 @@ pub enum KlForm {
         coef: f64,
         /// Estimator k.
         estimator: KlEstimator,
-        /// `true` to multiply k by the ratio of the policy to the one that sampled, with the
-        /// gradient of both. The gradient of `ρ k3` is that of the KL divergence; the gradient of
-        /// k3 alone is not.
+        /// Factor of k. The gradient of `ρ k3` is that of the KL divergence; the gradient of k3 alone
+        /// is not.
         #[serde(default)]
-        weighted: bool,
+        weight: KlWeight,
     },
+}
+
+/// Factor of an estimate of the KL divergence in the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KlWeight {
+    /// 1.
+    #[default]
+    None,
+    /// The ratio ρ of the policy to the one that sampled, with its gradient.
+    Ratio,
 }
 
 impl KlForm {
@@ -64,8 +74,11 @@ impl KlForm {
         reference: &Tensor,
         ratio: &Tensor,
     ) -> Option<Tensor> {
-        let Self::Loss { coef, estimator, weighted } = self else { return None };
+        let Self::Loss { coef, estimator, weight } = self else { return None };
         let kl = estimator.estimate(log_probs, reference) * coef;
-        Some(if weighted { kl * ratio } else { kl })
+        Some(match weight {
+            KlWeight::None => kl,
+            KlWeight::Ratio => kl * ratio,
+        })
     }
 }

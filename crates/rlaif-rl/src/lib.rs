@@ -68,7 +68,7 @@ pub use error::RlError;
 pub use estimator::{AdvantageEstimator, AdvantageScale, Rewarded, returns_to_go};
 pub use generation::{check_policy, check_prompts, check_sampling};
 pub use groups::Groups;
-pub use kl_form::KlForm;
+pub use kl_form::{KlForm, KlWeight};
 pub use objective::{Average, PolicyLoss, Surrogate, policy_loss};
 pub use overlong::Overlong;
 pub use policy::{restore_policy, rollout_messages, save_policy, trained_parameters};

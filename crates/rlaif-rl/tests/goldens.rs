@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use rlaif_lm::Mask;
 use rlaif_rl::{
-    AdvantageEstimator, AdvantageScale, Anchor, Average, Correction, Groups, KlForm, OffPolicyMask,
-    PolicyObjective, PolicyTokens, RatioLevel, Rewarded, Surrogate, token_rewards,
+    AdvantageEstimator, AdvantageScale, Anchor, Average, Correction, Groups, KlForm, KlWeight,
+    OffPolicyMask, PolicyObjective, PolicyTokens, RatioLevel, Rewarded, Surrogate, token_rewards,
     train::KlEstimator,
 };
 use serde::Deserialize;
@@ -151,8 +151,8 @@ fn case(name: &str) -> (AdvantageEstimator, f64, PolicyObjective) {
         ratio: RatioLevel::Sequence,
         ..with(Average::Responses, surrogate)
     };
-    let kl = |weighted, objective| PolicyObjective {
-        kl: KlForm::Loss { coef: 0.04, estimator: KlEstimator::K3, weighted },
+    let kl = |weight, objective| PolicyObjective {
+        kl: KlForm::Loss { coef: 0.04, estimator: KlEstimator::K3, weight },
         ..objective
     };
     let corrected = |correction, high| PolicyObjective { correction, ..tokens(clipped(0.2, high)) };
@@ -163,8 +163,8 @@ fn case(name: &str) -> (AdvantageEstimator, f64, PolicyObjective) {
     let verl = |objective| (VERL, 0., objective);
     match name {
         "grpo" => trl(responses),
-        "grpo_kl" => trl(kl(true, responses)),
-        "grpo_kl_unweighted" => trl(kl(false, responses)),
+        "grpo_kl" => trl(kl(KlWeight::Ratio, responses)),
+        "grpo_kl_unweighted" => trl(kl(KlWeight::None, responses)),
         "dapo" => trl(tokens(clipped(0.2, 0.28))),
         // TRL's `delta` of 1.2 is below the clip: positive advantages are cut by it, negative ones
         // by the clip.
@@ -202,7 +202,7 @@ fn case(name: &str) -> (AdvantageEstimator, f64, PolicyObjective) {
         }
         "sequence_truncate_kl" => trl(PolicyObjective {
             correction: truncate(RatioLevel::Product, 0.9, 1.03),
-            ..kl(true, responses)
+            ..kl(KlWeight::Ratio, responses)
         }),
         "rloo_kl" => {
             let ratio = RatioLevel::Product;

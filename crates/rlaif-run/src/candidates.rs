@@ -1,6 +1,10 @@
 //! `rlaif candidates`: several responses to each prompt, from policies, APIs and files.
 
-use std::{collections::HashMap, ops::ControlFlow, path::Path};
+use std::{
+    collections::HashMap,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 use rlaif_core::{BadSetting, DemonstrationRow, PromptRow, Reply, TextOrMessages, Unread, say};
 use rlaif_data::{Import, Reader};
@@ -15,7 +19,6 @@ use tch::Device;
 
 use crate::{
     error::RunError,
-    evaluate::EvaluateProgress,
     file::RunFile,
     journal::{Costed, Header, Journal, Kept},
     model::Placement,
@@ -174,30 +177,17 @@ impl RunFile for CandidatesFile {
 }
 
 impl Work for CandidatesFile {
-    const OUT: Option<&'static str> = Some("the file of prompts with their responses");
+    const OUT: &'static str = "the file of prompts with their responses";
     const KEEPS: &'static str = "responses";
+    type Out = PathBuf;
     type Summary = CandidatesSummary;
     type Error = RunError;
 
-    fn work(
-        &self,
-        base: &Path,
-        out: Option<&Path>,
-        _: &mut dyn FnMut(EvaluateProgress<'_>),
-    ) -> Result<CandidatesSummary, RunError> {
-        self.run(base, out.unwrap_or(Path::new("candidates.jsonl")))
-    }
-}
-
-impl CandidatesFile {
     /// Has responses written into the file `out`. Paths of caches are relative to `base`.
     ///
     /// Until the last response has come, responses are in `OUT.unordered`, each as soon as it is there. The
     /// same call after an interruption takes up what is there, and asks for the others alone.
-    ///
-    /// # Errors
-    /// [`RunError`].
-    pub fn run(&self, base: &Path, out: &Path) -> Result<CandidatesSummary, RunError> {
+    fn work(&self, base: &Path, out: &PathBuf) -> Result<CandidatesSummary, RunError> {
         let out = ResultFile::new(out)?;
         if self.writers.is_empty() && self.data.responses.is_empty() {
             let found = "empty, and so is `data.responses`";

@@ -20,7 +20,6 @@ use tch::Device;
 
 use crate::{
     error::RunError,
-    evaluate::EvaluateProgress,
     file::RunFile,
     label::{opinions_kept, verdict},
     model::Placement,
@@ -115,8 +114,9 @@ impl RunFile for ExamFile {
 }
 
 impl Work for ExamFile {
-    const OUT: Option<&'static str> = None;
+    const OUT: &'static str = "the folder of the verdicts and of exam.json";
     const KEEPS: &'static str = "verdicts";
+    type Out = Option<PathBuf>;
     type Summary = ExamReport;
     type Error = RunError;
 
@@ -124,34 +124,11 @@ impl Work for ExamFile {
         self.out.as_deref()
     }
 
-    fn work(
-        &self,
-        base: &Path,
-        out: Option<&Path>,
-        _: &mut dyn FnMut(EvaluateProgress<'_>),
-    ) -> Result<ExamReport, RunError> {
-        self.run(base, out)
-    }
-}
-
-impl ExamFile {
-    fn resamples() -> usize {
-        ExamOptions::default().resamples
-    }
-
-    fn settings(&self) -> ExamSettings {
-        let Self { exam, seed, family, resamples, .. } = self;
-        let (seed, family, resamples) = (*seed, family.clone(), *resamples);
-        ExamSettings { exam: *exam, options: ExamOptions { seed, resamples, family } }
-    }
-
     /// Examines the reward. Paths of the reward's caches are relative to `base`. With a folder,
     /// each verdict is written to its `verdicts.jsonl` as it arrives, the same call after an
     /// interruption continues, and the result is in `exam.json`.
-    ///
-    /// # Errors
-    /// [`RunError`].
-    pub fn run(&self, base: &Path, out: Option<&Path>) -> Result<ExamReport, RunError> {
+    fn work(&self, base: &Path, out: &Option<PathBuf>) -> Result<ExamReport, RunError> {
+        let out = out.as_deref();
         // Before any question is paid for.
         if self.resamples < 100 {
             return Err(BadSetting::new("resamples", self.resamples, "at least 100").into());
@@ -190,6 +167,16 @@ impl ExamFile {
 }
 
 impl ExamFile {
+    fn resamples() -> usize {
+        ExamOptions::default().resamples
+    }
+
+    fn settings(&self) -> ExamSettings {
+        let Self { exam, seed, family, resamples, .. } = self;
+        let (seed, family, resamples) = (*seed, family.clone(), *resamples);
+        ExamSettings { exam: *exam, options: ExamOptions { seed, resamples, family } }
+    }
+
     /// Examines a judge of pairs.
     fn of_judge(
         &self,

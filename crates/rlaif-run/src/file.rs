@@ -260,7 +260,7 @@ pub(crate) fn read_table(path: &Path, command: &'static str) -> Result<Table, Ru
 }
 
 /// Keys of earlier versions, by their path, and their replacements.
-const RENAMED: [(&str, &str); 11] = [
+const RENAMED: [(&str, &str); 13] = [
     ("data.chat", "`prompt.plain`, which is `chat` or `text`"),
     ("device", "`placement.device`"),
     ("model.precision", "`model.dtype`"),
@@ -272,13 +272,15 @@ const RENAMED: [(&str, &str); 11] = [
     ("output.checkpoint_every", "`train.checkpoint_every`"),
     ("output.keep", "`train.keep`"),
     ("output.samples", "`train.samples`"),
+    ("judge.explains", "`judge.answer`, which is `label` or `explained`"),
+    ("reinforce.kl.loss.weighted", "`reinforce.kl.loss.weight`, which is `none` or `ratio`"),
 ];
 
 /// Refuses a key of an earlier version, with its current name.
 fn check_names(path: &Path, table: &Table) -> Result<(), RunError> {
-    let find = |key: &str| match key.rsplit_once('.') {
-        Some((parts, last)) => table.get(parts)?.as_table()?.get(last),
-        None => table.get(key),
+    let find = |key: &str| {
+        let (parts, last) = key.rsplit_once('.').unwrap_or(("", key));
+        lookup(table, parts)?.get(last)
     };
     let refuse = |key: &str, problem: String| {
         Err(RunError::Content { path: path.to_owned(), key: key.to_owned(), problem })

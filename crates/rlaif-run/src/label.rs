@@ -1,6 +1,9 @@
 //! `rlaif label`: preference pairs labelled by judges and rewards.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use rlaif_core::{
     AskedPair, BadSetting, ExamName, ExamQuestion, PairRow, Rendering, Seed, TextOrMessages,
@@ -19,7 +22,6 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     error::RunError,
-    evaluate::EvaluateProgress,
     file::RunFile,
     groups::{Groups, as_written, groups},
     journal::{Costed, Header, Journal, Kept},
@@ -165,31 +167,6 @@ impl LabelFile {
         LabelSettings { judge, facets, combine, orders, clamp, seed }
     }
 
-    /// Labels the pairs into the file `out`. Paths of caches are relative to `base`.
-    ///
-    /// Until the last answer has come, answers are in `OUT.unordered`, each as soon as it is there. The
-    /// same call after an interruption takes up what is there, and asks what has no answer alone.
-    ///
-    /// # Errors
-    /// [`RunError`].
-    pub fn run(&self, base: &Path, out: &Path) -> Result<LabelSummary, RunError> {
-        let out = ResultFile::new(out)?;
-        let settings = self.settings();
-        settings.check()?;
-        let settings = settings.resolved()?;
-        let device = self.placement.device()?;
-        self.placement.check_models(device, [], settings.local_models())?;
-        let data = self.data.pairs(self.seed, settings.columns())?;
-        if settings.input() != RewardInput::Messages {
-            data.unread.sentences("judges and rewards").iter().for_each(say);
-        }
-        let journal = out.journal();
-        let labeller =
-            surroundings(base, device, Some(&journal), |around| Labeller::new(&settings, around))?;
-        let opinions = opinions_kept("label", &settings, &labeller, &data.pairs, Some(&journal))?;
-        self.write(&labeller, &data, &opinions, &out)
-    }
-
     fn write(
         &self,
         labeller: &Labeller,
@@ -291,7 +268,7 @@ fn nothing(
             };
             format!(
                 "`{names}` always prefers the response that it is shown {which} (facet `{facet}`); \
-                 choose another judge, or let it explain first (`judge.explains`)"
+                 choose another judge, or let it explain first (`judge.answer = \"explained\"`)"
             )
         }
         // A fault of the service, not of the pairs.
@@ -392,18 +369,32 @@ impl RunFile for LabelFile {
 }
 
 impl Work for LabelFile {
-    const OUT: Option<&'static str> = Some("the file of labelled pairs");
+    const OUT: &'static str = "the file of labelled pairs";
     const KEEPS: &'static str = "answers";
+    type Out = PathBuf;
     type Summary = LabelSummary;
     type Error = RunError;
 
-    fn work(
-        &self,
-        base: &Path,
-        out: Option<&Path>,
-        _: &mut dyn FnMut(EvaluateProgress<'_>),
-    ) -> Result<LabelSummary, RunError> {
-        self.run(base, out.unwrap_or(Path::new("labels.jsonl")))
+    /// Labels the pairs into the file `out`. Paths of caches are relative to `base`.
+    ///
+    /// Until the last answer has come, answers are in `OUT.unordered`, each as soon as it is there. The
+    /// same call after an interruption takes up what is there, and asks what has no answer alone.
+    fn work(&self, base: &Path, out: &PathBuf) -> Result<LabelSummary, RunError> {
+        let out = ResultFile::new(out)?;
+        let settings = self.settings();
+        settings.check()?;
+        let settings = settings.resolved()?;
+        let device = self.placement.device()?;
+        self.placement.check_models(device, [], settings.local_models())?;
+        let data = self.data.pairs(self.seed, settings.columns())?;
+        if settings.input() != RewardInput::Messages {
+            data.unread.sentences("judges and rewards").iter().for_each(say);
+        }
+        let journal = out.journal();
+        let labeller =
+            surroundings(base, device, Some(&journal), |around| Labeller::new(&settings, around))?;
+        let opinions = opinions_kept("label", &settings, &labeller, &data.pairs, Some(&journal))?;
+        self.write(&labeller, &data, &opinions, &out)
     }
 }
 

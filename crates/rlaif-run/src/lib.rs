@@ -83,6 +83,7 @@ mod file;
 mod grade;
 mod groups;
 mod journal;
+mod judge;
 mod label;
 mod memory;
 mod model;
@@ -125,6 +126,7 @@ pub use evaluate::{
 pub use exam::{ExamData, ExamFile, ExamSettings};
 pub use fetch::{FetchError, model_files, model_folder};
 pub use file::{OpenRun, RunFile, RunRequest};
+pub use judge::{JudgeData, JudgeFile, JudgeSummary};
 pub use label::{LabelData, LabelFile, LabelSummary, Ties};
 pub use memory::{WeightsInMemory, longest, rows_of_pass};
 pub use model::{
@@ -155,4 +157,4 @@ pub use sft::SftFile;
 pub use skipped::SkippedRows;
 pub use verdicts::{any_scored, score_into};
 pub use vocabulary::OtherVocabulary;
-pub use work::{OpenWork, Work, WorkRequest};
+pub use work::{OpenWork, Work, WorkOut, WorkRequest};

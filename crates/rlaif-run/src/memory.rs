@@ -1,16 +1,13 @@
 //! The memory that a run needs: refused before it starts, rather than killed in the middle.
 
-use rlaif_models::{
-    AdapterConfig, HeldModel, HeldModels, LoadOptions, MemoryNeeded, MemoryPlan, ModelError,
-    TrainedWeights,
-};
+use rlaif_models::{HeldModel, HeldModels, LoadOptions, MemoryNeeded, MemoryPlan};
 use rlaif_rewards::neural::{Copies, LocalModel};
 use rlaif_torch::free_memory;
 use tch::{Device, Kind};
 
 use crate::{
     error::RunError,
-    model::{LoraSection, ModelSection, Placement},
+    model::{ModelSection, Placement},
     rewards::found,
 };
 
@@ -41,7 +38,8 @@ pub(crate) fn reward_models<'a>(
         let files = found(&model.names)?;
         let on = model.on(device)?;
         let kind = model.dtype.map(Kind::from);
-        let held = HeldModel { folder: files.folder.clone(), kind };
+        let (folder, adapter) = (files.folder.clone(), files.adapter.clone());
+        let held = HeldModel { folder, adapter, kind, answers: model.answers };
         if model.copies == Copies::Shared {
             let key = (files, on, kind);
             if shared.contains(&key) {
@@ -80,17 +78,7 @@ impl ModelSection {
     /// # Errors
     /// [`RunError::Fetch`]; [`RunError::Setting`] for the adapter.
     pub fn memory(&self, options: LoadOptions) -> Result<MemoryPlan, RunError> {
-        let files = self.files()?;
-        let rank = match &files.adapter {
-            Some(adapter) => Some(AdapterConfig::read(adapter).map_err(ModelError::from)?.r),
-            None => self.lora.as_ref().map(LoraSection::check).transpose()?,
-        };
-        let trained =
-            rank.map_or(TrainedWeights::All, |rank| TrainedWeights::Lora(rank.get() as usize));
-        let kind = options.kind.unwrap_or(Kind::Float);
-        let quantisation = self.options(options).quantisation;
-        let plan = MemoryPlan::new(files.folder, kind, options.device);
-        Ok(MemoryPlan { trained, quantisation, families: options.families, ..plan })
+        Ok(self.setup(options)?.policy_memory())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rlaif_core::{BadSetting, Exchange, PromptRow, Seed};
@@ -18,7 +18,6 @@ use serde_json::{Value, json};
 use crate::{
     candidates::{Came, prompt_text, write_open, writer},
     error::RunError,
-    evaluate::EvaluateProgress,
     file::RunFile,
     journal::{Header, Journal},
     model::Placement,
@@ -127,34 +126,17 @@ impl RunFile for RedTeamFile {
 }
 
 impl Work for RedTeamFile {
-    const OUT: Option<&'static str> = Some("the file of prompts");
+    const OUT: &'static str = "the file of prompts";
     const KEEPS: &'static str = "texts";
+    type Out = PathBuf;
     type Summary = RedTeamSummary;
     type Error = RunError;
-
-    fn work(
-        &self,
-        base: &Path,
-        out: Option<&Path>,
-        _: &mut dyn FnMut(EvaluateProgress<'_>),
-    ) -> Result<RedTeamSummary, RunError> {
-        self.run(base, out.unwrap_or(Path::new("prompts.jsonl")))
-    }
-}
-
-impl RedTeamFile {
-    fn examples() -> usize {
-        3
-    }
 
     /// Has prompts written into the file `out`. Paths of caches are relative to `base`.
     ///
     /// Until the last text has come, texts are in `OUT.unordered`, each as soon as it is there. The same
     /// call after an interruption requests only the missing ones.
-    ///
-    /// # Errors
-    /// [`RunError`].
-    pub fn run(&self, base: &Path, out: &Path) -> Result<RedTeamSummary, RunError> {
+    fn work(&self, base: &Path, out: &PathBuf) -> Result<RedTeamSummary, RunError> {
         let out = ResultFile::new(out)?;
         let refuse = |key: &'static str, found: usize, expected: String| {
             Err(BadSetting::new(key, found, expected).into())
@@ -253,6 +235,12 @@ impl RedTeamFile {
         out.write(&rows, &missing)?;
         let (prompts, missing, cost) = (rows.len(), missing.len(), came.cost);
         Ok(RedTeamSummary { prompts, written, equal, filtered, missing, first_missing, cost })
+    }
+}
+
+impl RedTeamFile {
+    fn examples() -> usize {
+        3
     }
 
     /// The question for a prompt: examples that are drawn for it, without repetition.

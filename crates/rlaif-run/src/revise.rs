@@ -1,6 +1,10 @@
 //! `rlaif revise`: responses that a model criticises and revises by the principles of a constitution.
 
-use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 use rlaif_core::{
     BadSetting, DemonstrationRow, Exchange, PromptRecord, PromptRow, Seed, TextOrMessages,
@@ -19,7 +23,6 @@ use serde_json::{Value, json};
 use crate::{
     candidates::{Came, prompt_text, write_open, writer},
     error::RunError,
-    evaluate::EvaluateProgress,
     file::RunFile,
     groups::{Groups, as_written, groups},
     journal::{Header, Journal, Kept},
@@ -194,53 +197,6 @@ impl ReviseFile {
         true
     }
 
-    /// Has responses revised into the file `out`. Paths of caches are relative to `base`.
-    ///
-    /// Until the last text has come, texts are in `OUT.unordered`, each as soon as it is there. The same
-    /// call after an interruption requests only the missing ones.
-    ///
-    /// # Errors
-    /// [`RunError`].
-    pub fn run(&self, base: &Path, out: &Path) -> Result<ReviseSummary, RunError> {
-        let out = ResultFile::new(out)?;
-        if !(1..=64).contains(&self.rounds) {
-            return Err(BadSetting::new("rounds", self.rounds, "a number from 1 to 64").into());
-        }
-        let constitution = self.constitution()?;
-        let device = self.placement.device()?;
-        let harmlessness = self.harmlessness.iter().flat_map(RewardConfig::local_models);
-        self.placement.check_models(device, self.writer.local_model(), harmlessness)?;
-        let rows = self.rows()?;
-        let writer = &writer(&self.writer, base, device)?;
-        let harmlessness = self.harmlessness.as_ref();
-        let harmlessness =
-            harmlessness.map(|config| rewards_from_config(config, base, device)).transpose()?;
-        let settings = Revising {
-            seed: self.seed,
-            rounds: self.rounds,
-            critique: self.critique,
-            constitution: &constitution,
-            writer: &self.writer,
-        };
-        let plan = Plan { file: self, constitution: constitution.clone(), rows };
-        let texts =
-            plan.rows.iter().flat_map(|row| [Some(row.text.as_str()), row.given.as_deref()]);
-        let texts = texts.map(Option::unwrap_or_default);
-        let header = Header::new("revise", &settings, plan.rows.len() * plan.steps(), texts)?;
-        let journal = out.journal();
-        let came = Journal::kept(Some(&journal), &header, Came::is_kept, |known, tell| {
-            plan.write(writer, known, tell)
-        })?;
-        let written = plan.written(&came);
-        let summary = plan.summary(&written, &came, harmlessness.as_deref())?;
-        if summary.revisions == 0 {
-            let why = summary.first_missing.unwrap_or_default();
-            return Err(RunError::NothingWritten { texts: plan.rows.len(), why });
-        }
-        out.write(plan.results(&written, &came, writer), &plan.missing(&written, &came))?;
-        Ok(summary)
-    }
-
     fn constitution(&self) -> Result<Constitution, RunError> {
         let mut all = Constitution::from_files(&self.constitution)?;
         let own =
@@ -346,18 +302,54 @@ impl RunFile for ReviseFile {
 }
 
 impl Work for ReviseFile {
-    const OUT: Option<&'static str> = Some("the file of revisions");
+    const OUT: &'static str = "the file of revisions";
     const KEEPS: &'static str = "texts";
+    type Out = PathBuf;
     type Summary = ReviseSummary;
     type Error = RunError;
 
-    fn work(
-        &self,
-        base: &Path,
-        out: Option<&Path>,
-        _: &mut dyn FnMut(EvaluateProgress<'_>),
-    ) -> Result<ReviseSummary, RunError> {
-        self.run(base, out.unwrap_or(Path::new("revisions.jsonl")))
+    /// Has responses revised into the file `out`. Paths of caches are relative to `base`.
+    ///
+    /// Until the last text has come, texts are in `OUT.unordered`, each as soon as it is there. The same
+    /// call after an interruption requests only the missing ones.
+    fn work(&self, base: &Path, out: &PathBuf) -> Result<ReviseSummary, RunError> {
+        let out = ResultFile::new(out)?;
+        if !(1..=64).contains(&self.rounds) {
+            return Err(BadSetting::new("rounds", self.rounds, "a number from 1 to 64").into());
+        }
+        let constitution = self.constitution()?;
+        let device = self.placement.device()?;
+        let harmlessness = self.harmlessness.iter().flat_map(RewardConfig::local_models);
+        self.placement.check_models(device, self.writer.local_model(), harmlessness)?;
+        let rows = self.rows()?;
+        let writer = &writer(&self.writer, base, device)?;
+        let harmlessness = self.harmlessness.as_ref();
+        let harmlessness =
+            harmlessness.map(|config| rewards_from_config(config, base, device)).transpose()?;
+        let settings = Revising {
+            seed: self.seed,
+            rounds: self.rounds,
+            critique: self.critique,
+            constitution: &constitution,
+            writer: &self.writer,
+        };
+        let plan = Plan { file: self, constitution: constitution.clone(), rows };
+        let texts =
+            plan.rows.iter().flat_map(|row| [Some(row.text.as_str()), row.given.as_deref()]);
+        let texts = texts.map(Option::unwrap_or_default);
+        let header = Header::new("revise", &settings, plan.rows.len() * plan.steps(), texts)?;
+        let journal = out.journal();
+        let came = Journal::kept(Some(&journal), &header, Came::is_kept, |known, tell| {
+            plan.write(writer, known, tell)
+        })?;
+        let written = plan.written(&came);
+        let summary = plan.summary(&written, &came, harmlessness.as_deref())?;
+        if summary.revisions == 0 {
+            let why = summary.first_missing.unwrap_or_default();
+            return Err(RunError::NothingWritten { texts: plan.rows.len(), why });
+        }
+        out.write(plan.results(&written, &came, writer), &plan.missing(&written, &came))?;
+        Ok(summary)
     }
 }
 

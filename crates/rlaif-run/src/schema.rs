@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
 use crate::{
-    CandidatesFile, ClassifierFile, DistillFile, DpoFile, EvalFile, ExamFile, LabelFile,
+    CandidatesFile, ClassifierFile, DistillFile, DpoFile, EvalFile, ExamFile, JudgeFile, LabelFile,
     PipelineFile, PpoFile, RedTeamFile, ReinforceFile, ReviseFile, RewardFile, SftFile,
     file::RunFile,
 };
@@ -32,7 +32,7 @@ const fn run<T: RunFile + JsonSchema>() -> (&'static str, Maker) {
 /// The other commands that read a run file, with the file's type.
 const OTHERS: [(&str, Maker); 8] = [
     run::<EvalFile>(),
-    ("judge", of::<JudgeFile>),
+    (JudgeFile::COMMAND, of::<AnyJudgeFile>),
     run::<ExamFile>(),
     run::<LabelFile>(),
     run::<CandidatesFile>(),
@@ -41,11 +41,13 @@ const OTHERS: [(&str, Maker); 8] = [
     ("pipeline", of::<PipelineFile>),
 ];
 
-/// The file of `rlaif judge`.
+/// The forms of the file of `rlaif judge`.
 #[derive(JsonSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "it is read by `RewardConfig::from_toml`, and here for its schema")]
-enum JudgeFile {
+#[expect(dead_code, reason = "it is read by `JudgeFile::read`, and here for its schema")]
+enum AnyJudgeFile {
+    /// A reward, with the rows and the placement.
+    File(Box<JudgeFile>),
     /// Any reward.
     Reward(Box<RewardConfig>),
     /// A judge, which needs no `kind`.

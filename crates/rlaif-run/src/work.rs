@@ -2,6 +2,7 @@
 
 use std::{
     error::Error,
+    fmt::Debug,
     path::{Path, PathBuf},
 };
 
@@ -15,14 +16,24 @@ use crate::{
 
 /// A run file of a command that trains nothing: it asks models, and keeps their answers.
 pub trait Work: RunFile {
-    /// The meaning of `--out`, for a command that needs it.
-    const OUT: Option<&'static str>;
+    /// The meaning of `--out`, for messages.
+    const OUT: &'static str;
     /// The results that are kept as they come, for messages.
     const KEEPS: &'static str;
+    /// The place of the results: a path, or `Option` of one if the command can do without.
+    type Out: WorkOut;
     /// The summary of the results.
     type Summary;
     /// The error.
     type Error: Error + From<RunError> + 'static;
+
+    /// Reads the run file, with these overrides of its keys.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    fn read(path: &Path, overrides: &[String]) -> Result<Self, RunError> {
+        read(path, overrides)
+    }
 
     /// The path of the results in the run file itself.
     fn out(&self) -> Option<&Path> {
@@ -34,12 +45,52 @@ pub trait Work: RunFile {
     ///
     /// # Errors
     /// Those of the command.
-    fn work(
+    fn work(&self, base: &Path, out: &Self::Out) -> Result<Self::Summary, Self::Error>;
+
+    /// Does the same, and tells its progress, if the command measures it.
+    ///
+    /// # Errors
+    /// Those of [`Self::work`].
+    fn work_shown(
         &self,
         base: &Path,
-        out: Option<&Path>,
-        progress: &mut dyn FnMut(EvaluateProgress<'_>),
-    ) -> Result<Self::Summary, Self::Error>;
+        out: &Self::Out,
+        _progress: &mut dyn FnMut(EvaluateProgress<'_>),
+    ) -> Result<Self::Summary, Self::Error> {
+        self.work(base, out)
+    }
+}
+
+/// The place of a command's results.
+pub trait WorkOut: Sized + Debug {
+    /// The place that the user named. `meaning` is that of `--out`.
+    ///
+    /// # Errors
+    /// [`BadSetting`] if the command needs a place and there is none.
+    fn named(out: Option<PathBuf>, meaning: &'static str) -> Result<Self, BadSetting>;
+
+    /// The path, if there is one.
+    fn path(&self) -> Option<&Path>;
+}
+
+impl WorkOut for PathBuf {
+    fn named(out: Option<PathBuf>, meaning: &'static str) -> Result<Self, BadSetting> {
+        out.ok_or_else(|| BadSetting::new("--out", "missing", meaning))
+    }
+
+    fn path(&self) -> Option<&Path> {
+        Some(self)
+    }
+}
+
+impl WorkOut for Option<PathBuf> {
+    fn named(out: Option<PathBuf>, _: &'static str) -> Result<Self, BadSetting> {
+        Ok(out)
+    }
+
+    fn path(&self) -> Option<&Path> {
+        self.as_deref()
+    }
 }
 
 /// A user's request of such a command.
@@ -55,11 +106,11 @@ pub struct WorkRequest {
 
 /// Work whose run file has been read.
 #[derive(Debug)]
-pub struct OpenWork<W> {
+pub struct OpenWork<W: Work> {
     /// The run file.
     pub config: W,
     /// The file or folder of results.
-    pub out: Option<PathBuf>,
+    pub out: W::Out,
     base: PathBuf,
 }
 
@@ -80,11 +131,9 @@ impl WorkRequest {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn open<W: Work>(&self) -> Result<OpenWork<W>, RunError> {
-        let config: W = read(&self.config, &self.set)?;
+        let config = W::read(&self.config, &self.set)?;
         let out = self.out.clone().or_else(|| config.out().map(Path::to_owned));
-        if let (None, Some(expected)) = (&out, W::OUT) {
-            return Err(BadSetting::new("--out", "missing", expected).into());
-        }
+        let out = W::Out::named(out, W::OUT)?;
         let base = self.config.parent().unwrap_or(Path::new("")).to_owned();
         Ok(OpenWork { config, out, base })
     }
@@ -99,6 +148,6 @@ impl<W: Work> OpenWork<W> {
         &self,
         progress: &mut dyn FnMut(EvaluateProgress<'_>),
     ) -> Result<W::Summary, W::Error> {
-        self.config.work(&self.base, self.out.as_deref(), progress)
+        self.config.work_shown(&self.base, &self.out, progress)
     }
 }

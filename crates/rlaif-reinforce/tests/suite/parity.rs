@@ -9,7 +9,10 @@ use rlaif_models::{LanguageModel, LoadOptions};
 use rlaif_reinforce::{
     NamedAlgorithm, Reference, ReinforceConfig, ReinforceTrainer,
     core::PromptRecord,
-    rl::{AdvantageEstimator, AdvantageScale, Average, KlForm, Prompt, RatioLevel, Surrogate},
+    rl::{
+        AdvantageEstimator, AdvantageScale, Average, KlForm, KlWeight, Prompt, RatioLevel,
+        Surrogate,
+    },
     train::{KlEstimator, OptimizerConfig},
 };
 use serde::Deserialize;
@@ -89,11 +92,14 @@ fn settings(name: &str, trl: &Value) -> ReinforceConfig {
         (_, Some("sequence")) => RatioLevel::Sequence,
         _ => RatioLevel::Token,
     };
-    let weighted = trl["use_bias_correction_kl"] != false;
+    let weight = match trl["use_bias_correction_kl"] != false {
+        true => KlWeight::Ratio,
+        false => KlWeight::None,
+    };
     let kl = match (beta > 0., is_rloo) {
         (false, _) => KlForm::None,
         (true, true) => KlForm::Reward { coef: beta, estimator: KlEstimator::K1 },
-        (true, false) => KlForm::Loss { coef: beta, estimator: KlEstimator::K3, weighted },
+        (true, false) => KlForm::Loss { coef: beta, estimator: KlEstimator::K3, weight },
     };
     let mut config = ReinforceConfig {
         algorithm: NamedAlgorithm::Grpo,

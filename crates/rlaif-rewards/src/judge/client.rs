@@ -10,7 +10,7 @@ use rlaif_http::{Environment, Stop};
 use super::api::{Api, Ask};
 use super::cache::{self, Cache, Key};
 use super::config::LlmApi;
-use super::exchange::{Answered, Asking, Message, Read, Service, stopped};
+use super::exchange::{Answered, Asking, Message, NoAnswer, Read, Service, stopped};
 use super::keys::{SamplingConfig, ServiceKeys};
 use super::optional::{Optional, Without};
 use super::refusal::{Complaint, Fatal, excerpt};
@@ -160,28 +160,25 @@ impl LlmClient {
                 stop.stop();
             })
         };
-        let unasked = stopped(WHO);
         self.service.each(open.len(), &stop, ask, |at, told| match told {
-            Ok(Err(Unanswered { reason, cost: None | Some(0.) })) if reason == unasked => {
-                ControlFlow::Continue(())
-            }
-            Ok(told) => tell_all(open[at], told),
-            Err(()) => ControlFlow::Continue(()),
+            Ok(Some(told)) => tell_all(open[at], told),
+            Ok(None) | Err(()) => ControlFlow::Continue(()),
         });
         lock(&failure).take().map_or(Ok(()), Err)
     }
 
+    /// The answer to a question, or why there is none; `None` if a stop came before anything was paid for.
     fn ask<T: PartialEq>(
         &self,
         job: &Job<'_>,
         read: &ReadAnswer<'_, T>,
         stop: &Stop,
-    ) -> Result<Result<Told<T>, Unanswered>, ProviderError> {
+    ) -> Result<Option<Result<Told<T>, Unanswered>>, ProviderError> {
         let without = self.without();
         let asked = Asked { client: self, ask: job.ask, read, without, reasks: 0 };
         let Answered { end, spent } = self.service.ask(asked, stop)?;
         let cost = self.service.ledger.cost_of(spent);
-        Ok(match end {
+        Ok(Some(match end {
             Ok((value, answer)) => {
                 if let Some(cache) = &self.cache
                     && let Some(answer) = self.keepable(answer, read, &value)
@@ -190,8 +187,10 @@ impl LlmClient {
                 }
                 Ok(Told { value, cost })
             }
-            Err(reason) => Err(Unanswered { reason, cost }),
-        })
+            Err(NoAnswer::Reason(reason)) => Err(Unanswered { reason, cost }),
+            Err(NoAnswer::Stopped) if matches!(cost, None | Some(0.)) => return Ok(None),
+            Err(NoAnswer::Stopped) => Err(Unanswered { reason: stopped(WHO), cost }),
+        }))
     }
 
     /// An answer as the cache may have it: a server that repeats a key gets it into no file.
@@ -272,7 +271,6 @@ impl<T> Asking for Asked<'_, T> {
     type Answer = (T, Answer);
     type Error = ProviderError;
 
-    const WHO: &'static str = WHO;
     const WHAT: &'static str = "answer";
 
     fn url(&self) -> &str {

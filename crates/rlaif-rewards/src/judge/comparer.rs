@@ -22,7 +22,7 @@ use crate::neural::{
     LocalModel,
     asker::{Labels, PolicyAsker},
 };
-use crate::rubric::{Answer, PairChoice, PairRubric};
+use crate::rubric::{Answer, PairAnswer, PairChoice, PairRubric};
 use crate::{ProviderError, Surroundings};
 
 /// The longest explanation of a policy, in tokens, by default.
@@ -35,9 +35,9 @@ with_service_keys! {
 pub struct ComparerConfig {
     /// Name in reports and rows; the model's by default.
     pub name: Option<String>,
-    /// The judge explains which response is better before it says so.
+    /// The form of the answer: the label of the better response alone, or an explanation before it.
     #[serde(default)]
-    pub explains: bool,
+    pub answer: PairAnswer,
     /// The labels of the two responses; `1` and `2` by default.
     pub labels: Option<[String; 2]>,
     /// The least probability on the two labels, where the judge gives probabilities; 0.5 by default.
@@ -56,7 +56,11 @@ impl ComparerConfig {
     /// The policy that judges, if it is one.
     #[cfg(feature = "neural")]
     pub fn local_model(&self) -> Option<LocalModel<'_>> {
-        self.api.local_model()
+        let explanation = self.sampling.max_tokens.unwrap_or(MAX_TOKENS);
+        self.api.local_model(match self.answer {
+            PairAnswer::Label => None,
+            PairAnswer::Explained => Some(explanation),
+        })
     }
 
     /// Every setting that may name a folder on this disk.
@@ -69,7 +73,7 @@ impl ComparerConfig {
     /// # Errors
     /// [`ProviderError::Setting`] for labels or a coverage that cannot be.
     pub fn rubric(&self, rubric: PairRubric) -> Result<PairRubric, ProviderError> {
-        let mut rubric = rubric.explained(self.explains);
+        let mut rubric = rubric.answering(self.answer);
         if let Some(labels) = &self.labels {
             rubric = rubric.labelled(labels.clone())?;
         }
@@ -297,7 +301,10 @@ impl LocalLlm {
                 "labels that the judge's tokenizer can write",
             ))));
         }
-        let new = if rubric.explains() { self.how.max_new_tokens } else { 0 };
+        let new = match rubric.answer() {
+            PairAnswer::Label => 0,
+            PairAnswer::Explained => self.how.max_new_tokens,
+        };
         let mut open: Vec<(usize, Vec<u32>)> = Vec::new();
         for (at, pair) in batch.iter().enumerate() {
             let ids = asker.encode(&rubric.ask(pair), "").map_err(failed(name))?;
@@ -315,9 +322,9 @@ impl LocalLlm {
                 return Ok(());
             }
             let prompts: Vec<Vec<u32>> = rows.iter().map(|(_, ids)| ids.clone()).collect();
-            let (prompts, reasons) = match rubric.explains() {
-                true => self.explained(&rubric, &prompts).map_err(failed(name))?,
-                false => (prompts, vec![String::new(); rows.len()]),
+            let (prompts, reasons) = match rubric.answer() {
+                PairAnswer::Explained => self.explained(&rubric, &prompts).map_err(failed(name))?,
+                PairAnswer::Label => (prompts, vec![String::new(); rows.len()]),
             };
             let mut asked = Vec::with_capacity(rows.len());
             let mut fitting = Vec::with_capacity(rows.len());

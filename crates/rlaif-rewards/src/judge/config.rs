@@ -6,7 +6,7 @@ use std::path::Path;
 #[cfg(feature = "neural")]
 use rlaif_core::Metadata;
 #[cfg(feature = "neural")]
-use rlaif_models::ModelNames;
+use rlaif_models::{AnswerBatch, ModelNames};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +72,10 @@ pub struct JudgeConfig<A = ApiConfig> {
 /// The judge.
 api: A
 }
+
+/// Rows per batch of a policy, by default.
+#[cfg(feature = "neural")]
+pub(super) const BATCH_SIZE: usize = 16;
 
 fn default_name() -> String {
     "judge".to_owned()
@@ -329,7 +333,14 @@ impl JudgeConfig {
     /// The policy that judges, if it is one.
     #[cfg(feature = "neural")]
     pub fn local_model(&self) -> Option<LocalModel<'_>> {
-        self.api.local_model()
+        // Building the judge refuses a rubric that does not exist.
+        let form = self.rubric().ok().map(|rubric| rubric.form());
+        let tokens = match form {
+            // Read from the probabilities of the next token.
+            None | Some(AnswerForm::Expectation) => None,
+            Some(form) => Some(self.sampling.max_tokens.unwrap_or(form.shape().max_tokens)),
+        };
+        self.api.local_model(tokens)
     }
 
     /// The part of a row that it reads.
@@ -352,8 +363,8 @@ impl JudgeConfig {
 
 #[cfg(feature = "neural")]
 impl PolicyApi {
-    /// The model.
-    pub fn local_model(&self) -> LocalModel<'_> {
+    /// The model, with answers of at most this many tokens; `None` if it generates none.
+    pub fn local_model(&self, tokens: Option<u32>) -> LocalModel<'_> {
         let names = ModelNames {
             model: &self.model,
             revision: self.revision.as_deref(),
@@ -361,17 +372,19 @@ impl PolicyApi {
             base: self.base.as_deref(),
         };
         let (device, dtype) = (self.device.as_deref(), self.dtype);
-        LocalModel { names, device, dtype, copies: Copies::Own }
+        let rows = self.batch_size.unwrap_or(BATCH_SIZE);
+        let answers = tokens.map(|tokens| AnswerBatch { rows, tokens: tokens as usize });
+        LocalModel { names, device, dtype, copies: Copies::Own, answers }
     }
 }
 
 impl ApiConfig {
-    /// The policy of this library, if it is one.
+    /// The policy of this library, if it is one, with answers of at most this many tokens.
     #[cfg(feature = "neural")]
-    pub fn local_model(&self) -> Option<LocalModel<'_>> {
+    pub fn local_model(&self, tokens: Option<u32>) -> Option<LocalModel<'_>> {
         match self {
             Self::Llm(_) | Self::RewardServer(_) => None,
-            Self::Policy(api) => Some(api.local_model()),
+            Self::Policy(api) => Some(api.local_model(tokens)),
         }
     }
 

@@ -58,8 +58,6 @@ pub(super) trait Asking {
     type Answer;
     type Error;
 
-    /// The name of the service, in reasons.
-    const WHO: &'static str;
     /// The name of the missing result, in reasons.
     const WHAT: &'static str;
 
@@ -85,10 +83,18 @@ pub(super) trait Asking {
 
 /// The end of a question.
 pub(super) struct Answered<T> {
-    /// The answer, or the reason for having none.
-    pub(super) end: Result<T, String>,
+    /// The answer, if there is one.
+    pub(super) end: Result<T, NoAnswer>,
     /// The tokens of all its requests, those included that gave no answer.
     pub(super) spent: Tokens,
+}
+
+/// The reason why a question has no answer.
+pub(super) enum NoAnswer {
+    /// That of the service, or of the budget.
+    Reason(String),
+    /// The run was stopped before the question was sent, or sent again.
+    Stopped,
 }
 
 /// A question between its requests.
@@ -141,16 +147,16 @@ impl Service {
         let mut course = Course::default();
         let end = loop {
             let message = asking.message();
-            if let Err(reason) = self.reserve(message.estimate, A::WHO, stop) {
-                break Err(reason);
+            if let Err(end) = self.reserve(message.estimate, stop) {
+                break Err(end);
             }
             let reply = post(&self.agent, asking.url(), &message.headers, &message.body);
             match self.react(reply, &mut asking, message.estimate, &mut course)? {
-                Next::End(end) => break end,
+                Next::End(end) => break end.map_err(NoAnswer::Reason),
                 Next::Now => {}
                 Next::Later { why, asked, whom } => {
                     if let Err(end) = self.wait(&mut patience, asked, whom, stop) {
-                        break Err(format!("no {} {end}: {why}", A::WHAT));
+                        break Err(NoAnswer::Reason(format!("no {} {end}: {why}", A::WHAT)));
                     }
                     self.ledger.count(|usage| usage.retries += 1);
                 }
@@ -161,12 +167,12 @@ impl Service {
 
     /// Reserves the tokens of a request and waits for its turn, or returns the reason for not
     /// sending it.
-    fn reserve(&self, estimate: Tokens, who: &str, stop: &Stop) -> Result<(), String> {
-        self.ledger.reserve(estimate)?;
+    fn reserve(&self, estimate: Tokens, stop: &Stop) -> Result<(), NoAnswer> {
+        self.ledger.reserve(estimate).map_err(NoAnswer::Reason)?;
         self.pace.wait(estimate.input + estimate.output, stop);
         if stop.stopped() {
             self.ledger.settle(estimate, Settled::Unsent);
-            return Err(stopped(who));
+            return Err(NoAnswer::Stopped);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use rlaif_core::{RewardError, Seed};
 use rlaif_lm::generate::{GenerationConfig, Sampling};
 
-use super::config::PolicyApi;
+use super::config::{BATCH_SIZE, PolicyApi};
 use super::keys::ServiceKeys;
 use crate::build::{chat_of, policy_of, sampling_of};
 use crate::neural::asker::PolicyAsker;
@@ -32,7 +32,7 @@ impl LocalLlm {
         let asker = PolicyAsker::new(policy, codec).with_chat(chat_of(api))?;
         let how = GenerationConfig {
             max_new_tokens: service.sampling.max_tokens.unwrap_or(max_tokens) as usize,
-            batch_size: api.batch_size.unwrap_or(16),
+            batch_size: api.batch_size.unwrap_or(BATCH_SIZE),
             sampling,
             ..GenerationConfig::default()
         };

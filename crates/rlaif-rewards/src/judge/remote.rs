@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::api::address;
 use super::config::{JudgeConfig, RewardServerApi};
-use super::exchange::{Asking, Message, Read, Service, stopped};
+use super::exchange::{Asking, Message, NoAnswer, Read, Service, stopped};
 use super::optional::Optional;
 use super::refusal::{Complaint, Fatal, excerpt};
 use super::spending::{Ledger, Tokens, Usage};
@@ -129,9 +129,8 @@ impl RemoteReward {
         self.service.each(chunks.len(), &stop, ask, |at, reply| {
             let rows: Vec<usize> = (at * self.batch_size..).take(chunks[at].len()).collect();
             let of_chunk = match reply {
-                // This reason was already passed on.
-                Err(()) => return ControlFlow::Continue(()),
-                Ok(Err(reason)) if reason == stopped(WHO) => return ControlFlow::Continue(()),
+                // The error was already kept, and rows begin with the reason of a stop.
+                Err(()) | Ok(Err(NoAnswer::Stopped)) => return ControlFlow::Continue(()),
                 Ok(Ok(reply)) => match self.scores(&reply, &rows) {
                     Ok(scores) => scores,
                     Err(error) => {
@@ -139,7 +138,7 @@ impl RemoteReward {
                         return ControlFlow::Continue(());
                     }
                 },
-                Ok(Err(reason)) => Scores {
+                Ok(Err(NoAnswer::Reason(reason))) => Scores {
                     reasons: (0..rows.len()).map(|row| (row, reason.clone())).collect(),
                     ..Scores::new(vec![None; rows.len()])
                 },
@@ -212,7 +211,6 @@ impl Asking for Asked<'_> {
     type Answer = Reply;
     type Error = RewardError;
 
-    const WHO: &'static str = WHO;
     const WHAT: &'static str = "rewards";
 
     fn url(&self) -> &str {

@@ -1,7 +1,7 @@
 //! Models that a configuration names.
 
 use rlaif_core::{ChatOptions, Metadata};
-use rlaif_models::{ModelFiles, ModelNames};
+use rlaif_models::{AnswerBatch, ModelFiles, ModelNames};
 use rlaif_torch::DeviceChoice;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,8 @@ pub struct LocalModel<'a> {
     pub dtype: Option<ModelDtype>,
     /// The copies of the weights in memory.
     pub copies: Copies,
+    /// The answers that it generates together, if it generates.
+    pub answers: Option<AnswerBatch>,
 }
 
 impl LocalModel<'_> {
@@ -153,7 +155,7 @@ impl ClassifierConfig {
             base: self.base.as_deref(),
         };
         let (device, dtype) = (self.device.as_deref(), self.dtype);
-        Some(LocalModel { names, device, dtype, copies: Copies::Shared })
+        Some(LocalModel { names, device, dtype, copies: Copies::Shared, answers: None })
     }
 
     /// The settings of the reward, without those of its model.

@@ -26,7 +26,7 @@ use crate::ProviderError;
 pub(crate) use answer::AnswerShape;
 pub use answer::{AnswerForm, Reading, Scale};
 #[cfg(any(feature = "judge", feature = "neural"))]
-pub use pair::{PairChoice, PairExample, PairRubric};
+pub use pair::{PairAnswer, PairChoice, PairExample, PairRubric};
 pub use read::{Answer, Finish, NoVerdict, TokenAlternatives};
 use template::Template;
 #[cfg(any(feature = "judge", feature = "neural"))]

@@ -62,6 +62,17 @@ pub struct PairExample {
     pub first_is_better: bool,
 }
 
+/// The form of a judge's answer about a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PairAnswer {
+    /// The label of the better response.
+    #[default]
+    Label,
+    /// An explanation, and then the label.
+    Explained,
+}
+
 /// A judge's verdict on a pair.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PairChoice {
@@ -93,7 +104,7 @@ pub struct PairRubric {
     preamble: String,
     examples: Vec<PairExample>,
     labels: [String; 2],
-    explains: bool,
+    answer: PairAnswer,
     min_coverage: f64,
     controls: Vec<String>,
 }
@@ -128,7 +139,7 @@ impl PairRubric {
             preamble: preamble.into(),
             examples: Vec::new(),
             labels: ["1".to_owned(), "2".to_owned()],
-            explains: false,
+            answer: PairAnswer::Label,
             min_coverage: 0.5,
             controls: Vec::new(),
         }
@@ -140,10 +151,10 @@ impl PairRubric {
         Self { examples, ..self }
     }
 
-    /// The same comparison by a judge that explains its verdict before it gives it.
+    /// The same comparison with answers of this form.
     #[must_use]
-    pub fn explained(self, explains: bool) -> Self {
-        Self { explains, ..self }
+    pub fn answering(self, answer: PairAnswer) -> Self {
+        Self { answer, ..self }
     }
 
     /// The same comparison with other labels.
@@ -194,9 +205,13 @@ impl PairRubric {
         &self.labels
     }
 
-    /// True for a judge that explains first.
-    pub fn explains(&self) -> bool {
-        self.explains
+    /// The form of its answers.
+    pub fn answer(&self) -> PairAnswer {
+        self.answer
+    }
+
+    fn explains(&self) -> bool {
+        self.answer == PairAnswer::Explained
     }
 
     /// The words that the label follows.
@@ -207,7 +222,7 @@ impl PairRubric {
     /// The shape of its answers; `log_probs` for those that come with probabilities.
     #[cfg(feature = "judge")]
     pub(crate) fn shape(&self, log_probs: bool) -> AnswerShape {
-        let max_tokens = if self.explains { 512 } else { 8 };
+        let max_tokens = if self.explains() { 512 } else { 8 };
         AnswerShape { max_tokens, log_probs, schema: false }
     }
 
@@ -215,7 +230,7 @@ impl PairRubric {
     /// [`Rubric::ask`](super::Rubric::ask), with the same key in both orders of the responses.
     pub fn ask(&self, pair: &ShownPair<'_>) -> Question {
         let [one, two] = &self.labels;
-        let answer = if self.explains {
+        let answer = if self.explains() {
             format!(
                 "First explain in a few sentences which response is better and why. Then end with a \
                  line `{ENDING}{one}` or `{ENDING}{two}`."
@@ -230,13 +245,13 @@ impl PairRubric {
             let PairExample { prompt, first, second, reason, first_is_better } = example;
             let label = if *first_is_better { one } else { two };
             user.push_str(&self.sample(&ShownPair::new(prompt, first, second)));
-            if let Some(reason) = reason.as_ref().filter(|_| self.explains) {
+            if let Some(reason) = reason.as_ref().filter(|_| self.explains()) {
                 user.push_str(&format!("Explanation: {}\n", reason.trim()));
             }
             user.push_str(&format!("{ENDING}{label}\n\n"));
         }
         user.push_str(&self.sample(pair));
-        user.push_str(if self.explains { "Explanation:" } else { ENDING });
+        user.push_str(if self.explains() { "Explanation:" } else { ENDING });
         let parts = [self.preamble.as_str(), fence::NOTICE, &answer];
         Question { system: parts.join("\n\n"), user }
     }
@@ -292,7 +307,7 @@ impl PairRubric {
             let before = text[..end].trim_end();
             let lower = before.to_ascii_lowercase();
             let end = lower.rfind("preferred response").unwrap_or(before.len());
-            if self.explains { before[..end].trim().to_owned() } else { String::new() }
+            if self.explains() { before[..end].trim().to_owned() } else { String::new() }
         };
         match found {
             Some((label, at)) => {
@@ -304,7 +319,7 @@ impl PairRubric {
                 self.choose(self.masses(answer, tokens.token_at(at)), reason(at))
             }
             // The judge wrote something else; how probable the labels were is known all the same.
-            None if !self.explains && !answer.tokens.is_empty() => {
+            None if !self.explains() && !answer.tokens.is_empty() => {
                 let blank = |text: &str| text.trim().is_empty();
                 let first = answer.tokens.iter().position(|token| !blank(&token.token));
                 let masses = self.masses(answer, first.unwrap_or(0));
@@ -349,7 +364,7 @@ impl PairRubric {
             return self.label_from(text, at);
         }
         let lines = [whole(text), first_line(text), last_line(text)];
-        let lines = if self.explains { &lines[2..] } else { &lines[..] };
+        let lines = if self.explains() { &lines[2..] } else { &lines[..] };
         lines.iter().find_map(|line| {
             let said = &text[line.clone()];
             let mut from = line.start + said.find(char::is_alphanumeric)?;
@@ -453,7 +468,7 @@ mod tests {
                 assert_eq!(found.map(|choice| choice.first), Ok(label), "{answer:?}");
             }
         }
-        let explained = rubric().explained(true);
+        let explained = rubric().answering(PairAnswer::Explained);
         let answer = "The second one lies.\nPreferred response=1";
         let choice = explained.read(&Answer::text(answer)).unwrap();
         assert_eq!((choice.first, choice.reason.as_str()), (1., "The second one lies."));
@@ -504,7 +519,7 @@ mod tests {
         tokens.push(token("1", &[("1", 0.6), ("2", 0.4)]));
         let text = "The 2 is short.\nPreferred response=1";
         let answer = Answer { tokens, ..Answer::text(text) };
-        let choice = rubric().explained(true).read(&answer).unwrap();
+        let choice = rubric().answering(PairAnswer::Explained).read(&answer).unwrap();
         assert!((choice.first - 0.6).abs() < 1e-12, "{choice:?}");
         assert_eq!(choice.reason, "The 2 is short.");
     }
@@ -538,7 +553,7 @@ mod tests {
         assert_eq!(key(&one), key(&two));
         assert_ne!(one, two);
         assert!(one.contains("Preferred response=2\n\nThe request:") && !one.contains("Because."));
-        let explained = rubric.explained(true).ask(&ShownPair::new("?", "a", "b"));
+        let explained = rubric.answering(PairAnswer::Explained).ask(&ShownPair::new("?", "a", "b"));
         assert!(explained.user.contains("Explanation: Because.\nPreferred response=2"));
         assert!(explained.user.ends_with("Explanation:"));
     }

@@ -94,6 +94,21 @@ pub enum CommandError {
         /// Names of the checks.
         failed: Vec<&'static str>,
     },
+    /// A folder without a report.
+    #[error(
+        "{} holds no report: there is no report.json in it; `rlaif eval --out` and the examples \
+         write one", .folder.display()
+    )]
+    NoReport {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The same run given twice.
+    #[error("{} is given twice; name each run once", .folder.display())]
+    SameRun {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// The output cannot be written.
     #[error("the output: {0}")]
     Output(#[source] io::Error),
@@ -223,7 +238,11 @@ impl Fault for CommandError {
     fn is_users(&self) -> bool {
         match self {
             Self::Row { problem, .. } => problem.is_users(),
-            Self::Folder { .. } | Self::Setting(_) | Self::Peer { .. } => true,
+            Self::Folder { .. }
+            | Self::Setting(_)
+            | Self::Peer { .. }
+            | Self::NoReport { .. }
+            | Self::SameRun { .. } => true,
             Self::NotFinite { .. }
             | Self::Unmeasured { .. }
             | Self::NotExact { .. }

@@ -1,5 +1,5 @@
 //! Commands that are set by flags instead of a run file: streams of rows (`rlaif generate`,
-//! `logprobs` and `score`), `rlaif bench`, `verify`, `import` and `export`.
+//! `logprobs` and `score`), `rlaif inspect`, `merge`, `report`, `bench`, `verify`, `import` and `export`.
 //!
 //! ```no_run
 //! use std::{io, path::Path};
@@ -21,9 +21,12 @@ pub mod bench;
 mod error;
 mod generate;
 mod gguf;
+mod inspect;
 mod log_probs;
 mod matrix;
+mod merge;
 mod model;
+mod report;
 mod rows;
 mod score;
 mod tokenizer;
@@ -32,8 +35,11 @@ mod verify;
 pub use error::{CommandError, RowFault};
 pub use generate::GenerateRows;
 pub use gguf::{ExportGguf, ImportGguf};
+pub use inspect::{InspectedAdapter, InspectedFile, Inspection};
 pub use log_probs::LogProbRows;
+pub use merge::MergeAdapter;
 pub use model::{Loading, ModelChoice};
+pub use report::{RunReports, WrittenReport};
 pub use rows::{RowStream, StreamProgress, open};
 pub use score::ScoreRows;
 pub use verify::{Check, Trained, Verification, Verified};

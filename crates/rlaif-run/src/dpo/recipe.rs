@@ -5,7 +5,7 @@ use rlaif_dpo::{
     DpoTask, DpoTrainer, HeldOutEvaluation, Reference, ReferenceConfig, TokenPair, TrainRows,
 };
 use rlaif_lm::Policy;
-use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan};
+use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan, ReferenceCopy};
 use rlaif_train::RunFolder;
 
 use crate::{
@@ -147,7 +147,10 @@ impl DpoFile {
     ) -> Result<MemoryPlan, RunError> {
         let live = matches!(self.dpo.reference, ReferenceConfig::Live { .. });
         let mut plan = MemoryPlan {
-            copy: live && self.dpo.objective.needs_reference(),
+            reference: match live && self.dpo.objective.needs_reference() {
+                true => ReferenceCopy::Trained,
+                false => ReferenceCopy::None,
+            },
             rewards: match &self.online {
                 Some(online) => reward_models(online.reward.local_models(), options.device)?,
                 None => Vec::new(),

@@ -22,7 +22,7 @@ use rlaif_eval::{
 use rlaif_hub::Hub;
 use rlaif_lm::generate::GenerationConfig;
 use rlaif_lm::{Forward, Policy};
-use rlaif_models::{LanguageModel, LoadOptions, ModelError, ModelNames};
+use rlaif_models::{AnswerBatch, LanguageModel, LoadOptions, ModelError, ModelNames};
 use rlaif_rewards::neural::{Copies, LocalModel, ModelDtype, tokenizer_folder};
 use rlaif_rewards::{ClassifierConfig, Input, Preset, RewardConfig, RewardInput, Surroundings};
 use rlaif_text::HfTokenizer;
@@ -380,8 +380,15 @@ impl PolicyConfig {
         }
     }
 
-    fn local_model(&self) -> LocalModel<'_> {
-        LocalModel { names: self.names(), device: None, dtype: self.dtype, copies: Copies::Own }
+    /// The model, which generates these answers.
+    fn local_model(&self, answers: AnswerBatch) -> LocalModel<'_> {
+        LocalModel {
+            names: self.names(),
+            device: None,
+            dtype: self.dtype,
+            copies: Copies::Own,
+            answers: Some(answers),
+        }
     }
 }
 
@@ -596,7 +603,9 @@ impl EvalFile {
 
     /// Checks that both policies and all models of metrics, judges and checks fit into memory.
     fn check_memory(&self, device: Device) -> Result<(), RunError> {
-        let policies = [&self.baseline, &self.tuned].map(PolicyConfig::local_model);
+        let GenerationConfig { batch_size: rows, max_new_tokens: tokens, .. } = self.generation;
+        let answers = AnswerBatch { rows, tokens };
+        let policies = [&self.baseline, &self.tuned].map(|policy| policy.local_model(answers));
         let metrics: Vec<RewardConfig> =
             self.metrics.iter().filter_map(MetricConfig::as_reward).collect();
         let checks = self.preferences.iter().map(|check| &check.reward);
@@ -769,9 +778,9 @@ impl RunFile for EvalFile {
 }
 
 impl Work for EvalFile {
-    const OUT: Option<&'static str> =
-        Some("the folder of the report, here or as `out` in the run file");
+    const OUT: &'static str = "the folder of the report, here or as `out` in the run file";
     const KEEPS: &'static str = "responses and scores";
+    type Out = PathBuf;
     type Summary = Report;
     type Error = RunError;
 
@@ -779,13 +788,17 @@ impl Work for EvalFile {
         self.out.as_deref()
     }
 
-    fn work(
+    fn work(&self, base: &Path, out: &PathBuf) -> Result<Report, RunError> {
+        self.run(base, out, |_| ())
+    }
+
+    fn work_shown(
         &self,
         base: &Path,
-        out: Option<&Path>,
+        out: &PathBuf,
         progress: &mut dyn FnMut(EvaluateProgress<'_>),
     ) -> Result<Report, RunError> {
-        self.run(base, out.unwrap_or(Path::new("eval")), progress)
+        self.run(base, out, progress)
     }
 }
 

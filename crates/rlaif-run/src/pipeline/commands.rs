@@ -10,7 +10,8 @@ use rlaif_data::builtin::{self, Part};
 use rlaif_eval::read_curves;
 use rlaif_lm::Activations;
 use rlaif_models::MemoryPlan;
-use rlaif_rewards::judge::{BudgetConfig, PriceConfig};
+use rlaif_rewards::judge::{BudgetConfig, ComparerConfig, PriceConfig};
+use rlaif_rewards::rubric::PairAnswer;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use toml::Table;
@@ -217,7 +218,7 @@ impl<R: Recipe> StageRun for Training<R> {
 }
 
 /// A command that writes a file of rows, and keeps its results as they come.
-pub(crate) trait Writes: Work<Error = RunError, Summary: Serialize> {
+pub(crate) trait Writes: Work<Out = PathBuf, Error = RunError, Summary: Serialize> {
     fn size(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize;
 }
 
@@ -248,7 +249,7 @@ impl<T: Writes> StageRun for Written<T> {
                 .map_err(|source| RunError::Read { path: out.clone(), source })?;
             return Ok(json!({"rows": text.lines().count()}));
         }
-        let summary = self.0.work(place.caches, Some(&out), &mut |_| ())?;
+        let summary = self.0.work(place.caches, &out)?;
         Ok(serde_json::to_value(summary).unwrap_or_default())
     }
 }
@@ -266,6 +267,14 @@ fn cost(
         Some(questions? as f64 * of_one / 1e6)
     };
     [price.and_then(of), budget.and_then(|budget| budget.money)]
+}
+
+/// Tokens of a judge's answer about a pair: for estimates.
+fn answer_tokens(judge: &ComparerConfig) -> u32 {
+    judge.sampling.max_tokens.unwrap_or(match judge.answer {
+        PairAnswer::Label => 8,
+        PairAnswer::Explained => 300,
+    })
 }
 
 /// Tokens of a prompt of a usual length, and of what a judge of pairs is asked: for estimates.
@@ -324,7 +333,7 @@ impl Writes for LabelFile {
         };
         for facet in self.facets.iter().filter(|facet| facet.reward.is_none()) {
             let Some(judge) = facet.judge.as_deref().or(self.judge.as_ref()) else { continue };
-            let output = judge.sampling.max_tokens.unwrap_or(if judge.explains { 300 } else { 8 });
+            let output = answer_tokens(judge);
             let samples = judge.samples.unwrap_or(1) as usize;
             let questions = rows.map(|rows| rows * orders * samples);
             let tokens = [PAIR_TOKENS, output as usize];
@@ -394,7 +403,7 @@ impl StageRun for Exam {
             size.about = format!("{rows} questions");
         }
         if let Some(judge) = &self.0.judge {
-            let output = judge.sampling.max_tokens.unwrap_or(if judge.explains { 300 } else { 8 });
+            let output = answer_tokens(judge);
             let questions = rows.map(|rows| 2 * rows);
             [size.cost, size.budget] =
                 cost(judge.price, judge.budget, questions, [PAIR_TOKENS, output as usize]);
@@ -403,7 +412,7 @@ impl StageRun for Exam {
     }
 
     fn run(&self, place: &StagePlace<'_>) -> Result<Value, RunError> {
-        let report = self.0.run(place.caches, Some(&place.folder.join("exam")))?;
+        let report = self.0.work(place.caches, &Some(place.folder.join("exam")))?;
         Ok(serde_json::to_value(report).unwrap_or_default())
     }
 }

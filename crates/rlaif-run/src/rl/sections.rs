@@ -2,7 +2,7 @@
 
 use rlaif_core::{BadSetting, Seed};
 use rlaif_lm::{Activations, LmSpec, Policy, generate::GenerationConfig};
-use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan};
+use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan, ReferenceCopy};
 use rlaif_rewards::RewardConfig;
 use rlaif_rl::{Prompt, RlError};
 use rlaif_text::HfTokenizer;
@@ -136,7 +136,10 @@ impl RlSections<'_> {
     ) -> Result<MemoryPlan, RunError> {
         let folder = |location: &String| files_of(location).map(|files| files.folder);
         let mut plan = MemoryPlan {
-            copy: self.needs_reference && self.reference.is_none(),
+            reference: match self.needs_reference && self.reference.is_none() {
+                true => ReferenceCopy::Trained,
+                false => ReferenceCopy::None,
+            },
             value: self.value.map(folder).transpose()?,
             frozen: self.reference.into_iter().map(folder).collect::<Result<_, _>>()?,
             activations: settings.activations,

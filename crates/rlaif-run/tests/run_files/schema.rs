@@ -168,7 +168,7 @@ fn command(page: &str, file: &Value) -> Option<&'static str> {
         "feedback" if has("writers") => Some("candidates"),
         "feedback" if has("data") && has("facets") => Some("label"),
         "feedback" if has("data") && (has("reward") || has("judge")) => Some("exam"),
-        "rewards" if has("kind") || has("api") => Some("judge"),
+        "rewards" if has("kind") || has("api") || has("data") => Some("judge"),
         _ => None,
     }
 }

@@ -1,18 +1,13 @@
 //! Error messages of the command, and its exit codes.
 
-use std::{fmt, io, path::PathBuf};
+use std::{fmt, io};
 
-use rlaif_core::{BadSetting, CodecError, Fault, Interrupted};
-use rlaif_dpo::DpoError;
-use rlaif_eval::EvalError;
-use rlaif_hub::HubError;
-use rlaif_models::{ConvertError, ModelError};
+use rlaif_core::{BadSetting, Fault, Interrupted};
 use rlaif_people::PeopleError;
 use rlaif_rewards::ProviderError;
-use rlaif_text::TextError;
 use rlaif_torch::TorchError;
 
-use rlaif_run::{EvaluateError, FetchError, RunError, command::CommandError};
+use rlaif_run::{RunError, command::CommandError};
 
 /// Reasons why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -27,41 +22,12 @@ pub(crate) enum CliError {
     /// A flag with an invalid value; the flag is `field`, with dashes for underscores.
     #[error("--{} is {}; expected {}", .0.field.replace('_', "-"), .0.found, .0.expected)]
     Flag(BadSetting),
-    /// A folder without a report.
-    #[error(
-        "{} holds no report: there is no report.json in it; `rlaif eval --out` and the examples \
-         write one", .folder.display()
-    )]
-    NoReport { folder: PathBuf },
-    /// The same run given twice.
-    #[error("{} is given twice; name each run once", .folder.display())]
-    SameRun { folder: PathBuf },
     #[error(transparent)]
     Command(CommandError),
     #[error(transparent)]
     Run(#[from] RunError),
     #[error(transparent)]
-    Model(#[from] ModelError),
-    #[error(transparent)]
-    Convert(#[from] ConvertError),
-    #[error(transparent)]
-    Text(#[from] TextError),
-    #[error(transparent)]
-    Codec(#[from] CodecError),
-    #[error(transparent)]
-    Hub(#[from] HubError),
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    #[error(transparent)]
-    Dpo(#[from] DpoError),
-    #[error(transparent)]
     Torch(#[from] TorchError),
-    #[error(transparent)]
-    Reward(#[from] ProviderError),
-    #[error(transparent)]
-    Evaluate(EvaluateError),
-    #[error(transparent)]
-    Eval(#[from] EvalError),
     #[error(transparent)]
     People(#[from] PeopleError),
     #[cfg(feature = "ui")]
@@ -75,21 +41,6 @@ impl From<CommandError> for CliError {
             CommandError::Output(source) => Self::Io { what: "standard output".to_owned(), source },
             CommandError::Setting(setting) => Self::Flag(setting),
             other => Self::Command(other),
-        }
-    }
-}
-
-impl From<EvaluateError> for CliError {
-    fn from(error: EvaluateError) -> Self {
-        match error {
-            EvaluateError::Eval(source) => Self::Eval(source),
-            EvaluateError::Reward(source) => Self::Reward(source),
-            EvaluateError::Fetch(source) => source.into(),
-            EvaluateError::Model(source) => Self::Model(source),
-            EvaluateError::Text(source) => Self::Text(source),
-            EvaluateError::Codec(source) => Self::Codec(source),
-            EvaluateError::Torch(source) => Self::Torch(source),
-            other => Self::Evaluate(other),
         }
     }
 }
@@ -128,7 +79,11 @@ impl CliError {
     }
 
     pub(crate) fn is_broken_pipe(&self) -> bool {
-        let (Self::Io { source, .. } | Self::Reward(ProviderError::Stream { source, .. })) = self
+        let (Self::Io { source, .. }
+        | Self::Command(CommandError::Run(RunError::Reward(ProviderError::Stream {
+            source,
+            ..
+        })))) = self
         else {
             return false;
         };
@@ -139,21 +94,11 @@ impl CliError {
 impl Fault for CliError {
     fn is_users(&self) -> bool {
         match self {
-            Self::Flag(_) | Self::NoReport { .. } | Self::SameRun { .. } => true,
+            Self::Flag(_) => true,
             Self::Io { .. } => false,
             Self::Command(error) => error.is_users(),
             Self::Run(error) => error.is_users(),
-            Self::Model(error) => error.is_users(),
-            Self::Convert(error) => error.is_users(),
-            Self::Text(error) => error.is_users(),
-            Self::Codec(error) => error.is_users(),
-            Self::Hub(error) => error.is_users(),
-            Self::Fetch(error) => error.is_users(),
-            Self::Dpo(error) => error.is_users(),
             Self::Torch(error) => error.is_users(),
-            Self::Reward(error) => error.is_users(),
-            Self::Evaluate(error) => error.is_users(),
-            Self::Eval(error) => error.is_users(),
             Self::People(error) => error.is_users(),
             #[cfg(feature = "ui")]
             Self::Ui(error) => error.is_users(),
@@ -163,13 +108,17 @@ impl Fault for CliError {
 
 #[cfg(test)]
 mod tests {
-    use std::io::ErrorKind;
+    use std::{io::ErrorKind, path::PathBuf};
 
     use rlaif_core::{MetricError, RewardError};
     use rlaif_data::DataError;
+    use rlaif_dpo::DpoError;
+    use rlaif_eval::EvalError;
+    use rlaif_hub::HubError;
     use rlaif_lm::{LmError, generate::RolloutConcern};
-    use rlaif_models::CheckpointError;
+    use rlaif_models::{CheckpointError, ModelError};
     use rlaif_ppo::PpoError;
+    use rlaif_run::FetchError;
     use rlaif_train::TrainError;
 
     use super::*;
@@ -217,11 +166,11 @@ mod tests {
             // Inputs that do not exist or are faulty, and a disk that fails.
             (CommandError::Lm(out_of_memory().into()).into(), 1),
             (RunError::Read { path: path(), source: ErrorKind::PermissionDenied.into() }.into(), 1),
-            (CliError::Model(read(ErrorKind::NotFound).into()), 2),
-            (CliError::Model(read(ErrorKind::Other).into()), 1),
-            (CliError::Model(CheckpointError::LfsPointer { file: path() }.into()), 2),
-            (CliError::Model(unreadable(ErrorKind::UnexpectedEof)), 2),
-            (CliError::Model(unreadable(ErrorKind::TimedOut)), 1),
+            (RunError::Model(read(ErrorKind::NotFound).into()).into(), 2),
+            (RunError::Model(read(ErrorKind::Other).into()).into(), 1),
+            (RunError::Model(CheckpointError::LfsPointer { file: path() }.into()).into(), 2),
+            (RunError::Model(unreadable(ErrorKind::UnexpectedEof)).into(), 2),
+            (RunError::Model(unreadable(ErrorKind::TimedOut)).into(), 1),
             (RunError::Read { path: path(), source: ErrorKind::NotFound.into() }.into(), 2),
             (
                 RunError::Read { path: path(), source: ErrorKind::StaleNetworkFileHandle.into() }
@@ -238,34 +187,37 @@ mod tests {
             ),
             (RunError::from(DataError::NoMatch { pattern: "*.jsonl".to_owned() }).into(), 2),
             (
-                CliError::Eval(EvalError::Io {
+                RunError::Eval(EvalError::Io {
                     action: rlaif_core::FileAction::Read,
                     path: path(),
                     source: ErrorKind::NotFound.into(),
-                }),
+                })
+                .into(),
                 2,
             ),
             (
-                CliError::Eval(EvalError::Io {
+                RunError::Eval(EvalError::Io {
                     action: rlaif_core::FileAction::Write,
                     path: path(),
                     source: ErrorKind::NotFound.into(),
-                }),
+                })
+                .into(),
                 1,
             ),
             (
-                CliError::Reward(ProviderError::File {
+                RunError::Reward(ProviderError::File {
                     path: path(),
                     source: ErrorKind::NotFound.into(),
-                }),
+                })
+                .into(),
                 2,
             ),
             // Issue 25: a judge's cache on a full or read-only disk.
-            (CliError::Reward(cache(false)), 1),
-            (CliError::Reward(cache(true)), 2),
+            (RunError::Reward(cache(false)).into(), 1),
+            (RunError::Reward(cache(true)).into(), 2),
             // Errors of the machine.
             (CliError::Torch(out_of_memory()), 1),
-            (CliError::Model(out_of_memory().into()), 1),
+            (RunError::Model(out_of_memory().into()).into(), 1),
             (RunError::from(PpoError::from(LmError::from(out_of_memory()))).into(), 1),
             (RunError::from(TrainError::from(LmError::not_finite(0, 0))).into(), 1),
             (RunError::from(TrainError::from(MetricError::new("log", "disk full"))).into(), 1),
@@ -279,13 +231,6 @@ mod tests {
             ),
             (CliError::Io { what: "output".to_owned(), source: ErrorKind::BrokenPipe.into() }, 1),
             (
-                CliError::Hub(HubError::RateLimited {
-                    endpoint: "https://hub".to_owned(),
-                    wait_s: None,
-                }),
-                1,
-            ),
-            (
                 RunError::Fetch(FetchError::Hub(HubError::RateLimited {
                     endpoint: "https://hub".to_owned(),
                     wait_s: None,
@@ -293,12 +238,19 @@ mod tests {
                 .into(),
                 1,
             ),
-            (CliError::Hub(HubError::InvalidRepoId { id: "a/b/c".to_owned(), reason: "" }), 2),
+            (
+                RunError::from(FetchError::from(HubError::InvalidRepoId {
+                    id: "a/b/c".to_owned(),
+                    reason: "",
+                }))
+                .into(),
+                2,
+            ),
             // Rewards.
-            (CliError::Reward(judge_failed().into()), 1),
+            (RunError::Reward(judge_failed().into()).into(), 1),
             (RunError::from(PpoError::from(judge_failed())).into(), 1),
             (RunError::from(TrainError::from(DpoError::from(judge_failed()))).into(), 1),
-            (CliError::Reward(ProviderError::model_folder("m", HubError::NoCacheFolder)), 1),
+            (RunError::Reward(ProviderError::model_folder("m", HubError::NoCacheFolder)).into(), 1),
         ];
         for (error, code) in table {
             assert_eq!(error.code(), code, "{}", error.chain());

@@ -9,9 +9,10 @@ use super::error::CliError;
 /// Rendering of prompts, before any chat template.
 #[derive(Debug, Args)]
 pub(crate) struct AskedArguments {
-    /// Prompts that are texts: as they are, or each as what the user says, through the chat template.
-    #[arg(long, value_enum, default_value_t = Plain::Text)]
-    plain: Plain,
+    /// Prompts that are texts: as they are (the default), or each as what the user says, through the chat
+    /// template.
+    #[arg(long, value_enum)]
+    plain: Option<Plain>,
     /// Text around prompts that are texts, with {prompt} in place of the prompt.
     #[arg(long)]
     prompt_template: Option<String>,
@@ -39,26 +40,23 @@ enum Plain {
 }
 
 impl AskedArguments {
-    fn section(&self) -> Result<PromptSection, CliError> {
-        let section = PromptSection {
-            plain: match self.plain {
-                Plain::Text => PlainText::Text,
-                Plain::Chat => PlainText::Chat,
-            },
-            template: self.prompt_template.clone(),
-            system: self.system.clone(),
-            ..PromptSection::default()
-        };
-        section.check().map_err(|_| {
-            let found = section.template.as_deref().unwrap_or_default();
-            CliError::flag("prompt-template", found, "a text with {prompt} in it, once")
-        })?;
-        Ok(section)
-    }
-
-    /// The conversion of prompts to what is asked.
-    pub(crate) fn rendering(&self) -> Result<Rendering, CliError> {
-        Ok(self.section()?.rendering())
+    /// Sets the keys of the flags that are given.
+    pub(crate) fn set(&self, section: &mut PromptSection) -> Result<(), CliError> {
+        match self.plain {
+            Some(Plain::Text) => section.plain = PlainText::Text,
+            Some(Plain::Chat) => section.plain = PlainText::Chat,
+            None => {}
+        }
+        if let Some(system) = &self.system {
+            section.system = Some(system.clone());
+        }
+        if let Some(template) = &self.prompt_template {
+            section.template = Some(template.clone());
+            section.check().map_err(|_| {
+                CliError::flag("prompt-template", template, "a text with {prompt} in it, once")
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -74,11 +72,12 @@ impl PromptArguments {
                 })
             })
             .transpose()?;
-        let section = PromptSection {
+        let mut section = PromptSection {
             chat_template: self.chat_template.clone(),
             chat_template_kwargs: kwargs.unwrap_or_default(),
-            ..self.asked.section()?
+            ..PromptSection::default()
         };
+        self.asked.set(&mut section)?;
         Ok(section.rendering())
     }
 }

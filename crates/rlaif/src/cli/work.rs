@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use indicatif::ProgressBar;
-use rlaif_run::{Work, WorkRequest};
+use rlaif_run::{Work, WorkOut, WorkRequest};
 
 use super::{error::CliError, kept::keeping, progress::bar, run_arguments::one_process};
 
@@ -14,7 +14,7 @@ pub(crate) struct WorkArguments {
     /// The run file, TOML.
     #[arg(long)]
     config: PathBuf,
-    /// The file (candidates, label) or the folder (eval, exam) of the results. What has come is kept there
+    /// The file or, for eval and exam, the folder of the results. What has come is kept there
     /// or beside it, and after an interruption the same command continues.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -32,12 +32,25 @@ impl WorkArguments {
     where
         CliError: From<W::Error>,
     {
+        self.run_with::<W>(|_| Ok(()), tell)
+    }
+
+    /// As [`Self::run`], after other flags have changed the run file.
+    pub(crate) fn run_with<W: Work>(
+        &self,
+        flags: impl FnOnce(&mut W) -> Result<(), CliError>,
+        tell: impl FnOnce(&W::Summary, Option<&Path>) -> Result<(), CliError>,
+    ) -> Result<(), CliError>
+    where
+        CliError: From<W::Error>,
+    {
         one_process(W::COMMAND)?;
         let Self { config, out, set } = self;
         let request = WorkRequest { config: config.clone(), out: out.clone(), set: set.clone() };
-        let open = request.open::<W>()?;
+        let mut open = request.open::<W>()?;
+        flags(&mut open.config)?;
         let mut shown: Option<ProgressBar> = None;
-        let summary = keeping(open.out.as_ref().map(|_| W::KEEPS), || {
+        let summary = keeping(open.out.path().map(|_| W::KEEPS), || {
             open.run(&mut |at| {
                 let bar = shown.get_or_insert_with(|| {
                     bar(Some(1), "{msg:30} {bar:30} {pos}/{len}  {elapsed}")
@@ -50,6 +63,6 @@ impl WorkArguments {
         if let Some(bar) = shown {
             bar.finish_and_clear();
         }
-        tell(&summary, open.out.as_deref())
+        tell(&summary, open.out.path())
     }
 }

@@ -143,6 +143,41 @@ fn what_is_wrong_is_said_with_its_cause_and_the_code_of_bad_input() {
     }
 }
 
+/// The keys of a run file, the flags that override them, and `--set` in a file of a reward alone.
+#[test]
+fn a_run_file_names_the_rows_and_flags_override_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("rows.jsonl", ROWS);
+    write("one.jsonl", ROWS.lines().next().unwrap());
+    let length = "kind = 'length'\nlongest = 2\nper = 1.0\n";
+    write("reward.toml", length);
+    write("run.toml", &format!("[data]\nfile = 'rows.jsonl'\n[reward]\n{length}"));
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
+        command.arg("judge").args(arguments).current_dir(folder.path()).output().unwrap()
+    };
+    let scores = |arguments: &[&str]| -> Vec<f64> {
+        rows(&run(arguments)).iter().map(|row| row["score"].as_f64().unwrap()).collect()
+    };
+    // Both responses have three words.
+    assert_eq!(scores(&["--config", "run.toml"]), [-1., -1.]);
+    assert_eq!(scores(&["--config", "run.toml", "--set", "reward.longest=1"]), [-2., -2.]);
+    assert_eq!(scores(&["--config", "run.toml", "--input", "one.jsonl"]), [-1.]);
+    let alone = ["--config", "reward.toml", "--input", "one.jsonl", "--set", "longest=1"];
+    assert_eq!(scores(&alone), [-2.]);
+    for (arguments, says) in [
+        (&["--config", "reward.toml"][..], "`data.file` is missing"),
+        (&["--config", "run.toml", "--set", "reward.longets=1"], "did you mean `longest`"),
+        (&["--config", "run.toml", "--set", "placement.device=gpu"], "gpu"),
+        (&["--config", "run.toml", "--set", "prompt.chat_template=x"], "prompt.chat_template"),
+        (&["--config", "run.toml", "--set", "dat.file=x"], "unknown key `dat`"),
+    ] {
+        let said = refusal(&run(arguments), 2);
+        assert!(said.contains(says), "{arguments:?}: {said}");
+    }
+}
+
 /// Issue 18: an interruption lost every verdict of the last 4,096 rows.
 #[test]
 fn no_verdict_that_was_paid_for_is_lost_to_a_kill() {

@@ -117,7 +117,7 @@ fn pairs_are_labelled_in_both_orders_with_ties_and_missing_ones_told_apart() {
     let said = succeeded(&run("label", folder, &config, "labels.jsonl"));
     assert_eq!(asked.load(Ordering::SeqCst), 10);
     assert!(said.contains("cost of all answers 0.000520\n"), "{said}");
-    let explained = config.replace("reasks = 0", "reasks = 0\nexplains = true");
+    let explained = config.replace("reasks = 0", "reasks = 0\nanswer = 'explained'");
     succeeded(&run("label", folder, &explained, "explained.jsonl"));
     assert_eq!(rows(&folder.join("explained.jsonl"))[0]["reason"], "It is brief.");
 }
@@ -450,7 +450,7 @@ fn a_facet_with_a_constitution_compares_each_pair_by_a_drawn_principle() {
     };
     fs::write(folder.join("c.jsonl"), (0..12).map(rows_of).collect::<String>()).unwrap();
     let config = format!(
-        "data = {{ file = '{}/c.jsonl' }}\n[judge]\nexplains = true\napi = {{ kind = 'openai', model = 'm', \
+        "data = {{ file = '{}/c.jsonl' }}\n[judge]\nanswer = 'explained'\napi = {{ kind = 'openai', model = 'm', \
          base_url = '{url}', api_key_env = 'TEST_KEY' }}\n[[facets]]\nname = 'harmless'\nprinciples = [\n\
          {{ name = 'kind', compare = 'The kinder response is better.' }},\n\
          {{ name = 'terse', compare = 'The terser response is better.' }}]\n",
