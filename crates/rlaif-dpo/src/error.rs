@@ -101,7 +101,14 @@ impl DpoError {
         match self {
             Self::Setting(error) => Self::Setting(error.within(section)),
             Self::Train(error) => Self::Train(error.within(section)),
-            other => other,
+            other @ (Self::Pair { .. }
+            | Self::NoRows { .. }
+            | Self::Cache { .. }
+            | Self::Lm(_)
+            | Self::Torch(_)
+            | Self::Codec(_)
+            | Self::Reward(_)
+            | Self::Sampling(_)) => other,
         }
     }
 }

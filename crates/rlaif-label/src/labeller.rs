@@ -104,9 +104,22 @@ pub struct Asked {
     pub pair: usize,
     /// The facet.
     pub facet: usize,
-    /// For a judge of pairs: `false` for the pair's own order, `true` for the other one. For a reward:
-    /// `false` for the first response, `true` for the second.
-    pub second: bool,
+    /// The question about the pair.
+    pub about: FacetQuestion,
+}
+
+/// The two questions of a facet about a pair: which response a judge of pairs is shown first, or which one
+/// a reward scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FacetQuestion {
+    /// The first response of the pair.
+    First,
+    /// The second response of the pair.
+    Second,
+}
+
+impl FacetQuestion {
+    const BOTH: [Self; 2] = [Self::First, Self::Second];
 }
 
 enum By {
@@ -275,18 +288,27 @@ impl Labeller {
         (0..pairs * self.per_pair()).filter_map(|number| {
             let asked = self.asked(number);
             let judged = matches!(self.facets[asked.facet].by, By::Judge { .. });
-            let left_out = judged && asked.second && self.orders == Orders::One;
+            let left_out =
+                judged && asked.about == FacetQuestion::Second && self.orders == Orders::One;
             (!left_out).then_some((number, asked))
         })
     }
 
     fn asked(&self, number: usize) -> Asked {
         let (pair, rest) = (number / self.per_pair(), number % self.per_pair());
-        Asked { pair, facet: rest / 2, second: rest % 2 == 1 }
+        let about = match rest % 2 {
+            0 => FacetQuestion::First,
+            _ => FacetQuestion::Second,
+        };
+        Asked { pair, facet: rest / 2, about }
     }
 
-    fn number(&self, pair: usize, facet: usize, second: bool) -> usize {
-        pair * self.per_pair() + 2 * facet + usize::from(second)
+    fn number(&self, pair: usize, facet: usize, about: FacetQuestion) -> usize {
+        let nth = match about {
+            FacetQuestion::First => 0,
+            FacetQuestion::Second => 1,
+        };
+        pair * self.per_pair() + 2 * facet + nth
     }
 
     /// Asks the questions about these pairs that have no answer among `known`, and tells each answer by
@@ -426,7 +448,10 @@ impl Labeller {
     /// scores.
     fn shown<'a>(&self, pairs: &'a [LabelPair], asked: Asked) -> ShownPair<'a> {
         let [first, second] = pairs[asked.pair].exchanges();
-        let (one, other) = if asked.second { (second, first) } else { (first, second) };
+        let (one, other) = match asked.about {
+            FacetQuestion::First => (first, second),
+            FacetQuestion::Second => (second, first),
+        };
         match self.facets[asked.facet].by {
             By::Judge { .. } => ShownPair { first: one, second: other },
             By::Reward { .. } => ShownPair { first: one, second: one },
@@ -448,8 +473,8 @@ impl Labeller {
         let one = matches!(by, By::Judge { .. }) && self.orders == Orders::One;
         let mut all = Vec::new();
         let mut values = Vec::new();
-        for second in if one { &[false][..] } else { &[false, true] } {
-            let opinion = opinions.get(&self.number(pair, facet, *second));
+        for about in &FacetQuestion::BOTH[..if one { 1 } else { 2 }] {
+            let opinion = opinions.get(&self.number(pair, facet, *about));
             let opinion = opinion.ok_or_else(|| format!("{name}: {NOT_ASKED}"))?;
             values.push(opinion.value.ok_or_else(|| format!("{name}: {}", opinion.reason))?);
             all.push(opinion);
@@ -514,8 +539,8 @@ impl Labeller {
         facet: usize,
         opinions: &'o BTreeMap<usize, Opinion>,
     ) -> [Result<f64, &'o str>; 2] {
-        [false, true].map(|second| {
-            let opinion = opinions.get(&self.number(pair, facet, second));
+        FacetQuestion::BOTH.map(|about| {
+            let opinion = opinions.get(&self.number(pair, facet, about));
             let opinion = opinion.ok_or(NOT_ASKED)?;
             opinion.value.ok_or(opinion.reason.as_str())
         })

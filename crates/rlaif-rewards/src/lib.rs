@@ -52,8 +52,10 @@ pub mod verify;
 
 pub use build::Surroundings;
 pub use combine::{
-    Cached, Clipped, Constant, Gated, LowerBound, Mean, Minimum, Normalised, OrElse, ProcessReward,
-    RewardExt, Scaled, StepTotal, StepView, WeightedSum,
+    Cached, Clipped, ClippedTo, Combined, CombinedScore, Constant, Gated, LowerBound, LowestScore,
+    Mapped, Mean, MeanLessDeviations, MeanOfScores, Minimum, Normalised, OfOneOrMore, OrElse,
+    ProcessReward, RewardExt, Scaled, ScaledBy, ScoreMap, StepTotal, StepView, SumOfTerms,
+    WeightedSum,
 };
 pub use config::{RewardConfig, Term};
 pub use demand::ExamDemand;

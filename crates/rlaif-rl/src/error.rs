@@ -232,7 +232,26 @@ impl RlError {
             Self::Rollout { table, source } => {
                 Self::Rollout { table: format!("{section}.{table}"), source }
             }
-            other => other,
+            other @ (Self::Combination(_)
+            | Self::Rows { .. }
+            | Self::EmptyResponse { .. }
+            | Self::Score { .. }
+            | Self::NoScore { .. }
+            | Self::NotFinite { .. }
+            | Self::NothingScored { .. }
+            | Self::SamplerLogProbs { .. }
+            | Self::NoValues
+            | Self::NoGreedy
+            | Self::NoSteps { .. }
+            | Self::NoTokensOfSteps
+            | Self::StaleRollout { .. }
+            | Self::Shape { .. }
+            | Self::Order { .. }
+            | Self::State { .. }
+            | Self::Lm(_)
+            | Self::Reward(_)
+            | Self::Codec(_)
+            | Self::Torch(_)) => other,
         }
     }
 }

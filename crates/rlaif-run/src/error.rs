@@ -330,7 +330,41 @@ impl RunError {
             Self::Train(error) => Self::Train(error.within(section)),
             Self::Ppo(error) => Self::Ppo(error.within(section)),
             Self::Dpo(error) => Self::Dpo(error.within(section)),
-            other => other,
+            other @ (Self::NoConfig { .. }
+            | Self::Read { .. }
+            | Self::Syntax { .. }
+            | Self::Content { .. }
+            | Self::OtherCommand { .. }
+            | Self::Set { .. }
+            | Self::Changed { .. }
+            | Self::Verdicts { .. }
+            | Self::Write { .. }
+            | Self::Unwritable { .. }
+            | Self::Convert { .. }
+            | Self::Row { .. }
+            | Self::Vocabulary { .. }
+            | Self::OtherVocabulary(_)
+            | Self::Interrupted { .. }
+            | Self::Result { .. }
+            | Self::Grade { .. }
+            | Self::NoLabels { .. }
+            | Self::NoVerdicts { .. }
+            | Self::NoResponses { .. }
+            | Self::NoPrompts { .. }
+            | Self::Label(_)
+            | Self::Stage { .. }
+            | Self::Evaluate(_)
+            | Self::Stopped(_)
+            | Self::Eval(_)
+            | Self::Reward(_)
+            | Self::Fetch(_)
+            | Self::Model(_)
+            | Self::Memory(_)
+            | Self::Files(_)
+            | Self::Text(_)
+            | Self::Codec(_)
+            | Self::Data(_)
+            | Self::Torch(_)) => other,
         }
     }
 

@@ -288,7 +288,7 @@ fn check_names(path: &Path, table: &Table) -> Result<(), RunError> {
     if let Some((old, new)) = RENAMED.iter().find(|(old, _)| find(old).is_some()) {
         return refuse(old, format!("renamed to {new}"));
     }
-    match ["learn.dropout", "dpo.dropout"]
+    match ["learn.dropout", "dpo.dropout", "likelihood"]
         .into_iter()
         .find(|key| find(key).is_some_and(|value| value.as_bool().is_some()))
     {

@@ -120,8 +120,8 @@ pub use dpo::{DpoFile, DpoRows, OnlineSection};
 pub use encode::Encoder;
 pub use error::{RowProblem, RunError};
 pub use evaluate::{
-    CorpusName, EvalData, EvalFile, Evaluate, EvaluateError, EvaluateProgress, MetricConfig,
-    PolicyConfig, PreferenceCheck, Responder, Side, tell_of_training,
+    CorpusName, EvalData, EvalFile, Evaluate, EvaluateError, EvaluateProgress, LikelihoodMetrics,
+    MetricConfig, PolicyConfig, PreferenceCheck, Responder, Side, tell_of_training,
 };
 pub use exam::{ExamData, ExamFile, ExamSettings};
 pub use fetch::{FetchError, model_files, model_folder};

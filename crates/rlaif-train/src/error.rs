@@ -213,7 +213,23 @@ impl TrainError {
     pub fn within(self, section: &str) -> Self {
         match self {
             Self::Setting(error) => Self::Setting(error.within(section)),
-            other => other,
+            other @ (Self::NothingTrained { .. }
+            | Self::NonFinite { .. }
+            | Self::RunExists { .. }
+            | Self::NoRun { .. }
+            | Self::RunBusy { .. }
+            | Self::Write { .. }
+            | Self::CheckpointWrite { .. }
+            | Self::Read { .. }
+            | Self::BadCheckpoint { .. }
+            | Self::NoGoodCheckpoint { .. }
+            | Self::Json { .. }
+            | Self::Data { .. }
+            | Self::Files(_)
+            | Self::Metric(_)
+            | Self::Lm(_)
+            | Self::Torch(_)
+            | Self::Task { .. }) => other,
         }
     }
 

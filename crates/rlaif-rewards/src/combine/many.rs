@@ -161,52 +161,93 @@ fn distinct(mut names: Vec<String>) -> Vec<String> {
     names
 }
 
-macro_rules! a_model_of_members {
-    ($model:ident, $self:ident, $total:expr) => {
-        impl RewardModel for $model {
-            fn name(&self) -> &str {
-                &self.name
-            }
+/// The score of a combination, from those of its members.
+pub trait CombinedScore: Send {
+    /// The combination's name, for `Debug`.
+    const NAME: &'static str;
 
-            fn score(&$self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
-                $self.members.join(&$self.name, batch, $total)
-            }
+    /// The score of a row, from one score of each member.
+    fn of(&self, scores: &[f32]) -> f32;
+}
 
-            fn score_each(
-                &$self,
-                batch: &[Exchange<'_>],
-                tell: &mut Tell<'_>,
-            ) -> Result<(), RewardError> {
-                $self.members.join_each(&$self.name, batch, $total, tell)
-            }
+/// Several models that run at the same time, and one score of all; each member's score is a part of the
+/// scores. A row that a member has no verdict on has none.
+///
+/// ```
+/// use rlaif_core::{Exchange, RewardModel};
+/// use rlaif_rewards::{Combined, CombinedScore};
+///
+/// struct Highest;
+///
+/// impl CombinedScore for Highest {
+///     const NAME: &'static str = "Highest";
+///     fn of(&self, scores: &[f32]) -> f32 {
+///         scores.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+///     }
+/// }
+/// let reward = Combined::by("best", Highest)
+///     .and(|batch: &[Exchange<'_>]| vec![1.; batch.len()])
+///     .and(|batch: &[Exchange<'_>]| vec![4.; batch.len()]);
+/// assert_eq!(reward.score(&[Exchange::new("p", "y")])?.total[0].unwrap().get(), 4.);
+/// # Ok::<(), rlaif_core::RewardError>(())
+/// ```
+pub struct Combined<T> {
+    name: String,
+    total: T,
+    members: Members,
+}
 
-            fn metrics(&self) -> Vec<(String, f64)> {
-                self.members.lock().iter().flat_map(|m| m.metrics()).collect()
-            }
+impl<T: CombinedScore> Combined<T> {
+    /// A combination without members.
+    pub fn by(name: impl Into<String>, total: T) -> Self {
+        Self { name: name.into(), total, members: Members(Vec::new()) }
+    }
 
-            fn state(&self) -> serde_json::Value {
-                joined_state(self.members.lock().iter().map(|m| &***m as &dyn RewardModel))
-            }
+    /// Adds a model.
+    #[must_use]
+    pub fn and(mut self, model: impl RewardModel + 'static) -> Self {
+        self.members.push(model);
+        self
+    }
+}
 
-            fn restore(&self, state: &serde_json::Value) -> Result<(), RewardError> {
-                let members = self.members.lock();
-                let members: Vec<_> =
-                    members.iter().map(|m| &***m as &dyn RewardModel).collect();
-                restore_joined(&self.name, &members, state)
-            }
-        }
+impl<T: CombinedScore> RewardModel for Combined<T> {
+    fn name(&self) -> &str {
+        &self.name
+    }
 
-        impl std::fmt::Debug for $model {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                let members = self.members.lock();
-                let names: Vec<_> = members.iter().map(|m| m.name()).collect();
-                f.debug_struct(stringify!($model))
-                    .field("name", &self.name)
-                    .field("members", &names)
-                    .finish_non_exhaustive()
-            }
-        }
-    };
+    fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
+        self.members.join(&self.name, batch, |scores| self.total.of(scores))
+    }
+
+    fn score_each(&self, batch: &[Exchange<'_>], tell: &mut Tell<'_>) -> Result<(), RewardError> {
+        self.members.join_each(&self.name, batch, |scores| self.total.of(scores), tell)
+    }
+
+    fn metrics(&self) -> Vec<(String, f64)> {
+        self.members.lock().iter().flat_map(|m| m.metrics()).collect()
+    }
+
+    fn state(&self) -> serde_json::Value {
+        joined_state(self.members.lock().iter().map(|m| &***m as &dyn RewardModel))
+    }
+
+    fn restore(&self, state: &serde_json::Value) -> Result<(), RewardError> {
+        let members = self.members.lock();
+        let members: Vec<_> = members.iter().map(|m| &***m as &dyn RewardModel).collect();
+        restore_joined(&self.name, &members, state)
+    }
+}
+
+impl<T: CombinedScore> std::fmt::Debug for Combined<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let members = self.members.lock();
+        let names: Vec<_> = members.iter().map(|m| m.name()).collect();
+        f.debug_struct(T::NAME)
+            .field("name", &self.name)
+            .field("members", &names)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Σ wᵢ·sᵢ over several models, which run at the same time; each sᵢ is a part of the scores.
@@ -222,33 +263,35 @@ macro_rules! a_model_of_members {
 /// assert_eq!(scores.parts[0].1[0].unwrap().get(), 3.);
 /// # Ok::<(), rlaif_core::RewardError>(())
 /// ```
-pub struct WeightedSum {
-    name: String,
+pub type WeightedSum = Combined<SumOfTerms>;
+
+/// The score of [`WeightedSum`].
+#[derive(Debug, Clone, Default)]
+pub struct SumOfTerms {
     weights: Vec<f32>,
-    members: Members,
 }
 
 impl WeightedSum {
     /// A sum without terms, with value 0.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), weights: Vec::new(), members: Members(Vec::new()) }
+        Self::by(name, SumOfTerms::default())
     }
 
     /// Adds a term to the sum.
     #[must_use]
     pub fn term(mut self, weight: f32, model: impl RewardModel + 'static) -> Self {
-        self.weights.push(weight);
-        self.members.push(model);
-        self
+        self.total.weights.push(weight);
+        self.and(model)
     }
 }
 
-a_model_of_members!(WeightedSum, self, |parts| self
-    .weights
-    .iter()
-    .zip(parts)
-    .map(|(w, s)| w * s)
-    .sum());
+impl CombinedScore for SumOfTerms {
+    const NAME: &'static str = "WeightedSum";
+
+    fn of(&self, scores: &[f32]) -> f32 {
+        self.weights.iter().zip(scores).map(|(w, s)| w * s).sum()
+    }
+}
 
 /// The mean of several models' scores; the models run at the same time.
 ///
@@ -260,9 +303,18 @@ a_model_of_members!(WeightedSum, self, |parts| self
 /// assert_eq!(reward.score(&[Exchange::new("p", "y")])?.total[0].unwrap().get(), 2.5);
 /// # Ok::<(), rlaif_core::RewardError>(())
 /// ```
-pub struct Mean {
-    name: String,
-    members: Members,
+pub type Mean = Combined<MeanOfScores>;
+
+/// The score of [`Mean`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MeanOfScores;
+
+impl CombinedScore for MeanOfScores {
+    const NAME: &'static str = "Mean";
+
+    fn of(&self, scores: &[f32]) -> f32 {
+        scores.iter().sum::<f32>() / scores.len() as f32
+    }
 }
 
 /// The lowest of several models' scores; the models run at the same time.
@@ -275,42 +327,42 @@ pub struct Mean {
 /// assert_eq!(reward.score(&[Exchange::new("p", "y")])?.total[0].unwrap().get(), -4.);
 /// # Ok::<(), rlaif_core::RewardError>(())
 /// ```
-pub struct Minimum {
-    name: String,
-    members: Members,
+pub type Minimum = Combined<LowestScore>;
+
+/// The score of [`Minimum`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LowestScore;
+
+impl CombinedScore for LowestScore {
+    const NAME: &'static str = "Minimum";
+
+    fn of(&self, scores: &[f32]) -> f32 {
+        scores.iter().copied().fold(f32::INFINITY, f32::min)
+    }
 }
 
-macro_rules! made_of_one_and_more {
-    ($($model:ident),+) => {$(
-        impl $model {
-            /// Begins a combination with one model.
-            pub fn new(name: impl Into<String>, first: impl RewardModel + 'static) -> Self {
-                Self { name: name.into(), members: Members(Vec::new()) }.and(first)
-            }
+/// A score that is defined for one member or more, and has no settings.
+pub trait OfOneOrMore: CombinedScore + Default {}
 
-            /// Combines these models; `None` without any.
-            pub fn of(
-                name: impl Into<String>,
-                models: impl IntoIterator<Item = impl RewardModel + 'static>,
-            ) -> Option<Self> {
-                let mut models = models.into_iter();
-                let first = Self::new(name, models.next()?);
-                Some(models.fold(first, Self::and))
-            }
+impl OfOneOrMore for MeanOfScores {}
+impl OfOneOrMore for LowestScore {}
 
-            /// Adds another model.
-            #[must_use]
-            pub fn and(mut self, model: impl RewardModel + 'static) -> Self {
-                self.members.push(model);
-                self
-            }
-        }
-    )+};
+impl<T: OfOneOrMore> Combined<T> {
+    /// Begins a combination with one model.
+    pub fn new(name: impl Into<String>, first: impl RewardModel + 'static) -> Self {
+        Self::by(name, T::default()).and(first)
+    }
+
+    /// Combines these models; `None` without any.
+    pub fn of(
+        name: impl Into<String>,
+        models: impl IntoIterator<Item = impl RewardModel + 'static>,
+    ) -> Option<Self> {
+        let mut models = models.into_iter();
+        let first = Self::new(name, models.next()?);
+        Some(models.fold(first, Self::and))
+    }
 }
-
-made_of_one_and_more!(Mean, Minimum);
-a_model_of_members!(Mean, self, |parts| parts.iter().sum::<f32>() / parts.len() as f32);
-a_model_of_members!(Minimum, self, |parts| parts.iter().copied().fold(f32::INFINITY, f32::min));
 
 /// The mean of several models' scores less `deviations` times their standard deviation (with Bessel's
 /// correction): where models of an ensemble disagree, a policy that is trained on one of them tends to
@@ -326,10 +378,12 @@ a_model_of_members!(Minimum, self, |parts| parts.iter().copied().fold(f32::INFIN
 /// assert!((score - (2. - 2. * 2f32.sqrt())).abs() < 1e-6);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct LowerBound {
-    name: String,
+pub type LowerBound = Combined<MeanLessDeviations>;
+
+/// The score of [`LowerBound`].
+#[derive(Debug, Clone, Copy)]
+pub struct MeanLessDeviations {
     deviations: f32,
-    members: Members,
 }
 
 impl LowerBound {
@@ -349,19 +403,16 @@ impl LowerBound {
                 "a finite number of at least 0",
             )));
         }
-        Ok(Self { name: name.into(), deviations, members: Members(Vec::new()) }.and(first))
-    }
-
-    /// And of another one.
-    #[must_use]
-    pub fn and(mut self, model: impl RewardModel + 'static) -> Self {
-        self.members.push(model);
-        self
+        Ok(Self::by(name, MeanLessDeviations { deviations }).and(first))
     }
 }
 
-a_model_of_members!(LowerBound, self, |parts| {
-    let parts: Vec<f64> = parts.iter().map(|score| f64::from(*score)).collect();
-    let (mean, deviation) = mean_std(&parts);
-    (mean - f64::from(self.deviations) * deviation) as f32
-});
+impl CombinedScore for MeanLessDeviations {
+    const NAME: &'static str = "LowerBound";
+
+    fn of(&self, scores: &[f32]) -> f32 {
+        let scores: Vec<f64> = scores.iter().map(|score| f64::from(*score)).collect();
+        let (mean, deviation) = mean_std(&scores);
+        (mean - f64::from(self.deviations) * deviation) as f32
+    }
+}

@@ -7,10 +7,25 @@ use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Scores, Tell};
 use super::member::{checked, finite, finite_setting};
 use crate::ProviderError;
 
-/// a·s + b of another model's score s.
+/// A function of one score.
+pub trait ScoreMap {
+    /// The score that replaces this one.
+    fn of(&self, score: f32) -> f32;
+}
+
+/// Another model's scores, each replaced by a function of it.
 #[derive(Debug, Clone)]
-pub struct Scaled<R> {
+pub struct Mapped<R, F> {
     inner: R,
+    f: F,
+}
+
+/// a·s + b of another model's score s.
+pub type Scaled<R> = Mapped<R, ScaledBy>;
+
+/// The function of [`Scaled`].
+#[derive(Debug, Clone, Copy)]
+pub struct ScaledBy {
     factor: f32,
     offset: f32,
 }
@@ -22,14 +37,23 @@ impl<R: RewardModel> Scaled<R> {
     /// [`ProviderError::Setting`] when a number is not finite.
     pub fn new(inner: R, factor: f32, offset: f32) -> Result<Self, ProviderError> {
         let factor = finite_setting("factor", factor)?;
-        Ok(Self { inner, factor, offset: finite_setting("offset", offset)? })
+        let offset = finite_setting("offset", offset)?;
+        Ok(Self { inner, f: ScaledBy { factor, offset } })
+    }
+}
+
+impl ScoreMap for ScaledBy {
+    fn of(&self, score: f32) -> f32 {
+        self.factor * score + self.offset
     }
 }
 
 /// Another model's score, clipped to a range.
-#[derive(Debug, Clone)]
-pub struct Clipped<R> {
-    inner: R,
+pub type Clipped<R> = Mapped<R, ClippedTo>;
+
+/// The function of [`Clipped`].
+#[derive(Debug, Clone, Copy)]
+pub struct ClippedTo {
     low: f32,
     high: f32,
 }
@@ -49,64 +73,54 @@ impl<R: RewardModel> Clipped<R> {
                 format!("at most `high`, {high}"),
             )));
         }
-        Ok(Self { inner, low, high })
+        Ok(Self { inner, f: ClippedTo { low, high } })
     }
 }
 
-/// Scores with `f` of each total; `first` is the place of the first row in its batch.
-fn map(
-    mut scores: Scores,
-    first: usize,
-    name: &str,
-    f: impl Fn(f32) -> f32,
-) -> Result<Scores, RewardError> {
-    for (row, score) in scores.total.iter_mut().enumerate() {
-        if let Some(score) = score {
-            *score = finite(f(score.get()), name, first + row)?;
-        }
+impl ScoreMap for ClippedTo {
+    fn of(&self, score: f32) -> f32 {
+        score.clamp(self.low, self.high)
     }
-    for (row, steps) in &mut scores.steps {
-        for step in steps {
-            step.score = finite(f(step.score.get()), name, first + *row)?;
-        }
-    }
-    Ok(scores)
 }
 
-macro_rules! a_model_that_maps {
-    ($model:ident, $self:ident, $f:expr) => {
-        impl<R: RewardModel> RewardModel for $model<R> {
-            fn name(&self) -> &str {
-                self.inner.name()
+impl<R: RewardModel, F: ScoreMap> Mapped<R, F> {
+    /// Scores with each total replaced; `first` is the place of the first row in its batch.
+    fn map(&self, mut scores: Scores, first: usize) -> Result<Scores, RewardError> {
+        let name = self.inner.name();
+        for (row, score) in scores.total.iter_mut().enumerate() {
+            if let Some(score) = score {
+                *score = finite(self.f.of(score.get()), name, first + row)?;
             }
-
-            fn score(&$self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
-                map(checked(&$self.inner, batch)?, 0, $self.inner.name(), $f)
-            }
-
-            fn score_each(
-                &$self,
-                batch: &[Exchange<'_>],
-                tell: &mut Tell<'_>,
-            ) -> Result<(), RewardError> {
-                let mut failed = None;
-                let name = $self.inner.name();
-                $self.inner.score_each(batch, &mut |row, scores| {
-                    match map(scores, row, name, $f) {
-                        Ok(scores) => tell(row, scores),
-                        Err(error) => {
-                            failed = Some(error);
-                            ControlFlow::Break(())
-                        }
-                    }
-                })?;
-                failed.map_or(Ok(()), Err)
-            }
-
-            state_of_inner!();
         }
-    };
+        for (row, steps) in &mut scores.steps {
+            for step in steps {
+                step.score = finite(self.f.of(step.score.get()), name, first + *row)?;
+            }
+        }
+        Ok(scores)
+    }
 }
 
-a_model_that_maps!(Scaled, self, |s| self.factor * s + self.offset);
-a_model_that_maps!(Clipped, self, |s| s.clamp(self.low, self.high));
+impl<R: RewardModel, F: ScoreMap + Send> RewardModel for Mapped<R, F> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
+        self.map(checked(&self.inner, batch)?, 0)
+    }
+
+    fn score_each(&self, batch: &[Exchange<'_>], tell: &mut Tell<'_>) -> Result<(), RewardError> {
+        let mut failed = None;
+        self.inner.score_each(batch, &mut |row, scores| match self.map(scores, row) {
+            Ok(scores) => tell(row, scores),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    state_of_inner!();
+}

@@ -35,8 +35,11 @@ pub use cached::Cached;
 pub use fallback::{Constant, OrElse};
 pub use gate::Gated;
 pub(crate) use kept::Keeping;
-pub use many::{LowerBound, Mean, Minimum, WeightedSum};
-pub use map::{Clipped, Scaled};
+pub use many::{
+    Combined, CombinedScore, LowerBound, LowestScore, Mean, MeanLessDeviations, MeanOfScores,
+    Minimum, OfOneOrMore, SumOfTerms, WeightedSum,
+};
+pub use map::{Clipped, ClippedTo, Mapped, Scaled, ScaledBy, ScoreMap};
 pub use normalise::{Centring, Normalised};
 pub use process::{ProcessReward, StepTotal, StepView};
 

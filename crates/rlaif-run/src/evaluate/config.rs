@@ -35,7 +35,7 @@ use super::responses::check_references;
 use super::training;
 use crate::error::RunError;
 
-use super::{Evaluate, EvaluateProgress, Responder, tell_of_training};
+use super::{Evaluate, EvaluateProgress, LikelihoodMetrics, Responder, tell_of_training};
 use crate::{
     fetch::model_files,
     file::RunFile,
@@ -79,9 +79,9 @@ pub struct EvalFile {
     /// Responses to each prompt.
     #[serde(default = "EvalFile::one")]
     pub responses: NonZeroUsize,
-    /// Measures perplexity and KL divergence under the baseline.
-    #[serde(default = "EvalFile::yes")]
-    pub likelihood: bool,
+    /// Perplexity and KL divergence under the baseline: measured or not.
+    #[serde(default)]
+    pub likelihood: LikelihoodMetrics,
     /// The metrics.
     pub metrics: Vec<MetricConfig>,
     /// Rewards that count which of the two responses they prefer.
@@ -119,9 +119,6 @@ impl EvalFile {
     }
     fn one() -> NonZeroUsize {
         NonZeroUsize::MIN
-    }
-    fn yes() -> bool {
-        true
     }
     fn resamples() -> usize {
         CompareOptions::default().resamples
@@ -700,13 +697,13 @@ impl EvalFile {
             say(format_args!("{notice}"));
         }
         let tuned = Loaded::of(&self.tuned, device)?;
-        if self.likelihood {
+        if self.likelihood == LikelihoodMetrics::On {
             same_vocabulary(
                 (&baseline.name, &baseline.codec),
                 (&tuned.name, &tuned.codec),
                 (
                     "perplexity and KL divergence read the ids of one under the other",
-                    "set `likelihood = false` to compare their texts alone",
+                    "set `likelihood = \"off\"` to compare their texts alone",
                 ),
             )?;
         }
@@ -735,9 +732,10 @@ impl EvalFile {
             .provenance(prompts.provenance().clone())
             .folder(out)
             .progress(progress);
-        if !self.likelihood {
-            evaluate = evaluate.without_likelihood();
-        }
+        evaluate = match self.likelihood {
+            LikelihoodMetrics::On => evaluate,
+            LikelihoodMetrics::Off => evaluate.without_likelihood(),
+        };
         for judge in &judges {
             evaluate = evaluate.judge(judge as &dyn PairJudge);
         }

@@ -19,6 +19,8 @@ use rlaif_eval::{
 };
 use rlaif_lm::generate::GenerationConfig;
 use rlaif_lm::{Forward, Policy, Sampler};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use config::{CorpusName, EvalData, EvalFile, MetricConfig, PolicyConfig, PreferenceCheck};
@@ -37,6 +39,17 @@ pub struct Responder<'a> {
     pub forward: Forward<'a>,
     /// The tokenizer.
     pub codec: &'a dyn TextCodec,
+}
+
+/// Perplexity and KL divergence under the baseline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LikelihoodMetrics {
+    /// Measured.
+    #[default]
+    On,
+    /// Not measured.
+    Off,
 }
 
 /// Side of a comparison.
@@ -109,7 +122,7 @@ pub struct Evaluate<'a> {
     judges: Vec<&'a dyn PairJudge>,
     generation: GenerationConfig,
     responses: usize,
-    likelihood: bool,
+    likelihood: LikelihoodMetrics,
     compare: CompareOptions,
     details: Details,
     provenance: Provenance,
@@ -145,7 +158,7 @@ impl<'a> Evaluate<'a> {
             judges: Vec::new(),
             generation: GenerationConfig::default(),
             responses: 1,
-            likelihood: true,
+            likelihood: LikelihoodMetrics::On,
             compare: CompareOptions { seed, ..CompareOptions::default() },
             details: Details::default(),
             provenance: Provenance::default(),
@@ -182,7 +195,7 @@ impl<'a> Evaluate<'a> {
     /// Without perplexity and KL divergence, for policies of different vocabularies.
     #[must_use]
     pub fn without_likelihood(mut self) -> Self {
-        self.likelihood = false;
+        self.likelihood = LikelihoodMetrics::Off;
         self
     }
 
@@ -241,7 +254,7 @@ impl<'a> Evaluate<'a> {
     ) -> Result<Report, EvaluateError> {
         let mut names: Vec<&str> =
             self.metrics.iter().map(|metric| metric.info().name.as_str()).collect();
-        if self.likelihood {
+        if self.likelihood == LikelihoodMetrics::On {
             names.extend(likelihood::NAMES);
         }
         self.compare.check(&names, prompts)?;
@@ -299,7 +312,7 @@ impl<'a> Evaluate<'a> {
         evaluation.provenance = self.provenance.clone();
         self.took(side, "scores", start);
 
-        if self.likelihood {
+        if self.likelihood == LikelihoodMetrics::On {
             let start = Instant::now();
             let under = self.under_reference(reference, prompts, &responses)?;
             // The reference does not differ from itself, by as little as rounding.

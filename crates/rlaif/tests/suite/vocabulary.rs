@@ -95,9 +95,9 @@ fn another_vocabulary_is_refused_by_name_wherever_ids_are_read() {
     for (baseline, tuned) in [("policy", "other"), ("other", "policy")] {
         let said = refusal(&eval(baseline, tuned, "", "no"), 2);
         assert!(said.contains("has another vocabulary"), "{said}");
-        assert!(said.contains("likelihood = false"), "{said}");
+        assert!(said.contains("likelihood = \"off\""), "{said}");
     }
-    succeeded(&eval("policy", "other", "likelihood = false", "texts"));
+    succeeded(&eval("policy", "other", "likelihood = 'off'", "texts"));
     succeeded(&eval("adapter", "adapter", "", "adapters"));
 
     // A judge reads texts, by a tokenizer of its own.
