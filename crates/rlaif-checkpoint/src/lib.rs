@@ -36,7 +36,7 @@ pub use peft::{
 };
 pub use read::{Checkpoint, Gguf, GgufTensor, GgufType, GgufValue, TensorInfo};
 pub use write::{
-    CardSection, DEFAULT_SHARD_BYTES, FolderWriter, GgufSpec, ModelCard, TOKENIZER_FILES,
+    CardSection, DEFAULT_SHARD_BYTES, FolderWriter, GgufSpec, ModelCard,
     TensorBytes, TensorSource, TensorSpec, write_gguf, write_json, write_safetensors,
 };
 

@@ -177,6 +177,24 @@ pub enum CodecError {
 
 /// Text to token ids and back.
 ///
+/// The files that a tokenizer may consist of: those of a folder are fetched, copied and read. A folder has
+/// some of them.
+pub const TOKENIZER_FILES: [&str; 13] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
 /// Object-safe, so that data, rollouts and judges take `&dyn TextCodec` and need no tokenizer
 /// library. Token ids are `u32`, as tokenizers count them.
 pub trait TextCodec: Send + Sync {

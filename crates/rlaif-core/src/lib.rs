@@ -34,7 +34,7 @@ mod shown;
 pub mod stats;
 
 pub use asked_pair::{AskedPair, Unread};
-pub use codec::{ChatOptions, CodecError, GenerationPrompt, Specials, TextCodec};
+pub use codec::{ChatOptions, CodecError, GenerationPrompt, Specials, TOKENIZER_FILES, TextCodec};
 pub use exam::{ExamName, ExamQuestion};
 pub use fault::{Fault, FileAction, is_bad_input_file};
 pub use filled::{below_table, filled};

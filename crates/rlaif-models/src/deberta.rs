@@ -168,13 +168,7 @@ fn bad(field: &'static str, found: i64, expected: String) -> ModelError {
 /// Sizes of the layers, for memory estimates.
 pub(crate) fn dimensions(config: &Config) -> Result<Dimensions, ModelError> {
     let raw = RawConfig::read(config)?;
-    Ok(Dimensions {
-        hidden: raw.hidden_size,
-        blocks: raw.num_hidden_layers,
-        heads: raw.num_attention_heads,
-        kv_heads: raw.num_attention_heads,
-        head_dim: raw.hidden_size / raw.num_attention_heads,
-    })
+    Ok(Dimensions::of_encoder(raw.hidden_size, raw.num_hidden_layers, raw.num_attention_heads))
 }
 
 /// Relative positions and the rows of their table, `2 · span`.

@@ -14,3 +14,11 @@ pub struct Dimensions {
     /// Size of a head.
     pub head_dim: i64,
 }
+
+impl Dimensions {
+    /// The sizes of an encoder, whose heads each have keys and values of their own and divide the hidden
+    /// states.
+    pub(crate) fn of_encoder(hidden: i64, blocks: usize, heads: i64) -> Self {
+        Self { hidden, blocks, heads, kv_heads: heads, head_dim: hidden / heads }
+    }
+}

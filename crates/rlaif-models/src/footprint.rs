@@ -636,7 +636,7 @@ mod tests {
         let copied = MemoryPlan { reference: ReferenceCopy::Trained, ..further };
         assert_eq!(copied.needed().unwrap().weights, base.weights + 8 * count);
 
-        let judge = HeldModel::new(plain.model.clone()).in_kind(Kind::BFloat16);
+        let judge = HeldModel::new(plain.model).in_kind(Kind::BFloat16);
         let with = HeldModel { adapter: Some(adapter), ..judge.clone() };
         let bytes = |model: &HeldModel| model.bytes(Families::BUILT_IN).unwrap();
         assert_eq!(bytes(&with), bytes(&judge) + 4 * count);

@@ -181,13 +181,7 @@ impl RawConfig {
 /// Sizes of the layers, for memory estimates.
 pub(crate) fn dimensions(config: &Config) -> Result<Dimensions, ModelError> {
     let raw = RawConfig::read(config)?;
-    Ok(Dimensions {
-        hidden: raw.hidden_size,
-        blocks: raw.num_hidden_layers,
-        heads: raw.num_attention_heads,
-        kv_heads: raw.num_attention_heads,
-        head_dim: raw.head_dim(),
-    })
+    Ok(Dimensions::of_encoder(raw.hidden_size, raw.num_hidden_layers, raw.num_attention_heads))
 }
 
 /// One layer: attention, then feed-forward, each after a norm and with a residual connection.

@@ -147,13 +147,7 @@ impl RawConfig {
 pub(crate) fn dimensions(config: &Config) -> Result<Dimensions, ModelError> {
     let raw = RawConfig::read(config)?;
     raw.check()?;
-    Ok(Dimensions {
-        hidden: raw.hidden_size,
-        blocks: raw.num_hidden_layers,
-        heads: raw.num_attention_heads,
-        kv_heads: raw.num_attention_heads,
-        head_dim: raw.hidden_size / raw.num_attention_heads,
-    })
+    Ok(Dimensions::of_encoder(raw.hidden_size, raw.num_hidden_layers, raw.num_attention_heads))
 }
 
 /// The encoders, which differ in names, positions, segments and head.

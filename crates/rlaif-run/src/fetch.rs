@@ -157,7 +157,7 @@ pub fn model_folder(location: &str, revision: Option<&str>) -> Result<PathBuf, F
     if repo.try_get(ADAPTER_CONFIG)?.is_some() && repo.try_get(ADAPTER_WEIGHTS[0])?.is_none() {
         repo.try_get(ADAPTER_WEIGHTS[1])?;
     }
-    for file in HfTokenizer::FILES.iter().copied().chain(["generation_config.json"]) {
+    for file in HfTokenizer::files().chain(["generation_config.json"]) {
         repo.try_get(file)?;
     }
     for file in repo.files()?.iter().filter(|file| HfTokenizer::is_named_template(file)) {

@@ -713,3 +713,18 @@ fn names(folder: &Path) -> Vec<String> {
     names.sort();
     names
 }
+
+#[cfg(test)]
+mod tests {
+    use rlaif_core::TOKENIZER_FILES;
+
+    use super::VOCABULARIES;
+
+    /// A vocabulary that is read must be fetched from the hub, and copied beside a trained model.
+    #[test]
+    fn every_vocabulary_is_among_the_files_of_tokenizers() {
+        let missing: Vec<_> =
+            VOCABULARIES.iter().filter(|name| !TOKENIZER_FILES.contains(name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+}

@@ -5,7 +5,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use rlaif_core::{ChatOptions, CodecError, GenerationPrompt, Message, Specials, TextCodec};
+use rlaif_core::{
+    ChatOptions, CodecError, GenerationPrompt, Message, Specials, TOKENIZER_FILES, TextCodec,
+};
 use tokenizers::models::ModelWrapper;
 use tokenizers::tokenizer::PostProcessor;
 use tokenizers::utils::truncation::{
@@ -113,20 +115,9 @@ fn by_id(tokenizer: &Tokenizer) -> BTreeMap<u32, String> {
 impl HfTokenizer {
     /// The files that [`HfTokenizer::from_folder`] reads, for code that has to fetch them first.
     /// Templates in an `additional_chat_templates` folder come on top.
-    pub const FILES: &[&str] = &[
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-        "merges.txt",
-        "vocab.txt",
-        "tokenizer.model",
-        "spiece.model",
-        "sentencepiece.bpe.model",
-        "chat_template.jinja",
-        "config.json",
-    ];
+    pub fn files() -> impl Iterator<Item = &'static str> {
+        TOKENIZER_FILES.into_iter().chain(["config.json"])
+    }
 
     /// True of a file, relative to its folder, that holds a chat template with a name of its own:
     /// `additional_chat_templates/NAME.jinja`.

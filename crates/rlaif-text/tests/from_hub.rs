@@ -24,7 +24,7 @@ fn a_tokenizer_is_read_from_a_repository() {
         server.commit_folder(Kind::Model, &id, "main", &fixtures.join(name)).unwrap();
         let repo = hub.repo(RepoKind::Model, &id, None).unwrap();
         let mut folder = None;
-        for file in HfTokenizer::FILES {
+        for file in HfTokenizer::files() {
             if let Some(path) = repo.try_get(file).unwrap() {
                 folder = path.parent().map(Path::to_owned);
             }

@@ -35,7 +35,7 @@ fn repository(root: &Path, id: &str, tokenizer: &Path, save: impl FnOnce(&Path))
     let folder = root.join(id);
     fs::create_dir_all(folder.parent().unwrap()).unwrap();
     save(&folder);
-    for file in HfTokenizer::FILES {
+    for file in HfTokenizer::files() {
         if tokenizer.join(file).is_file() && !folder.join(file).exists() {
             fs::copy(tokenizer.join(file), folder.join(file)).unwrap();
         }

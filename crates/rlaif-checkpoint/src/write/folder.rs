@@ -4,6 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rlaif_core::TOKENIZER_FILES;
 use rlaif_files::{PARTIAL, open_file, read_bytes, replace_folder, sibling};
 use serde::Serialize;
 
@@ -16,25 +17,10 @@ use crate::json::refuse_lfs_pointer;
 use crate::peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::{AdapterConfig, CheckpointError, is_plain_name, write_safetensors};
 
-/// The files of a tokenizer; a folder has some of them.
-pub const TOKENIZER_FILES: [&str; 12] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "spiece.model",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
-    "chat_template.jinja",
-    "chat_template.json",
-];
-
-/// The folder of a tokenizer's named chat templates.
 /// Far above the size of the largest known tokenizer.json (tens of megabytes).
 const TOKENIZER_LIMIT: u64 = 1 << 28;
+
+/// The folder of a tokenizer's named chat templates.
 const TEMPLATES: &str = "additional_chat_templates";
 
 /// The names of the templates in that folder, in order; empty if the folder does not exist.

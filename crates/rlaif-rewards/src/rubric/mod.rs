@@ -65,6 +65,15 @@ pub struct Question {
     pub user: String,
 }
 
+/// A least share of the probability, after a check.
+fn coverage(min_coverage: f64) -> Result<f64, ProviderError> {
+    if min_coverage > 0. && min_coverage <= 1. {
+        return Ok(min_coverage);
+    }
+    let expected = "a share above 0 and at most 1";
+    Err(ProviderError::Setting(BadSetting::new("min_coverage", min_coverage, expected)))
+}
+
 /// A rubric: instructions, a template of the question, a scale, and a form of the answer.
 ///
 /// ```
@@ -162,14 +171,7 @@ impl Rubric {
     /// # Errors
     /// [`ProviderError::Setting`] when it is not in (0, 1].
     pub fn with_min_coverage(self, min_coverage: f64) -> Result<Self, ProviderError> {
-        if !(min_coverage > 0. && min_coverage <= 1.) {
-            return Err(ProviderError::Setting(BadSetting::new(
-                "min_coverage",
-                min_coverage,
-                "a share above 0 and at most 1",
-            )));
-        }
-        Ok(Self { min_coverage, ..self })
+        Ok(Self { min_coverage: coverage(min_coverage)?, ..self })
     }
 
     /// The same rubric, for a judge whose tokenizer reads these strings as control tokens.

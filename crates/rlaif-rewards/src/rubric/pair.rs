@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::read::{self, Answer, Finish, NoVerdict};
-use super::{AnswerShape, Question, fence};
+use super::{AnswerShape, Question, coverage, fence};
 use crate::ProviderError;
 
 /// A facet of what people want of a response, with the preamble that tells a judge of it.
@@ -183,14 +183,7 @@ impl PairRubric {
     /// # Errors
     /// [`ProviderError::Setting`] when it is not in (0, 1].
     pub fn with_min_coverage(self, min_coverage: f64) -> Result<Self, ProviderError> {
-        if !(min_coverage > 0. && min_coverage <= 1.) {
-            return Err(ProviderError::Setting(BadSetting::new(
-                "min_coverage",
-                min_coverage,
-                "a share above 0 and at most 1",
-            )));
-        }
-        Ok(Self { min_coverage, ..self })
+        Ok(Self { min_coverage: coverage(min_coverage)?, ..self })
     }
 
     /// The same comparison, for a judge whose tokenizer reads these as control tokens.

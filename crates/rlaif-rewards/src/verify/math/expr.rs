@@ -150,41 +150,36 @@ impl Expr {
         }
     }
 
+    /// The expressions that an operation is on.
+    fn operands(&self) -> [Option<&Self>; 2] {
+        match self {
+            Self::Sum(a, b)
+            | Self::PlusMinus(a, b)
+            | Self::Product(a, b)
+            | Self::Quotient(a, b)
+            | Self::Power(a, b)
+            | Self::Binomial(a, b)
+            | Self::Root { index: a, of: b }
+            | Self::Log { base: a, of: b } => [Some(a), Some(b)],
+            Self::Negative(a) | Self::Percent(a) | Self::Call(_, a) => [Some(a), None],
+            _ => [None, None],
+        }
+    }
+
     /// The names of the variables.
     fn variables(&self, found: &mut BTreeSet<String>) {
         match self {
             Self::Variable(name) => {
                 found.insert(name.clone());
             }
-            Self::Sum(a, b)
-            | Self::PlusMinus(a, b)
-            | Self::Product(a, b)
-            | Self::Quotient(a, b)
-            | Self::Power(a, b)
-            | Self::Binomial(a, b)
-            | Self::Root { index: a, of: b }
-            | Self::Log { base: a, of: b } => {
-                a.variables(found);
-                b.variables(found);
-            }
-            Self::Negative(a) | Self::Percent(a) | Self::Call(_, a) => a.variables(found),
-            _ => {}
+            _ => self.operands().into_iter().flatten().for_each(|of| of.variables(found)),
         }
     }
 
     fn has_decimal(&self) -> bool {
         match self {
             Self::Number { decimal, .. } => *decimal,
-            Self::Sum(a, b)
-            | Self::PlusMinus(a, b)
-            | Self::Product(a, b)
-            | Self::Quotient(a, b)
-            | Self::Power(a, b)
-            | Self::Binomial(a, b)
-            | Self::Root { index: a, of: b }
-            | Self::Log { base: a, of: b } => a.has_decimal() || b.has_decimal(),
-            Self::Negative(a) | Self::Percent(a) | Self::Call(_, a) => a.has_decimal(),
-            _ => false,
+            _ => self.operands().into_iter().flatten().any(Self::has_decimal),
         }
     }
 
