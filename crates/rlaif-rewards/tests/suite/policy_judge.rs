@@ -290,6 +290,12 @@ fn the_configurations_of_the_documentation_are_some() {
         text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert!(blocks.len() >= 2, "{} blocks", blocks.len());
     for block in blocks {
-        RewardConfig::from_toml(block, "docs/rewards.md").unwrap();
+        // A run file of `rlaif judge` has the reward as one of its tables.
+        let table: toml::Table = block.parse().unwrap();
+        let reward = match table.contains_key("data") {
+            true => toml::to_string(&table["reward"]).unwrap(),
+            false => block.to_owned(),
+        };
+        RewardConfig::from_toml(&reward, "docs/rewards.md").unwrap();
     }
 }
