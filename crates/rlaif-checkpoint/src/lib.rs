@@ -36,8 +36,8 @@ pub use peft::{
 };
 pub use read::{Checkpoint, Gguf, GgufTensor, GgufType, GgufValue, TensorInfo};
 pub use write::{
-    CardSection, DEFAULT_SHARD_BYTES, FolderWriter, GgufSpec, ModelCard,
-    TensorBytes, TensorSource, TensorSpec, write_gguf, write_json, write_safetensors,
+    CardSection, DEFAULT_SHARD_BYTES, FolderWriter, GgufSpec, ModelCard, TensorBytes, TensorSource,
+    TensorSpec, write_gguf, write_json, write_safetensors,
 };
 
 /// `true` if `name` is that of a file in the same folder, on every system.
