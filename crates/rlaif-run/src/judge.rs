@@ -1,7 +1,6 @@
 //! `rlaif judge`: the scores of a reward for responses in a file.
 
 use std::{
-    fs,
     io::{self, BufReader, BufWriter},
     path::{Path, PathBuf},
 };
@@ -15,7 +14,7 @@ use toml::Table;
 use crate::{
     command::{CommandError, open},
     error::RunError,
-    file::{RunFile, parse, read_table, set},
+    file::{LONGEST, RunFile, parse, read_table, set},
     model::Placement,
     prompt::PromptSection,
     rewards::{rewards_for_file, rewards_from_config},
@@ -88,7 +87,7 @@ impl Work for JudgeFile {
         }
         let text = match overrides {
             // Errors have the line in the user's file.
-            [] => fs::read_to_string(path)
+            [] => rlaif_files::read_text(path, LONGEST)
                 .map_err(|source| RunError::Read { path: path.to_owned(), source })?,
             _ => toml::to_string(&table)
                 .map_err(|source| RunError::Unwritable { source: source.into() })?,
