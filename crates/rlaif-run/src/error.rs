@@ -349,6 +349,7 @@ impl RunError {
             | Self::Grade { .. }
             | Self::NoLabels { .. }
             | Self::NoVerdicts { .. }
+            | Self::Busy { .. }
             | Self::NothingWritten { .. }
             | Self::NoResponses { .. }
             | Self::NoPrompts { .. }
