@@ -31,7 +31,7 @@ use labelling::App;
 /// Largest body of a request, in bytes: a note and an edited response.
 const BODY: usize = 1024 * 1024;
 
-/// What the page shows.
+/// The contents of the page.
 #[derive(Debug, Default)]
 pub struct Page {
     /// The study that annotators answer.

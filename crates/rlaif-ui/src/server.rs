@@ -110,7 +110,7 @@ async fn accept(
             let service = TowerToHyperService::new(router);
             let mut connection =
                 std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-            // Whichever comes first: the connection's end, or the server's.
+            // Ends with the connection, or with the server.
             let first = std::future::poll_fn(|context| {
                 if connection.as_mut().poll(context).is_ready() {
                     return std::task::Poll::Ready(true);

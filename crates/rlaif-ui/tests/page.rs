@@ -122,7 +122,7 @@ fn exchange(to: SocketAddr, request: &str) -> std::io::Result<Response> {
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    // A body that a kill has cut is no answer.
+    // A body that a kill has cut does not count.
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
     if length.is_some_and(|length: usize| length != body.len()) {
         return Err(std::io::ErrorKind::UnexpectedEof.into());
