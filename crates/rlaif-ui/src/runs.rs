@@ -38,6 +38,8 @@ const DEPTH: usize = 2;
 const MOST_RUNS: usize = 1000;
 /// Bytes at the end of a file that are read for its last rows.
 const TAIL: u64 = 512 * 1024;
+/// Bytes at the end of metrics.jsonl that are read for its last row.
+const TAIL_OF_METRICS: u64 = 32 * 1024;
 /// Most samples on the page.
 const MOST_SAMPLES: usize = 200;
 /// Shortest time between two looks at a growing file. Reading it takes at most a tenth of the time.
@@ -71,14 +73,14 @@ fn runs(root: &Path) -> Vec<(String, PathBuf)> {
     found
 }
 
-/// Rows at the end of a file of JSON Lines; a torn one at either end is left out.
-fn last_rows(path: &Path) -> Vec<Map<String, Value>> {
+/// Rows in the last `tail` bytes of a file of JSON Lines; a torn one at either end is left out.
+fn last_rows(path: &Path, tail: u64) -> Vec<Map<String, Value>> {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = fs::File::open(path)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(tail)))?;
         let mut bytes = Vec::new();
-        file.take(TAIL).read_to_end(&mut bytes)?;
+        file.take(tail).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
     // A pipe would never end.
@@ -104,7 +106,9 @@ pub(crate) async fn list(State(app): State<Arc<App>>, headers: HeaderMap) -> Res
         let root = app.runs.as_ref().ok_or_else(|| Refusal::not_found("folder of runs"))?;
         let run = |(name, folder): (String, PathBuf)| {
             let metrics = folder.join("metrics.jsonl");
-            let step = last_rows(&metrics).last().and_then(|row| row.get("step").cloned());
+            let step = last_rows(&metrics, TAIL_OF_METRICS)
+                .last()
+                .and_then(|row| row.get("step").cloned());
             let modified = fs::metadata(&metrics).and_then(|data| data.modified()).ok();
             let age = modified.and_then(|at| SystemTime::now().duration_since(at).ok());
             let findings = read_findings(&folder.join("findings.json")).map_or(0, |all| all.len());
@@ -126,7 +130,7 @@ pub(crate) async fn run(
         app.owner(&headers)?;
         let folder = folder(app, &name)?;
         let findings = read_findings(&folder.join("findings.json")).unwrap_or_default();
-        let mut samples = last_rows(&folder.join("samples.jsonl"));
+        let mut samples = last_rows(&folder.join("samples.jsonl"), TAIL);
         // The same prompts over time, side by side.
         let text = |row: &Map<String, Value>, name: &str| {
             row.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
