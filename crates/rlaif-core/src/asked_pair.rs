@@ -100,7 +100,8 @@ impl PairRow {
     /// # Errors
     /// As [`Rendering::asked`].
     pub fn asked(self, how: &Rendering, reference: Option<&str>) -> Result<AskedPair, CodecError> {
-        let Self { id, prompt, chosen, rejected, metadata, .. } = self;
+        let Self { id, prompt, chosen, rejected, mut metadata, chat, .. } = self;
+        chat.keep_in(&mut metadata);
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let record = PromptRecord {
             reference: reference.and_then(|column| metadata.get(column)).and_then(text),

@@ -130,6 +130,35 @@ impl ChatOptions {
         })
     }
 
+    /// Puts `tools` and `chat_template_kwargs` of a row into its metadata, where a reward with a chat template of
+    /// its own finds them ([`ChatOptions::of_metadata`]). Keys that exist stay.
+    ///
+    /// ```
+    /// use rlaif_core::{ChatOptions, Metadata};
+    /// let mut metadata = Metadata::new();
+    /// let options = ChatOptions::default().with("enable_thinking", false);
+    /// options.keep_in(&mut metadata);
+    /// assert_eq!(metadata["chat_template_kwargs"]["enable_thinking"], false);
+    /// assert_eq!(ChatOptions::of_metadata(&metadata), options);
+    /// ```
+    pub fn keep_in(&self, metadata: &mut Metadata) {
+        if let Some(tools) = &self.tools {
+            metadata.entry("tools").or_insert_with(|| tools.clone().into());
+        }
+        if !self.kwargs.is_empty() {
+            metadata.entry("chat_template_kwargs").or_insert_with(|| self.kwargs.clone().into());
+        }
+    }
+
+    /// The options in a row's metadata; a value of another type is none.
+    #[must_use]
+    pub fn of_metadata(metadata: &Metadata) -> Self {
+        let tools = metadata.get("tools").and_then(|value| Self::tools_of(value).ok());
+        let kwargs = metadata.get("chat_template_kwargs");
+        let kwargs = kwargs.and_then(|value| Self::kwargs_of(value).ok());
+        Self { tools: tools.flatten(), kwargs: kwargs.unwrap_or_default(), ..Self::default() }
+    }
+
     /// Returns `true` if there is nothing to pass to a template.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

@@ -351,13 +351,15 @@ impl PromptRow {
         let (prompt, kind) = how.prompt(codec, &self.prompt, &self.chat)?;
         let (asked, messages) = how.asked(&self.prompt)?;
         let asked = (kind == TextKind::Rendered).then_some(asked);
+        let mut metadata = self.metadata.clone();
+        self.chat.keep_in(&mut metadata);
         Ok(PromptRecord {
             id: self.id.clone(),
             prompt,
             asked,
             messages,
             reference: self.reference.clone(),
-            metadata: self.metadata.clone(),
+            metadata,
             kind,
         })
     }

@@ -147,10 +147,12 @@ impl Row {
     /// Columns that the reward needs become metadata.
     fn sample(self, how: &Rendering, columns: &[String]) -> Result<Sample, CodecError> {
         let Self { prompt, response, reference, mut metadata, mut more } = self;
-        for column in columns {
+        // For a chat template, which only the reward knows.
+        let of_templates = ["tools", "chat_template_kwargs"];
+        for column in columns.iter().map(String::as_str).chain(of_templates) {
             let value = more.remove(column).filter(|value| !value.is_null());
             if let (Some(value), false) = (value, metadata.contains_key(column)) {
-                metadata.insert(column.clone(), value);
+                metadata.insert(column.to_owned(), value);
             }
         }
         // The id is not needed: verdicts are in the order of the rows.

@@ -1,6 +1,6 @@
 //! Files of prompts with several responses, as `rlaif candidates` writes them.
 
-use rlaif_core::{BadSetting, Metadata, PromptRecord, Reply, TextOrMessages, Unread};
+use rlaif_core::{BadSetting, ChatOptions, Metadata, PromptRecord, Reply, TextOrMessages, Unread};
 use rlaif_data::{Reader, corpora::Typed};
 use rlaif_label::Group;
 use serde::Deserialize;
@@ -92,6 +92,7 @@ impl GroupRow {
             let value = more.remove(column).ok_or_else(|| missing("data.file", column))?;
             metadata.insert(column.clone(), value);
         }
+        ChatOptions::of_metadata(&more).keep_in(&mut metadata);
         let record = PromptRecord { reference, metadata, ..PromptRecord::asked(id, prompt) };
         Ok(Group { record, responses })
     }

@@ -73,7 +73,8 @@ pub enum Input {
     /// The prompt's conversation, or the prompt as a user's turn, and the response as the assistant's,
     /// in the chat template of the model's folder; a response that was given as messages stays as it
     /// is. A list of turns `messages` in the metadata
-    /// replaces the prompt. A text that is too long loses its beginning, except for the first token.
+    /// replaces the prompt; `tools` and `chat_template_kwargs` in it go to the template. A text that is too
+    /// long loses its beginning, except for the first token.
     Chat,
 }
 
@@ -579,7 +580,9 @@ fn render(
         }
         _ => messages.push(Message::new("assistant", exchange.response)),
     }
-    tokenizer.render_chat_with(&messages, GenerationPrompt::Omit, chat)
+    let own = exchange.metadata.map(ChatOptions::of_metadata);
+    let chat = own.map_or_else(|| chat.clone(), |own| chat.and(&own));
+    tokenizer.render_chat_with(&messages, GenerationPrompt::Omit, &chat)
 }
 
 impl RewardModel for ClassifierReward {

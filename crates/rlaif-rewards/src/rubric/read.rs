@@ -340,6 +340,11 @@ mod tests {
     fn an_answer_that_stops_within_its_number_is_none() {
         let cut = Answer { finish: Finish::Length, ..Answer::text("1") };
         assert!(matches!(number(&cut, AnswerForm::Number, TEN), Err(NoVerdict::CutShort { .. })));
+        for text in ["Score: 8.", "{\"score\": 8."] {
+            let cut = Answer { finish: Finish::Length, ..Answer::text(text) };
+            let found = number(&cut, AnswerForm::Number, TEN);
+            assert!(matches!(found, Err(NoVerdict::CutShort { .. })), "{text}: {found:?}");
+        }
         let after = Answer { finish: Finish::Length, ..Answer::text("4.5 because it") };
         assert_eq!(number(&after, AnswerForm::Number, TEN), Ok(4.5));
         let empty = Answer { finish: Finish::Length, ..Answer::text("") };

@@ -14,7 +14,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::support::{chat_completions, refusal, repository, rows};
+use crate::support::{chat_completions, classifier, refusal, repository, rows, tokenizer};
 
 const ROWS: &str = "{\"prompt\":\"Say something.\",\"response\":\"I like you.\"}\n\
                     {\"prompt\":\"Say something.\",\"response\":\"You are terrible!\"}\n";
@@ -66,6 +66,60 @@ fn any_other_reward_with_its_parts() {
     // transformers' logit of "I like you.", from the fixture's goldens.
     assert!((part("not-hate") + 1.001_077_890).abs() < 2e-5, "{rows:?}");
     assert!((rows[0]["score"].as_f64().unwrap() - part("not-hate") + 2.).abs() < 1e-5);
+}
+
+/// Tools and template variables of a row go to the template of a reward that has one: `rlaif score` gives the
+/// values.
+#[test]
+fn tools_and_variables_of_a_row_reach_a_rewards_chat_template() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::create_dir(path("tokenizer")).unwrap();
+    for entry in fs::read_dir(tokenizer("chatml")).unwrap().map(Result::unwrap) {
+        if entry.path().is_file() {
+            fs::copy(entry.path(), path("tokenizer").join(entry.file_name())).unwrap();
+        }
+    }
+    let template = "{% for tool in tools or [] %}<{{ tool.name }}>{% endfor %}{{ mood }}\
+                    {% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}";
+    fs::write(path("tokenizer/chat_template.jinja"), template).unwrap();
+    let config = json!({
+        "model_type": "llama", "architectures": ["LlamaForSequenceClassification"],
+        "id2label": {"0": "score"}, "label2id": {"score": 0}, "pad_token_id": 0,
+        "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 256,
+    });
+    classifier(&path("reward"), &path("tokenizer"), 3, config);
+    let talk = json!({
+        "prompt": [{"role": "user", "content": "Rain?"}],
+        "response": [{"role": "assistant", "content": "No."}],
+    });
+    let with = |key: &str, value: serde_json::Value| {
+        let mut row = talk.clone();
+        row[key] = value;
+        row
+    };
+    let all = [
+        talk.clone(),
+        with("tools", json!([{"name": "weather"}])),
+        with("chat_template_kwargs", json!({"mood": "calm"})),
+    ];
+    let lines: String = all.iter().map(|row| format!("{row}\n")).collect();
+    fs::write(path("rows.jsonl"), lines).unwrap();
+    let reward = "kind = 'classifier'\nmodel = 'reward'\ninput = 'chat'\ndevice = 'cpu'\n";
+    fs::write(path("reward.toml"), reward).unwrap();
+    let scores = |arguments: &[&str], place: &str| -> Vec<f64> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
+        let output = command.args(arguments).current_dir(folder.path()).output().unwrap();
+        rows(&output).iter().map(|row| row.pointer(place).unwrap().as_f64().unwrap()).collect()
+    };
+    let judged = scores(&["judge", "--config", "reward.toml", "--input", "rows.jsonl"], "/score");
+    let wanted = scores(&["score", "--model", "reward", "--input", "rows.jsonl"], "/logits/0");
+    assert_eq!((judged.len(), wanted.len()), (3, 3));
+    for (judged, wanted) in judged.iter().zip(&wanted) {
+        assert!((judged - wanted).abs() < 1e-5, "{judged} instead of {wanted}");
+    }
+    assert!((wanted[0] - wanted[1]).abs() > 1e-4 && (wanted[0] - wanted[2]).abs() > 1e-4);
 }
 
 #[test]

@@ -156,6 +156,44 @@ fn a_standard_output_that_is_full_or_closed_is_no_panic() {
     }
 }
 
+/// A pipe without a writer would be waited for, and a device be read for ever.
+#[test]
+fn a_pipe_or_a_device_in_place_of_a_file_is_refused_at_once() {
+    let place = workplace("llama");
+    let path = |name: &str| place.path().join(name);
+    let pipe = |path: &Path| {
+        let _ = fs::remove_file(path);
+        assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+    };
+    pipe(&path("pipe"));
+    let prompts = path("prompts.jsonl");
+    fs::write(&prompts, "{\"prompt\": \"a\"}\n").unwrap();
+    let prompts = prompts.to_str().unwrap();
+    let refused = |arguments: &[&str], kind: &str| {
+        let output = rlaif(place.path(), arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(kind), "{arguments:?}: {said}");
+    };
+    for (file, kind) in [("pipe", "named pipe"), ("/dev/zero", "a device")] {
+        refused(&["sft", "--config", file], kind);
+        refused(&["judge", "--config", file, "--input", prompts], kind);
+        refused(&["label", "--config", file], kind);
+        refused(&["generate", "--model", "model", "--input", file], kind);
+    }
+    for name in ["config.json", "generation_config.json", "model.safetensors"] {
+        let copy = path("copy");
+        let _ = fs::remove_dir_all(&copy);
+        fs::create_dir(&copy).unwrap();
+        for entry in fs::read_dir(path("model")).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+        }
+        pipe(&copy.join(name));
+        refused(&["generate", "--model", "copy", "--input", prompts], "named pipe");
+    }
+}
+
 fn begin(folder: &Path, out: &str) -> Child {
     let resume = folder.join(out).join("run.toml").exists();
     let arguments: &[&str] = if resume {

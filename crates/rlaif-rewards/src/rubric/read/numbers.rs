@@ -42,7 +42,7 @@ static NUMBER: LazyLock<Regex> = LazyLock::new(|| {
 });
 /// Between a number and its denominator.
 static OF: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"^\s*(?:/|[(\[]?\s*(?:points?\s+|stars?\s+|punkte\s+)?(?:out\s+of|von|sur|su|из|van|av)\s+(?:a\s+(?:possible|maximum(?:\s+of)?)\s+)?|of\s+|de\s+)\s*").expect("a valid pattern")
+    Regex::new(r"^\s*(?:[★⭐☆]\s*)?(?:/|[(\[]?\s*(?:points?\s+|stars?\s+|punkte\s+)?(?:out\s+of|von|sur|su|из|van|av)\s+(?:a\s+(?:possible|maximum(?:\s+of)?)\s+)?|of\s+|de\s+)\s*").expect("a valid pattern")
 });
 /// Between the ends of a range, or between alternatives.
 static TO: LazyLock<Regex> = LazyLock::new(|| {

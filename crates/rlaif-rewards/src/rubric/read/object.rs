@@ -125,6 +125,29 @@ fn is_other(key: &str) -> bool {
     others.iter().any(|other| key.contains(other))
 }
 
+/// `true` for a key of the scale's end, or of the scale, with another value than was asked for.
+fn is_another_scale(key: &str, value: &Value, scale: Scale) -> bool {
+    let key: String = key.chars().filter(|c| c.is_alphanumeric()).collect();
+    let key = key.to_lowercase();
+    let ends = ["max", "maximum", "maxscore", "maximumscore", "maxrating", "maxpoints", "outof"];
+    let whole = ["scale", "scoringscale", "ratingscale", "scorerange"];
+    if !ends.contains(&&*key) && !whole.contains(&&*key) {
+        return false;
+    }
+    // The last number: "1-5", "1 to 5", [1, 5].
+    let text = match value {
+        Value::Text(text) | Value::Bare { text, .. } => text,
+        Value::List(values) => match values.last() {
+            Some(Value::Text(text) | Value::Bare { text, .. }) => text,
+            _ => return false,
+        },
+        Value::Object(_) => return false,
+    };
+    let numbers = text.split(|c: char| !c.is_ascii_digit() && c != '.');
+    let numbers = numbers.filter_map(|number| number.parse::<f64>().ok());
+    numbers.last().is_some_and(|high| (high - scale.high).abs() > 1e-9)
+}
+
 fn of_members(members: &[(String, Value)], scale: Scale) -> Option<Object> {
     let mut level: Vec<&[(String, Value)]> = vec![members];
     // The shallowest key that is a verdict's counts: what is below are its parts.
@@ -137,6 +160,10 @@ fn of_members(members: &[(String, Value)], scale: Scale) -> Option<Object> {
         if let Some(best) = ranked.iter().map(|(rank, _)| *rank).min() {
             let values = ranked.iter().filter(|(rank, _)| *rank == best).map(|(_, value)| *value);
             let found = agreed(values, scale);
+            let beside = level.iter().flat_map(|members| members.iter());
+            if beside.into_iter().any(|(key, value)| is_another_scale(key, value, scale)) {
+                return Some(Object::Miss(Miss::AnotherScale));
+            }
             // A later number under a key of its own: which of the two counts?
             if let Some(Object::Score { value: first, .. }) = found {
                 let later = level.iter().flat_map(|members| members.iter());
@@ -489,6 +516,12 @@ mod tests {
             (r#"{"Score": 8}"#, Some(8.)),
             (r#"{"rating": 8}"#, Some(8.)),
             (r#"{"final_score": 8, "max_score": 10}"#, Some(8.)),
+            (r#"{"score": 4, "max_score": 5}"#, None),
+            (r#"{"score": 4, "out_of": 5}"#, None),
+            (r#"{"score": 4, "scale": "1-5"}"#, None),
+            (r#"{"score": 4, "scale": [1, 5]}"#, None),
+            (r#"{"score": 8, "scale": "1-10"}"#, Some(8.)),
+            (r#"{"score": 8, "scale": "helpfulness"}"#, Some(8.)),
             (r#"{"helpfulness": 7, "clarity": 9, "overall": 8}"#, Some(8.)),
             (r#"{"parts": {"score": 7}, "overall": 8}"#, Some(8.)),
             (r#"{"evaluation": {"score": 8, "reason": "1 flaw"}}"#, Some(8.)),

@@ -128,6 +128,12 @@ static WEAK: LazyLock<Regex> = LazyLock::new(|| {
         r"\b(?:it|this|that)(?:'s|\s+is|\s+would\s+be)\s+(?:about\s+|around\s+)?an?\s+(?:\w+\s+)?$|\ban?\s+(?:very\s+)?(?:solid|strong|clear|firm|fair|generous|low|high|weak|decent|respectable)\s+$|(?:満点|만점)\s*(?:中|で|に|에|중)?\s*$|(?:得|获得|满分)\s*(?:分)?[,\s]*$",
     )
 });
+/// The aspect that the number before it is about.
+static ASPECT: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"^\s*(?:points?\s+|stars?\s+)?(?:for|on|in|regarding)\s+(?:its\s+|the\s+|their\s+)?\p{L}{3,}",
+    )
+});
 static NEGATED: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
         r"\b(?:not|never|cannot|neither|nor|without|hardly|nicht|keine?\w*|pas|не|nunca|jamais)\b|n't\b|不",
@@ -283,7 +289,11 @@ pub(super) fn verdict(answer: &str, scale: Scale) -> Result<Found, Miss> {
     })?;
     let value = picked.value?;
     changed(&text, &items, value, picked.at.end)?;
-    let ends = plain.text[picked.at.end..].trim().is_empty();
+    if picked.tier != Tier::Final {
+        of_one_aspect(&text, &items, value, picked.at.end)?;
+    }
+    // "8." may be the beginning of 8.5.
+    let ends = plain.text[picked.at.end..].trim_start_matches(['.', ',']).trim().is_empty();
     let marked = picked.tier <= Tier::Label || picked.leading;
     Ok(Found { value, at: plain.origin(picked.at.start), ends, marked })
 }
@@ -316,6 +326,26 @@ fn changed(text: &Text<'_>, items: &[Item], value: f64, from: usize) -> Result<(
             }
             Kind::Range(..) => return Err(Miss::Between),
             _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The reason why a verdict does not stand: it is that of one aspect, and the same line has that of another,
+/// as in "7 for clarity, 9 for tone".
+fn of_one_aspect(text: &Text<'_>, items: &[Item], value: f64, from: usize) -> Result<(), Miss> {
+    let rest = &text.text[from..];
+    let line = from + rest.find('\n').unwrap_or(rest.len());
+    if !ASPECT.is_match(rest) {
+        return Ok(());
+    }
+    for item in items.iter().filter(|item| (from..line).contains(&item.span.start)) {
+        if let Kind::Number(other) | Kind::Of(other, _) = item.kind
+            && (text.scale.low..=text.scale.high).contains(&other)
+            && !near(other, value)
+            && ASPECT.is_match(text.after(item))
+        {
+            return Err(Miss::Several(value, other));
         }
     }
     Ok(())
