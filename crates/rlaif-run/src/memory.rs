@@ -1,6 +1,6 @@
 //! The memory that a run needs: refused before it starts, rather than killed in the middle.
 
-use rlaif_models::{HeldModel, HeldModels, LoadOptions, MemoryNeeded, MemoryPlan};
+use rlaif_models::{AnswerBatch, HeldModel, HeldModels, LoadOptions, MemoryNeeded, MemoryPlan};
 use rlaif_rewards::neural::{Copies, LocalModel};
 use rlaif_torch::free_memory;
 use tch::{Device, Kind};
@@ -114,9 +114,14 @@ impl Placement {
         policies: impl IntoIterator<Item = LocalModel<'a>>,
         rewards: impl IntoIterator<Item = LocalModel<'a>>,
     ) -> Result<(), RunError> {
+        // The number of rows may be smaller than a batch, so a single answer counts: what fits is not refused.
+        fn alone(model: LocalModel<'_>) -> LocalModel<'_> {
+            let answers = model.answers.map(|answers| AnswerBatch { rows: 1, ..answers });
+            LocalModel { answers, ..model }
+        }
         let models = HeldModels {
-            policies: reward_models(policies, device)?,
-            rewards: reward_models(rewards, device)?,
+            policies: reward_models(policies.into_iter().map(alone), device)?,
+            rewards: reward_models(rewards.into_iter().map(alone), device)?,
             ..HeldModels::on(device)
         };
         if let Some(limit) = self.limit(device, 0) {
