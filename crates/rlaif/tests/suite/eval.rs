@@ -145,7 +145,8 @@ fn two_policies_a_report_and_its_continuation_after_an_interruption() {
     // Two at once exclude each other.
     let lock = fs::File::open(out.join(".lock")).unwrap();
     lock.lock().unwrap();
-    refused(&eval(&config, &out), "is in use by another evaluation");
+    let said = refusal(&eval(&config, &out), 1);
+    assert!(said.contains("is in use by another evaluation"), "{said}");
 }
 
 #[test]
