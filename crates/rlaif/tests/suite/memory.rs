@@ -149,12 +149,9 @@ fn commands_that_train_nothing_count_the_models_that_they_hold() {
         fs::write(root.join(format!("{command}.toml")), text).unwrap();
         let set = ["placement.device=cpu", "placement.memory_gib=0.1"];
         let said = refused(root, command, 1, &set);
-        // Writers also hold the keys and values of an answer.
-        let needed = if command == "candidates" {
-            "the run needs about"
-        } else {
-            "the run needs about 256 MiB"
-        };
+        // Policies that write also hold the keys and values of a response.
+        let writes = ["candidates", "eval"].contains(&command);
+        let needed = if writes { "the run needs about" } else { "the run needs about 256 MiB" };
         assert!(said.contains(needed) && said.contains(held), "{said}");
         let said = refused(root, command, 2, &["placement.memory=0.1"]);
         assert!(said.contains("`placement.memory`") && said.contains("memory_gib"), "{said}");
