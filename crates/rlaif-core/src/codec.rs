@@ -150,7 +150,7 @@ impl ChatOptions {
         }
     }
 
-    /// The options in a row's metadata; a value of another type is none.
+    /// The options in a row's metadata, without values of another type.
     #[must_use]
     pub fn of_metadata(metadata: &Metadata) -> Self {
         let tools = metadata.get("tools").and_then(|value| Self::tools_of(value).ok());

@@ -91,7 +91,7 @@ pub(super) struct Answered<T> {
 
 /// The reason why a question has no answer.
 pub(super) enum NoAnswer {
-    /// That of the service, or of the budget.
+    /// The reason of the service, or of the budget.
     Reason(String),
     /// The run was stopped before the question was sent, or sent again.
     Stopped,
