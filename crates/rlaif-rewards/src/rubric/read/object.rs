@@ -144,8 +144,8 @@ fn is_another_scale(key: &str, value: &Value, scale: Scale) -> bool {
         Value::Object(_) => return false,
     };
     let numbers = text.split(|c: char| !c.is_ascii_digit() && c != '.');
-    let numbers = numbers.filter_map(|number| number.parse::<f64>().ok());
-    numbers.last().is_some_and(|high| (high - scale.high).abs() > 1e-9)
+    let last = numbers.filter_map(|number| number.parse::<f64>().ok()).next_back();
+    last.is_some_and(|high| (high - scale.high).abs() > 1e-9)
 }
 
 fn of_members(members: &[(String, Value)], scale: Scale) -> Option<Object> {
