@@ -60,6 +60,17 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         Test("crates/rlaif/tests/suite/gguf.rs", "the_built_in_llama_is_the_same_after_gguf"),
     ),
     (
+        "torchrun --nproc-per-node 2 --max-restarts 3 --no-python rlaif sft --config sft.toml",
+        Test(
+            "crates/rlaif/tests/suite/ranks.rs",
+            "torchrun_starts_the_same_run_and_its_restart_continues",
+        ),
+    ),
+    (
+        "srun rlaif sft --config sft.toml --out /shared/runs/sft",
+        Test("crates/rlaif-torch/src/dist/launch.rs", "launchers_are_recognised"),
+    ),
+    (
         "rlaif exam --config exam.toml --out exams/reward",
         Test("crates/rlaif/tests/suite/exam.rs", "a_reward_is_examined_on_the_files_of_every_exam"),
     ),
