@@ -237,6 +237,9 @@ fn one_line_that_is_no_row_is_named_as_a_header() {
     }
     for (content, what) in [
         (&b"<rows><row/></rows>\n"[..], "an XML document"),
+        (b"- prompt: Hi\n  response: Hello.\n", "a YAML document"),
+        (b"---\nprompt: Hi\n", "a YAML document"),
+        (b"(lp0\n(dp1\nVprompt\n", "a pickle"),
         (b"prompt|n\na|1\n", "text with vertical bars between the columns"),
     ] {
         let error = error_of(content);

@@ -87,6 +87,10 @@ fn foreign(head: &[u8]) -> Option<&'static str> {
             return Some(name);
         }
     }
+    // A list or a dictionary in protocols 0 and 1, which have no magic number.
+    if [&b"(lp0\n"[..], b"(dp0\n", b"]q\0", b"}q\0"].iter().any(|start| head.starts_with(start)) {
+        return Some("a pickle");
+    }
     // Protocols 2 to 5 name themselves; an opcode ends the frame's header.
     if head.len() > 2 && head[0] == 0x80 && (2..=5).contains(&head[1]) {
         return Some("a pickle");
@@ -109,6 +113,9 @@ fn foreign(head: &[u8]) -> Option<&'static str> {
     if begins(b"<?xml") || is_tag {
         return Some("an XML document");
     }
+    if is_yaml(text) {
+        return Some("a YAML document");
+    }
     // In UTF-16, every other byte of a Latin letter is zero.
     let halves = |odd: usize| {
         let start = &head[..head.len().min(64)];
@@ -121,6 +128,18 @@ fn foreign(head: &[u8]) -> Option<&'static str> {
         return Some("a binary file of an unknown kind");
     }
     None
+}
+
+/// `true` for a text whose first line is YAML's marker of a document, or a list's first key: `- prompt: Hi`.
+fn is_yaml(text: &[u8]) -> bool {
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+    if line == b"---" || line.starts_with(b"%YAML") {
+        return true;
+    }
+    let Some(entry) = line.strip_prefix(b"- ") else { return false };
+    let key = entry.iter().position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_'));
+    let after = key.map_or(&b""[..], |end| &entry[end..]);
+    key.is_some_and(|end| end > 0) && (after == b":" || after.starts_with(b": "))
 }
 
 /// Zip is the container of many formats; the names of the first entries tell them apart.
@@ -198,6 +217,8 @@ mod tests {
             (b"ID3,name\n", FileFormat::Csv),
             (b"BZh9,name\n", FileFormat::Csv),
             (b"GGUF,name\n", FileFormat::Csv),
+            (b"- ,name\n", FileFormat::Csv),
+            (b"---,name\n", FileFormat::Csv),
         ] {
             assert_eq!(FileFormat::recognise(head, "f").unwrap(), format);
         }
