@@ -25,6 +25,7 @@ fn spec(codec: &Bytes, context: usize) -> LmSpec {
         eos_ids: vec![EOS],
         bos_id: codec.bos.then_some(BOS),
         decoder_start_id: (!codec.bos).then_some(0),
+        forced: rlaif_lm::ForcedIds::default(),
         kind: Kind::Float,
         device: Device::Cpu,
     }

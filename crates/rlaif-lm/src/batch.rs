@@ -38,7 +38,7 @@ impl TokenBatch {
     /// # use rlaif_lm::{LmSpec, Padding, TokenBatch};
     /// # let spec = LmSpec { model_type: "llama".into(), hidden_size: 8, vocab_size: 100,
     /// #     context: Some(16), pad_id: 0, eos_ids: vec![2], bos_id: Some(1),
-    /// #     decoder_start_id: None, kind: tch::Kind::Float, device: tch::Device::Cpu };
+    /// #     decoder_start_id: None, forced: Default::default(), kind: tch::Kind::Float, device: tch::Device::Cpu };
     /// let batch = TokenBatch::collate(vec![vec![5, 6, 7], vec![8]], &spec, Padding::Left)?;
     /// assert_eq!(Vec::<Vec<i64>>::try_from(batch.ids())?, [[5, 6, 7], [0, 0, 8]]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -21,7 +21,7 @@ use crate::{
 /// use rlaif_lm::{Branches, LmSpec, Padding, TokenBatch};
 /// # let spec = LmSpec { model_type: "llama".into(), hidden_size: 8, vocab_size: 100,
 /// #     context: Some(16), pad_id: 0, eos_ids: vec![2], bos_id: Some(1),
-/// #     decoder_start_id: None, kind: tch::Kind::Float, device: tch::Device::Cpu };
+/// #     decoder_start_id: None, forced: Default::default(), kind: tch::Kind::Float, device: tch::Device::Cpu };
 /// let prompts = TokenBatch::collate(vec![vec![5, 6]], &spec, Padding::Right)?;
 /// let responses = TokenBatch::responses(vec![vec![7, 8, 2], vec![9, 2]], &spec)?;
 /// let run = Branches::new(&prompts, &responses, &spec)?;

@@ -52,6 +52,17 @@ pub enum RolloutConcern {
         /// The setting.
         min: usize,
     },
+    /// A warning: the model's generation settings prescribe a token.
+    #[error(
+        "is {id}: generation puts this token into the response however probable it is, and training treats \
+         it as if it had been drawn; delete the key to let the policy choose"
+    )]
+    Forced {
+        /// The key of generation_config.json, or of config.json in its absence.
+        key: &'static str,
+        /// The token.
+        id: u32,
+    },
     /// A warning: the pad id ends responses.
     #[error(
         "is {pad}, which is an end-of-sequence id as well. rlaif does not find the end of a \
@@ -65,7 +76,8 @@ pub enum RolloutConcern {
 }
 
 impl RolloutConcern {
-    /// The setting by its path in [`crate::generate::GenerationConfig`]; `pad_token_id` is the model's.
+    /// The setting by its path in [`crate::generate::GenerationConfig`]; `pad_token_id` and forced ids are the
+    /// model's.
     pub fn setting(&self) -> &'static str {
         match self {
             Self::Greedy => "sampling",
@@ -74,12 +86,16 @@ impl RolloutConcern {
             Self::ForbiddenTokens => "bad_ids",
             Self::Endless => "stop_ids",
             Self::LeastLength { .. } => "min_new_tokens",
+            Self::Forced { key, .. } => key,
             Self::PadEndsSequence { .. } => "pad_token_id",
         }
     }
 
     /// `true` if the setting is refused; the others are warnings.
     pub fn is_refused(&self) -> bool {
-        !matches!(self, Self::PadEndsSequence { .. } | Self::LeastLength { .. })
+        !matches!(
+            self,
+            Self::PadEndsSequence { .. } | Self::LeastLength { .. } | Self::Forced { .. }
+        )
     }
 }

@@ -31,7 +31,7 @@ use crate::spec::LmSpec;
 /// use rlaif_lm::{Joiner, LmSpec, Texts};
 /// # let spec = LmSpec { model_type: "llama".into(), hidden_size: 8, vocab_size: 300,
 /// #     context: None, pad_id: 0, eos_ids: vec![2], bos_id: None, decoder_start_id: None,
-/// #     kind: tch::Kind::Float, device: tch::Device::Cpu };
+/// #     forced: Default::default(), kind: tch::Kind::Float, device: tch::Device::Cpu };
 /// // A tokenizer with a token for each byte, and 2 behind every text.
 /// assert_eq!(Bytes.encode("a", Specials::Include)?, [97, 2]);
 ///
@@ -364,6 +364,7 @@ mod tests {
             eos_ids,
             bos_id: Some(BOS),
             decoder_start_id: encoder_decoder.then_some(0),
+            forced: crate::ForcedIds::default(),
             kind: Kind::Float,
             device: Device::Cpu,
         }

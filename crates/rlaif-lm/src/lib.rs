@@ -66,5 +66,5 @@ pub use row_ids::RowIds;
 pub use sampled::{Draw, Sampled, Weights};
 pub use sampler::{LocalSampler, RecordedSampler, Sampler, sample};
 pub use seq2seq::{EncodedTokens, EncoderStates, Seq2SeqLm, Seq2SeqPolicy};
-pub use spec::LmSpec;
+pub use spec::{ForcedIds, LmSpec};
 pub use value::{ValueFunction, ValueHead, ValueInit};

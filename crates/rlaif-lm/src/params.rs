@@ -34,6 +34,7 @@ pub struct Parameters {
     tied: BTreeMap<String, String>,
     transposed: BTreeSet<String>,
     quantised: BTreeSet<String>,
+    fixed: BTreeSet<String>,
 }
 
 impl Parameters {
@@ -53,6 +54,16 @@ impl Parameters {
     /// without memory.
     pub fn set_quantised(&mut self, name: impl Into<String>) {
         self.quantised.insert(name.into());
+    }
+
+    /// Declares that the parameter of this name is saved with the model and never trained, as what transformers
+    /// calls a buffer.
+    pub fn set_fixed(&mut self, name: impl Into<String>) {
+        let name = name.into();
+        if let Some(tensor) = self.tensors.get(&name) {
+            let _ = tensor.set_requires_grad(false);
+        }
+        self.fixed.insert(name);
     }
 
     /// The names of quantised weights.
@@ -131,7 +142,8 @@ impl Parameters {
     /// ```
     pub fn train_where(&self, choose: impl Fn(&str) -> bool) {
         for (name, tensor) in self.iter() {
-            let _ = tensor.set_requires_grad(!self.quantised.contains(name) && choose(name));
+            let fixed = self.quantised.contains(name) || self.fixed.contains(name);
+            let _ = tensor.set_requires_grad(!fixed && choose(name));
         }
     }
 

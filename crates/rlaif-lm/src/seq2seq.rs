@@ -96,6 +96,9 @@ impl<M: Seq2SeqLm> Seq2SeqPolicy<M> {
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError> {
         let spec = self.0.spec();
+        for (row, ids) in responses.rows().iter().enumerate() {
+            spec.check_length(row, ids.len())?;
+        }
         let inputs = responses
             .rows()
             .iter()

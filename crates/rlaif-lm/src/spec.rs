@@ -4,6 +4,16 @@ use tch::{Device, Kind};
 
 use crate::error::LmError;
 
+/// Tokens that a model's generation settings prescribe at a place of every response, as
+/// `forced_bos_token_id` and `forced_eos_token_id` of transformers do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ForcedIds {
+    /// The first token, such as the language that mBART writes in.
+    pub first: Option<u32>,
+    /// The token at the maximum length.
+    pub last: Option<u32>,
+}
+
 /// Facts about a language model that algorithms need.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LmSpec {
@@ -23,6 +33,8 @@ pub struct LmSpec {
     pub bos_id: Option<u32>,
     /// The first token of the decoder of an encoder-decoder model; `None` for decoder-only models.
     pub decoder_start_id: Option<u32>,
+    /// Tokens that generation puts into every response.
+    pub forced: ForcedIds,
     /// Data type of the weights.
     pub kind: Kind,
     /// The device of the weights.

@@ -17,6 +17,7 @@ fn memory_for_logits_is_that_of_a_chunk_whatever_the_batch() {
         eos_ids: vec![2],
         bos_id: None,
         decoder_start_id: None,
+        forced: rlaif_lm::ForcedIds::default(),
         kind: Kind::Float,
         device: Device::Cpu,
     };

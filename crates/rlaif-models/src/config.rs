@@ -8,7 +8,7 @@ use std::{
 };
 
 use rlaif_checkpoint::{Checkpoint, read_json, read_json_if_present};
-use rlaif_lm::LmSpec;
+use rlaif_lm::{ForcedIds, LmSpec};
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, SeqAccess, Visitor},
@@ -109,13 +109,58 @@ impl Config {
             #[serde(default)]
             eos_token_id: TokenIds,
         }
-        let own = (self.path.clone(), &self.fields);
-        let (file, fields) = match &self.generation {
-            Some(generation) => (self.path.with_file_name(GENERATION), generation),
-            None => own,
-        };
+        let (file, fields) = self.of_generation();
         let Ends { eos_token_id: TokenIds(ids) } = parse(&file, fields.clone())?;
         Ok(ids)
+    }
+
+    /// The tokens that transformers' `generate` forces: those of generation_config.json, or without this file
+    /// those of config.json.
+    pub(crate) fn forced(&self) -> Result<ForcedIds, ModelError> {
+        #[derive(Deserialize)]
+        struct Forced {
+            #[serde(default)]
+            forced_bos_token_id: TokenIds,
+            #[serde(default)]
+            forced_eos_token_id: TokenIds,
+        }
+        let (file, fields) = self.of_generation();
+        let Forced { forced_bos_token_id: first, forced_eos_token_id: last } =
+            parse(&file, fields.clone())?;
+        let one = |field: &'static str, ids: TokenIds| match ids.0.as_slice() {
+            [] => Ok(None),
+            [id] => Ok(Some(*id)),
+            several => Err(ModelError::UnsupportedField {
+                file: Some(file.clone()),
+                field,
+                found: format!("{several:?}"),
+                supported: "one token id, or null",
+            }),
+        };
+        Ok(ForcedIds {
+            first: one("forced_bos_token_id", first)?,
+            last: one("forced_eos_token_id", last)?,
+        })
+    }
+
+    /// The token id in a field of generation_config.json, if there is one.
+    pub(crate) fn generation_id(&self, field: &str) -> Result<Option<u32>, ModelError> {
+        let id = self.generation.as_ref().and_then(|fields| fields.get(field));
+        let Some(id) = id else { return Ok(None) };
+        let ids = TokenIds::deserialize(id).map_err(|source| ModelError::Config {
+            file: self.path.with_file_name(GENERATION),
+            field: field.to_owned(),
+            source,
+        })?;
+        Ok(ids.0.first().copied())
+    }
+
+    /// The file that settings of generation are read from, and its fields.
+    fn of_generation(&self) -> (PathBuf, &Map<String, Value>) {
+        match &self.generation {
+            Some(generation) => (self.path.with_file_name(GENERATION), generation),
+            None => (self.path.clone(), &self.fields),
+        }
     }
 
     /// The fields that a model reads, in its own type. A field that the file lacks has the default of
@@ -326,7 +371,7 @@ static DEFAULTS: LazyLock<BTreeMap<String, ClassDefaults>> = LazyLock::new(|| {
 });
 
 /// Fields of transformers' configuration classes that affect no number computed here.
-const WITHOUT_EFFECT: [&str; 23] = [
+const WITHOUT_EFFECT: [&str; 26] = [
     "use_cache",
     "eos_token_id",
     "bos_token_id",
@@ -342,6 +387,10 @@ const WITHOUT_EFFECT: [&str; 23] = [
     // The loss of routers, which is a setting of training here.
     "output_router_logits",
     "router_aux_loss_coef",
+    // Settings of generation, which `Config::forced` reads.
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "init_std",
     // For heads of other tasks.
     "legacy",
     "decoder_bias",
@@ -568,6 +617,7 @@ pub(crate) fn encoder_spec(
         eos_ids: config.ends()?,
         bos_id,
         decoder_start_id: None,
+        forced: ForcedIds::default(),
         kind: embeddings.kind(),
         device: embeddings.device(),
     };
@@ -577,8 +627,12 @@ pub(crate) fn encoder_spec(
 
 /// Checks that the ids which the model itself puts into a batch have an embedding.
 pub(crate) fn check_ids(spec: &LmSpec) -> Result<(), ModelError> {
-    let ids =
-        [("pad_token_id", Some(spec.pad_id)), ("decoder_start_token_id", spec.decoder_start_id)];
+    let ids = [
+        ("pad_token_id", Some(spec.pad_id)),
+        ("decoder_start_token_id", spec.decoder_start_id),
+        ("forced_bos_token_id", spec.forced.first),
+        ("forced_eos_token_id", spec.forced.last),
+    ];
     match ids.into_iter().find(|(_, id)| id.is_some_and(|id| i64::from(id) >= spec.vocab_size)) {
         Some((field, Some(id))) => Err(ModelError::BadField {
             file: None,

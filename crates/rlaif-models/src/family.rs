@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     architecture::{BuiltClassifier, LanguageLayers},
+    bart::{self, Bart},
     config::Config,
     deberta,
     dimensions::Dimensions,
@@ -284,6 +285,41 @@ macro_rules! t5 {
     };
 }
 
+/// A row of BART's kin: `model_type`, prefix of the class names, member of the family.
+macro_rules! bart {
+    ($model_type:literal, $class:literal, $member:ident, $classifies:expr) => {
+        Family {
+            model_type: $model_type,
+            generates: Some(Generates {
+                class: concat!($class, "ForConditionalGeneration"),
+                build: |config, source| {
+                    let model = Bart::build(config, source, bart::Member::$member)?;
+                    Ok(Box::new(Seq2SeqPolicy(model)))
+                },
+                gguf: None,
+            }),
+            classifies: $classifies,
+            dimensions: |config| bart::dimensions(config, bart::Member::$member),
+            written: as_read,
+        }
+    };
+    ($model_type:literal, $class:literal, $member:ident) => {
+        bart!(
+            $model_type,
+            $class,
+            $member,
+            Some(Classifies {
+                class: concat!($class, "ForSequenceClassification"),
+                head: &["classification_head."],
+                linear_head: None,
+                build: |config, labels, source| {
+                    bart::build_classifier(config, labels, source, bart::Member::$member)
+                },
+            })
+        )
+    };
+}
+
 /// A row of the Llama family: `model_type`, prefix of the class names (or the names), variant, and the
 /// architecture and order of rows of its GGUF files.
 macro_rules! llama {
@@ -357,9 +393,12 @@ macro_rules! encoder {
 }
 
 /// The built-in families.
-static TABLE: [Family; 26] = [
+static TABLE: [Family; 29] = [
     t5!("t5", "T5ForConditionalGeneration", "T5ForSequenceClassification", T5),
     t5!("mt5", "MT5ForConditionalGeneration", "MT5ForSequenceClassification", Mt5),
+    bart!("bart", "Bart", Bart),
+    bart!("mbart", "MBart", MBart),
+    bart!("pegasus", "Pegasus", Pegasus, None),
     llama!("llama", "Llama", LlamaVariant::LLAMA, "llama", Pairs),
     llama!("mistral", "Mistral", LlamaVariant::MISTRAL, "llama", Pairs),
     llama!("qwen2", "Qwen2", LlamaVariant::QWEN2, "qwen2", Halves),

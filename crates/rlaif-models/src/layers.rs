@@ -459,6 +459,8 @@ impl Shallow for Norm {
 pub struct Embedding {
     /// A linear layer for one-hot inputs.
     pub(crate) table: Linear,
+    /// The id whose row has no gradient, as transformers' padding index; -1 for none.
+    padding: i64,
 }
 
 impl Embedding {
@@ -471,28 +473,37 @@ impl Embedding {
     pub fn load(weights: &TensorTree<'_>, rows: i64, size: i64, std: f64) -> Self {
         let weight = weights.tensor("weight", &[rows, size], Init::Normal { std });
         let table = Linear::of(weights, (weight, None), size, Bias::Absent, false);
-        Self { table: Linear { table: true, ..table } }
+        Self { table: Linear { table: true, ..table }, padding: -1 }
     }
 
     /// A table at another path that shares the tensor of the parameter `name`.
     pub(crate) fn tied(path: &str, name: &str, weight: &Tensor) -> Self {
-        Self { table: Linear { table: true, ..Linear::tied(path, name, weight) } }
+        Self { table: Linear { table: true, ..Linear::tied(path, name, weight) }, padding: -1 }
+    }
+
+    /// The same with an id whose row has no gradient.
+    pub(crate) fn with_padding(self, id: Option<u32>) -> Self {
+        Self { padding: id.map_or(-1, i64::from), ..self }
+    }
+
+    fn look_up(&self, table: &Tensor, ids: &Tensor) -> Tensor {
+        Tensor::embedding(table, ids, self.padding, false, false)
     }
 
     /// Maps ids `[..]` to `[.., size]`.
     pub fn forward(&self, ids: &Tensor) -> Tensor {
-        look_up(&self.table.weight, ids)
+        self.look_up(&self.table.weight, ids)
     }
 
     /// The same with the adapter active in this pass. As in peft, dropout leaves factors of embeddings out.
     pub fn adapted(&self, ids: &Tensor, pass: Pass) -> Tensor {
         match self.table.adapter(pass).map(|adapter| &adapter.form) {
             None => self.forward(ids),
-            Some(Form::Replacement { weight, .. }) => look_up(weight, ids),
+            Some(Form::Replacement { weight, .. }) => self.look_up(weight, ids),
             Some(Form::Lora(adapter)) => {
                 let y = self.forward(ids);
                 let [a, b] = adapter.factors.of_table();
-                let low = look_up(&a.tr(), ids) * adapter.scale;
+                let low = self.look_up(&a.tr(), ids) * adapter.scale;
                 let added = if low.requires_grad() || !rlaif_torch::rows_serve(b.kind(), b.device())
                 {
                     low.linear(&b, None::<&Tensor>)
@@ -510,10 +521,6 @@ impl Embedding {
             }
         }
     }
-}
-
-fn look_up(table: &Tensor, ids: &Tensor) -> Tensor {
-    Tensor::embedding(table, ids, -1, false, false)
 }
 
 /// Dropout with probability `p` if the forward pass enables it.

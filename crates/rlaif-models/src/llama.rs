@@ -21,8 +21,8 @@ mod run;
 mod variant;
 
 use rlaif_lm::{
-    Activations, Branches, CacheShape, CausalLm, DecodeState, DecoderLm, Forward, KvCache, LmError,
-    LmSpec, Padding, Parameters, Room, Routers, TokenBatch, VocabHead,
+    Activations, Branches, CacheShape, CausalLm, DecodeState, DecoderLm, ForcedIds, Forward,
+    KvCache, LmError, LmSpec, Padding, Parameters, Room, Routers, TokenBatch, VocabHead,
 };
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -340,7 +340,10 @@ impl Llama {
             Linear::load(&head, raw.hidden_size, raw.vocab_size, Bias::Absent, std)
         };
         let parameters = source.finish(harmless)?;
+        // `generate` of transformers forces a first token only where nothing else is before it.
+        let forced = ForcedIds { first: None, ..config.forced()? };
         let spec = raw.spec(&trunk.shape, trunk.embeddings.weight(), config.ends()?);
+        let spec = LmSpec { forced, ..spec };
         check_ids(&spec)?;
         let frame = Frame::new(spec, config, parameters);
         Ok(Self { frame, trunk, lm_head })

@@ -6,32 +6,32 @@
 //! by 1/√d in attention, one relative position bias (of block 0) for the whole stack, and, with
 //! tied embeddings, logits scaled by `d_model^-0.5`.
 
-mod classifier;
 mod config;
 mod decode;
 
 use rlaif_lm::{
     Activations, CacheShape, DecodeState, DecoderLm, EncodedTokens, EncoderStates, Forward,
-    KvCache, LmError, LmSpec, Mask, Memory, Padding, Parameters, Room, Seq2SeqLm, TokenBatch,
-    VocabHead,
+    KvCache, LmError, LmSpec, Memory, Padding, Parameters, Room, Seq2SeqLm, TokenBatch, VocabHead,
 };
-use rlaif_torch::{AttentionOptions, Keys, RowLengths, attends_rows};
+use rlaif_torch::{Keys, attends_rows};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
     adapter::Pass,
-    architecture::Framed,
+    architecture::{BuiltClassifier, Framed},
     config::{Config, check_ids},
     error::ModelError,
     frame::{Frame, Parts},
-    layers::{
-        Activation, Bias, Embedding, Linear, RmsNorm, Visible, attend, dropout, hide, in_heads,
-    },
+    labels::Labels,
+    layers::{Activation, Bias, Embedding, Linear, RmsNorm, dropout, hide},
     recompute::{Shallow, recompute},
     rows,
+    seq2seq::{
+        Attention, AttentionBias, Cover, HeadSettings, Seq2SeqTrunk, Start, TrunkLayers,
+        as_collated, padded, shared_words, with_head,
+    },
     weights::{Init, ModelTensors, TensorTree},
 };
-pub(crate) use classifier::build_classifier;
 use config::{Head, RawConfig, Shape};
 pub(crate) use config::{Member, dimensions, written};
 
@@ -109,181 +109,26 @@ fn buckets(buckets: i64, max_distance: i64, direction: Direction) -> Tensor {
     offset + back.where_self(&back.lt(exact), &wide)
 }
 
-/// Multi-head attention without biases and without scaling.
-#[derive(Debug)]
-struct Attention {
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    o: Linear,
-    heads: i64,
-    d_kv: i64,
-    dropout: f64,
-}
-
-impl Attention {
-    fn load(weights: &TensorTree<'_>, shape: &Shape) -> Self {
-        let inner = shape.heads * shape.d_kv;
-        let model = shape.d_model as f64;
-        let inward =
-            |key, std| Linear::load(&weights.at(key), shape.d_model, inner, Bias::Absent, std);
-        Self {
-            q: inward("q", (model * shape.d_kv as f64).powf(-0.5)),
-            k: inward("k", model.powf(-0.5)),
-            v: inward("v", model.powf(-0.5)),
-            o: Linear::load(
-                &weights.at("o"),
-                inner,
-                shape.d_model,
-                Bias::Absent,
-                (inner as f64).powf(-0.5),
-            ),
-            heads: shape.heads,
-            d_kv: shape.d_kv,
-            dropout: shape.dropout,
-        }
-    }
-
-    fn heads(&self, x: &Tensor) -> Tensor {
-        in_heads(x, self.heads, self.d_kv)
-    }
-
-    /// Keys and values of `x`, each `[B, S, heads, d_kv]`.
-    fn keys_values(&self, x: &Tensor, pass: Pass) -> [Tensor; 2] {
-        Linear::project([&self.k, &self.v], x, pass).map(|x| self.heads(&x))
-    }
-
-    /// Self-attention of `x` `[B, T, d_model]`, before the output layer.
-    fn self_attention(&self, x: &Tensor, scores: &AttentionBias<'_>, pass: Pass) -> Tensor {
-        let qkv = Linear::project([&self.q, &self.k, &self.v], x, pass);
-        self.attend(&qkv, scores, pass)
-    }
-
-    /// Cross-attention of `x` `[B, T, d_model]` to the encoder's states, `[B, S, d_model]` or
-    /// unpadded, before the output layer.
-    fn cross_attention(&self, x: &Tensor, encoded: &Tensor, cover: &Cover, pass: Pass) -> Tensor {
-        let q = self.q.forward(x, pass);
-        let [k, v] = Linear::project([&self.k, &self.v], encoded, pass);
-        self.attend(&[q, k, v], &AttentionBias { bias: None, cover, keys: Keys::All }, pass)
-    }
-
-    fn attend(&self, [q, k, v]: &[Tensor; 3], scores: &AttentionBias<'_>, pass: Pass) -> Tensor {
-        let options = AttentionOptions {
-            head_dim: Some(self.d_kv),
-            scale: 1.,
-            keys: scores.keys,
-            bias: scores.bias,
-            mask: scores.cover.mask(),
-            rows: scores.cover.rows(),
-            dropout: pass.dropout_p(self.dropout),
-        };
-        rlaif_torch::attention(q, k, v, &options)
-    }
-
-    /// Attention of one query per row, `x` `[B, 1, d_model]`, to keys and values `[B, heads, S,
-    /// d_kv]` in the cache; returns the input of the output layer.
-    fn step(
-        &self,
-        x: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        bias: Option<&Tensor>,
-        pass: Pass,
-    ) -> Tensor {
-        let q = self.heads(&self.q.forward(x, pass)).transpose(1, 2);
-        let visible = bias.map_or(Visible::All, Visible::Bias);
-        let mixed = attend(&q, k, v, &visible, 1., pass.dropout_p(self.dropout));
-        mixed.transpose(1, 2).flatten(2, 3)
-    }
-
-    fn linears(&mut self) -> [&mut Linear; 4] {
-        [&mut self.q, &mut self.k, &mut self.v, &mut self.o]
-    }
-}
-
-impl Shallow for Attention {
-    fn handle(&self) -> Self {
-        Self {
-            q: self.q.handle(),
-            k: self.k.handle(),
-            v: self.v.handle(),
-            o: self.o.handle(),
-            ..*self
-        }
-    }
-}
-
-/// The bias added to the scores of an attention, and the visible keys.
-#[derive(Clone, Copy)]
-struct AttentionBias<'a> {
-    /// `[1, heads, T, S]`.
-    bias: Option<&'a Tensor>,
-    cover: &'a Cover,
-    keys: Keys,
-}
-
-/// Exclusion of padding from an attention.
-#[derive(Debug)]
-enum Cover {
-    /// There is no padding.
-    Full,
-    /// An additive mask `[B, 1, 1, S]` hides it.
-    Mask(Tensor),
-    /// The rows are concatenated without padding: numbers of queries and keys of each row.
-    Unpadded { queries: Vec<i64>, keys: Vec<i64> },
-}
-
-impl Cover {
-    fn mask(&self) -> Option<&Tensor> {
-        match self {
-            Self::Mask(mask) => Some(mask),
-            Self::Full | Self::Unpadded { .. } => None,
-        }
-    }
-
-    fn rows(&self) -> Option<RowLengths<'_>> {
-        match self {
-            Self::Unpadded { queries, keys } => Some(RowLengths { queries, keys }),
-            Self::Full | Self::Mask(_) => None,
-        }
-    }
-
-    /// Padding of the encoder's self-attention.
-    fn self_attention(tokens: &EncodedTokens, kind: Kind) -> Self {
-        match tokens {
-            EncodedTokens::Unpadded(lengths) => {
-                Self::Unpadded { queries: lengths.clone(), keys: lengths.clone() }
-            }
-            EncodedTokens::Padded(mask) => Self::hiding(mask, kind),
-            EncodedTokens::Full => Self::Full,
-        }
-    }
-
-    /// Padding of the cross-attention of `width` queries in each row.
-    fn cross_attention(tokens: &EncodedTokens, width: i64, kind: Kind) -> Self {
-        match tokens {
-            EncodedTokens::Unpadded(lengths) => {
-                Self::Unpadded { queries: vec![width; lengths.len()], keys: lengths.clone() }
-            }
-            EncodedTokens::Padded(mask) => Self::hiding(mask, kind),
-            EncodedTokens::Full => Self::Full,
-        }
-    }
-
-    fn hiding(mask: &Mask, kind: Kind) -> Self {
-        Self::Mask(hide(&mask.tensor().unsqueeze(1).unsqueeze(1), kind))
-    }
-}
-
-impl Shallow for Cover {
-    fn handle(&self) -> Self {
-        match self {
-            Self::Full => Self::Full,
-            Self::Mask(mask) => Self::Mask(mask.shallow_clone()),
-            Self::Unpadded { queries, keys } => {
-                Self::Unpadded { queries: queries.clone(), keys: keys.clone() }
-            }
-        }
+/// Attention without biases and without scaling.
+fn attention(weights: &TensorTree<'_>, shape: &Shape) -> Attention {
+    let inner = shape.heads * shape.d_kv;
+    let model = shape.d_model as f64;
+    let inward = |key, std| Linear::load(&weights.at(key), shape.d_model, inner, Bias::Absent, std);
+    Attention {
+        q: inward("q", (model * shape.d_kv as f64).powf(-0.5)),
+        k: inward("k", model.powf(-0.5)),
+        v: inward("v", model.powf(-0.5)),
+        o: Linear::load(
+            &weights.at("o"),
+            inner,
+            shape.d_model,
+            Bias::Absent,
+            (inner as f64).powf(-0.5),
+        ),
+        heads: shape.heads,
+        head_dim: shape.d_kv,
+        scale: 1.,
+        dropout: shape.dropout,
     }
 }
 
@@ -375,10 +220,10 @@ impl Block {
         };
         let last = if decoder { 2 } else { 1 };
         Self {
-            attention: Attention::load(&layers.at(0).at("SelfAttention"), shape),
+            attention: attention(&layers.at(0).at("SelfAttention"), shape),
             attention_norm: norm(0),
             cross: decoder
-                .then(|| (Attention::load(&layers.at(1).at("EncDecAttention"), shape), norm(1))),
+                .then(|| (attention(&layers.at(1).at("EncDecAttention"), shape), norm(1))),
             feed_forward: FeedForward::load(&layers.at(last).at("DenseReluDense"), shape),
             feed_forward_norm: norm(last),
             dropout: shape.dropout,
@@ -523,33 +368,11 @@ struct Trunk {
     decoder: Stack,
 }
 
-/// Names of the embeddings: those that most checkpoints have, and those that encoder and decoder read.
-const SHARED: [&str; 3] =
-    ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
-
 impl Trunk {
     /// The layers under a path that is empty or ends in a dot, and the name of the matrix of embeddings.
     fn load(source: &ModelTensors<'_>, path: &str, shape: Shape) -> (Self, String) {
-        let names = SHARED.map(|name| format!("{path}{name}"));
-        let name = source.first_of(&names.each_ref().map(String::as_str)).to_owned();
-        let own: Vec<&String> = names.iter().filter(|other| source.differ(other, &name)).collect();
-        for alias in names.iter().filter(|alias| **alias != name && !own.contains(alias)) {
-            source.tie(alias, &name);
-        }
         let root = source.root();
-        let module = |name: &str| name.trim_end_matches(".weight").to_owned();
-        let load = |name: &str| {
-            Embedding::load(&root.at(module(name)), shape.vocab_size, shape.d_model, 1.)
-        };
-        let shared = load(&name);
-        let words = [&names[1], &names[2]].map(|reads| {
-            if own.contains(&reads) {
-                return load(reads);
-            }
-            let mut words = Embedding::tied(&module(reads), &name, shared.weight());
-            words.table.tied = words.table.tied.filter(|_| *reads != name);
-            words
-        });
+        let (words, name) = shared_words(source, path, [shape.vocab_size, shape.d_model], 1.);
         let stack = |key: &str, layers, direction| {
             Stack::load(&root.at(format!("{path}{key}")), &shape, layers, direction)
         };
@@ -561,12 +384,6 @@ impl Trunk {
     /// The matrix of embeddings.
     fn embeddings(&self) -> &Tensor {
         self.words[0].weight()
-    }
-
-    fn linears(&mut self) -> (Vec<&mut Linear>, Vec<&mut Embedding>) {
-        let Self { words, encoder, decoder, .. } = self;
-        let blocks = encoder.blocks.iter_mut().chain(&mut decoder.blocks);
-        (blocks.flat_map(Block::linears).collect(), words.iter_mut().collect())
     }
 
     fn embed(&self, ids: &Tensor, pass: Pass) -> Tensor {
@@ -626,6 +443,43 @@ impl Trunk {
     }
 }
 
+impl Seq2SeqTrunk for Trunk {
+    fn encode(&self, prompts: &TokenBatch, pass: Pass) -> Result<EncoderStates, LmError> {
+        self.encode(prompts, pass)
+    }
+
+    fn decode(&self, ids: &Tensor, encoded: &EncoderStates, pass: Pass) -> Result<Tensor, LmError> {
+        self.decode(ids, encoded, pass)
+    }
+
+    fn layers(&mut self) -> TrunkLayers<'_> {
+        let Self { words, encoder, decoder, .. } = self;
+        let blocks = encoder.blocks.iter_mut().chain(&mut decoder.blocks);
+        let linears = blocks.flat_map(Block::linears).collect();
+        TrunkLayers { linears, words: words.iter_mut().collect(), tables: Vec::new() }
+    }
+}
+
+/// Builds the classifier that `config` describes from the tensors of `source`.
+pub(crate) fn build_classifier(
+    config: &Config,
+    labels: &Labels,
+    source: ModelTensors<'_>,
+    member: Member,
+) -> Result<BuiltClassifier, ModelError> {
+    let raw = RawConfig::read(config, member)?;
+    let shape = Shape::resolve(&raw, member, |_| false)?;
+    let (trunk, _) = Trunk::load(&source, "transformer.", shape);
+    let spec = raw.spec(trunk.embeddings(), config.ends()?);
+    let settings = HeadSettings {
+        start: Start::Token(spec.decoder_start_id.unwrap_or(spec.pad_id)),
+        eos_ids: raw.eos_ids(),
+        dropout: raw.classifier_dropout(),
+        std: (trunk.shape.d_model as f64).powf(-0.5),
+    };
+    with_head(trunk, spec, labels, source, settings, harmless)
+}
+
 /// Old checkpoints contain an unused cross-attention position bias.
 fn harmless(name: &str) -> bool {
     name.ends_with("EncDecAttention.relative_attention_bias.weight")
@@ -669,7 +523,8 @@ impl T5 {
             Head::Tied => Linear::tied("lm_head", &name, trunk.embeddings()),
         };
         let parameters = source.finish(harmless)?;
-        let spec = raw.spec(trunk.embeddings(), config.ends()?);
+        let forced = config.forced()?;
+        let spec = LmSpec { forced, ..raw.spec(trunk.embeddings(), config.ends()?) };
         check_ids(&spec)?;
         let frame = Frame::new(spec, config, parameters);
         Ok(Self { frame, trunk, lm_head })
@@ -683,9 +538,9 @@ impl Framed for T5 {
 
     fn parts(&mut self) -> Parts<'_> {
         let untied = untied(&self.trunk.shape);
-        let (linears, words) = self.trunk.linears();
+        let TrunkLayers { linears, words, tables } = self.trunk.layers();
         let mut parts =
-            self.frame.parts(linears, vec![&mut self.lm_head]).embeddings(words, Vec::new());
+            self.frame.parts(linears, vec![&mut self.lm_head]).embeddings(words, tables);
         parts.untied = untied;
         parts
     }
@@ -806,35 +661,5 @@ impl DecoderLm for T5 {
 
     fn parameters(&self) -> &Parameters {
         &self.frame.parameters
-    }
-}
-
-/// Tokens in the layout of the batch, with padding between them.
-fn as_collated(prompts: &TokenBatch) -> EncodedTokens {
-    if prompts.is_full() {
-        EncodedTokens::Full
-    } else {
-        EncodedTokens::Padded(prompts.mask().clone())
-    }
-}
-
-/// Hidden states `[1, N, H]` of rows with these lengths, padded on the right.
-fn padded(hidden: &Tensor, lengths: &[i64]) -> EncoderStates {
-    let (tokens, size) = (hidden.size()[1], hidden.size()[2]);
-    let width = lengths.iter().copied().max().unwrap_or(0);
-    let mut begin = 0;
-    let mut places = Vec::new();
-    for &length in lengths {
-        // The last token is followed by a row of zeros.
-        places.extend((0..width).map(|t| if t < length { begin + t } else { tokens }));
-        begin += length;
-    }
-    let places = Tensor::from_slice(&places).to_device(hidden.device());
-    let zeros = Tensor::zeros([1, size], (hidden.kind(), hidden.device()));
-    let shape = [lengths.len() as i64, width];
-    let rows = Tensor::cat(&[&hidden.squeeze_dim(0), &zeros], 0).index_select(0, &places);
-    EncoderStates {
-        hidden: rows.view([shape[0], width, size]),
-        tokens: EncodedTokens::Padded(Mask::new(places.ne(tokens).view(shape))),
     }
 }

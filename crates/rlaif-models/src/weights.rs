@@ -432,6 +432,26 @@ impl<'a> TensorTree<'a> {
         self.source.tensor(self.at(key).path, shape, init, self.kind, false)
     }
 
+    /// The tensor `key`, which is saved with the model and never trained, in this dtype. A checkpoint may lack
+    /// it: it then has this value.
+    pub(crate) fn fixed(
+        &self,
+        key: &str,
+        shape: &[i64],
+        kind: Kind,
+        value: impl FnOnce() -> Tensor,
+    ) -> Tensor {
+        let (name, source) = (self.at(key).path, self.source);
+        let tensor = match source.file().filter(|file| stored(file, &name).is_some()) {
+            Some(_) => source.tensor(name.clone(), shape, Init::Zeros, Some(kind), false),
+            None => value().to_kind(kind).to_device(source.device),
+        };
+        let mut state = source.state.borrow_mut();
+        state.parameters.insert(name.clone(), tensor.shallow_clone());
+        state.parameters.set_fixed(name);
+        tensor
+    }
+
     /// The weight `[outputs, inputs]` of a linear layer at this node, and its quantised form if it has one.
     /// `transposed` is true if the checkpoint stores it as `[inputs, outputs]`.
     pub(crate) fn matrix(

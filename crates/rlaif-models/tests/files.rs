@@ -41,7 +41,8 @@ fn probe(policy: &LanguageModel) -> Tensor {
 
 #[test]
 fn a_saved_model_is_the_same_model() {
-    for name in ["llama3", "llama2", "qwen2", "qwen3", "mistral", "t5-v1.0", "flan", "flan-tied"] {
+    let seq2seq = ["t5-v1.0", "flan", "flan-tied", "bart", "mbart", "pegasus"];
+    for name in ["llama3", "llama2", "qwen2", "qwen3", "mistral"].into_iter().chain(seq2seq) {
         let policy = load(&model(name)).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("saved");
@@ -195,7 +196,10 @@ fn every_field_of_a_configuration_acts() {
 #[test]
 fn dropout_acts_when_asked() {
     use rlaif_lm::Dropout;
-    for (name, field) in [("flan", "dropout_rate"), ("llama3", "attention_dropout")] {
+    let fields =
+        ["dropout", "attention_dropout", "activation_dropout"].map(|field| ("bart", field));
+    let others = [("flan", "dropout_rate"), ("llama3", "attention_dropout")];
+    for (name, field) in others.into_iter().chain(fields) {
         let folder = spelled(name, "config.hub.json");
         let path = folder.path().join("config.json");
         let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
@@ -273,6 +277,10 @@ fn configurations_that_cannot_be_honoured_are_refused() {
         ("flan", "num_decoder_layers", json!(1_000_000_000), "`num_decoder_layers` is 1000000000"),
         ("flan", "decoder_start_token_id", json!(9999), "`decoder_start_token_id` is 9999"),
         ("flan", "pad_token_id", json!(9999), "`pad_token_id` is 9999"),
+        ("bart", "encoder_attention_heads", json!(5), "is 5, expected a divisor of d_model"),
+        ("bart", "encoder_layerdrop", json!(0.1), "`encoder_layerdrop` is `0.1`"),
+        ("bart", "forced_bos_token_id", json!(9999), "`forced_bos_token_id` is 9999"),
+        ("bart", "forced_eos_token_id", json!([3, 4]), "`forced_eos_token_id` is `[3, 4]`"),
         ("llama3", "pad_token_id", json!(96), "`pad_token_id` is 96, expected an id below"),
         ("llama3", "num_hidden_layers", json!(1_000_000_000), "`num_hidden_layers` is 1000000000"),
         ("llama3", "num_attention_heads", json!(1i64 << 62), "`num_attention_heads` is 46116"),

@@ -4,7 +4,7 @@ mod common;
 
 use std::{cell::RefCell, ops::ControlFlow};
 
-use common::{CAUSAL, Goldens, T5, model, real};
+use common::{CAUSAL, Goldens, SEQ2SEQ, model, real};
 use rlaif_core::Seed;
 use rlaif_lm::{
     Adapters, DecodeState, Dropout, Forward, LmError, Padding, Policy, TokenBatch,
@@ -56,7 +56,7 @@ fn at_each_width_of_vectors() {
 
 #[test]
 fn greedy_responses_are_those_of_transformers() {
-    for name in CAUSAL.into_iter().chain(T5) {
+    for name in CAUSAL.into_iter().chain(SEQ2SEQ) {
         let goldens = Goldens::read(&model(name)).json;
         let policy = load(name);
         let prompts = prompts(&goldens);
@@ -100,7 +100,7 @@ fn many(name: &str) -> Vec<Ask> {
 
 #[test]
 fn tokens_depend_on_seed_row_id_and_step_alone() {
-    for name in CAUSAL.into_iter().chain(T5) {
+    for name in CAUSAL.into_iter().chain(SEQ2SEQ) {
         let policy = load(name);
         let rows = many(name);
         let config = |batch_size| GenerationConfig { batch_size, ..GenerationConfig::default() };
@@ -164,7 +164,7 @@ impl Policy for Counting {
 
 #[test]
 fn several_responses_to_a_prompt_read_it_once() {
-    for name in CAUSAL.into_iter().chain(T5) {
+    for name in CAUSAL.into_iter().chain(SEQ2SEQ) {
         let policy = load(name);
         let prompts = prompts(&Goldens::read(&model(name)).json);
         // Five responses to each prompt but the last, which has one; not side by side.
@@ -213,7 +213,7 @@ fn several_responses_to_a_prompt_read_it_once() {
 /// f16 has no kernels of its own, and neither has a GPU: libtorch's operations decode.
 #[test]
 fn without_kernels_for_rows_the_result_is_the_same() {
-    for name in CAUSAL.into_iter().chain(T5) {
+    for name in CAUSAL.into_iter().chain(SEQ2SEQ) {
         let policy = load(name);
         let rows = many(name);
         let config = GenerationConfig { batch_size: 5, ..GenerationConfig::default() };
@@ -245,7 +245,7 @@ fn without_kernels_for_rows_the_result_is_the_same() {
 
 #[test]
 fn adapters_act_in_generation() {
-    for (name, adapter) in [("llama3", "llama3-b"), ("flan", "flan")] {
+    for (name, adapter) in [("llama3", "llama3-b"), ("flan", "flan"), ("bart", "bart")] {
         let mut policy = load(name);
         let folder = common::fixtures().join("adapters").join(adapter);
         policy.adapters().load("default", &folder).unwrap();
@@ -341,7 +341,7 @@ fn logits_that_are_not_finite_end_the_call_with_row_and_token() {
 
 #[test]
 fn log_probs_are_those_of_a_full_pass() {
-    for name in CAUSAL.into_iter().chain(T5) {
+    for name in CAUSAL.into_iter().chain(SEQ2SEQ) {
         let policy = load(name);
         let rows = many(name);
         for temperature in [1., 0.7] {

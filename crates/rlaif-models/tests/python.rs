@@ -71,6 +71,9 @@ fn language_models_go_to_transformers_and_back() {
         ("gpt2", "causal"),
         ("flan", "seq2seq"),
         ("t5-v1.0", "seq2seq"),
+        ("bart", "seq2seq"),
+        ("mbart", "seq2seq"),
+        ("pegasus", "seq2seq"),
     ] {
         let policy = load(&model(name));
         let folder = tempfile::tempdir().unwrap();
@@ -88,7 +91,7 @@ fn language_models_go_to_transformers_and_back() {
 
 #[test]
 fn classifiers_go_to_transformers_and_back() {
-    for name in ["roberta", "bert", "llama-reward"] {
+    for name in ["roberta", "bert", "llama-reward", "bart-classifier"] {
         let classifier = Classifier::load(&model(name), LoadOptions::default()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let (saved, resaved) = (folder.path().join("saved"), folder.path().join("resaved"));
@@ -103,9 +106,12 @@ fn classifiers_go_to_transformers_and_back() {
 
 #[test]
 fn adapters_go_to_peft_and_back() {
-    for (base, name, sort) in
-        [("llama3", "llama3-b", "causal"), ("gpt2", "gpt2", "causal"), ("flan", "flan", "seq2seq")]
-    {
+    for (base, name, sort) in [
+        ("llama3", "llama3-b", "causal"),
+        ("gpt2", "gpt2", "causal"),
+        ("flan", "flan", "seq2seq"),
+        ("bart", "bart", "seq2seq"),
+    ] {
         let mut policy = load(&model(base));
         policy.adapters().load("default", &fixtures().join("adapters").join(name)).unwrap();
         let folder = tempfile::tempdir().unwrap();

@@ -230,6 +230,7 @@ mod tests {
             eos_ids: vec![1],
             bos_id: None,
             decoder_start_id: None,
+            forced: rlaif_lm::ForcedIds::default(),
             kind: Kind::Float,
             device: Device::Cpu,
         }

@@ -42,6 +42,7 @@ impl Bigrams {
             eos_ids: vec![0],
             bos_id: None,
             decoder_start_id: None,
+            forced: rlaif_lm::ForcedIds::default(),
             kind: Kind::Float,
             device: Device::Cpu,
         };

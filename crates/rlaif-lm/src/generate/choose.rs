@@ -19,6 +19,8 @@ pub(super) struct Situation<'a> {
     pub(super) response: &'a [u32],
     /// Ids that would end the response.
     pub(super) ends: &'a [u32],
+    /// The token that must be chosen.
+    pub(super) forced: Option<u32>,
     /// The token's random number.
     pub(super) uniform: f64,
 }
@@ -71,6 +73,11 @@ pub(super) fn choose(
         .zip(chosen)
         .zip(raw.iter().zip(&originals))
         .map(|((row, chosen), (raw, originals))| {
+            if let Some(id) = row.forced {
+                let logit = originals.get(&id).copied().unwrap_or(f32::NEG_INFINITY);
+                let log_prob = f64::from(logit) / temperature - raw.normaliser;
+                return Ok(Choice { id: i64::from(id), log_prob: log_prob as f32 });
+            }
             let nothing = LmError::NothingAllowed { row: row.row, token: row.response.len() };
             let RowChoice { id, log_prob, normaliser } = chosen.ok_or(nothing)?;
             let log_prob = match u32::try_from(id).ok().and_then(|id| originals.get(&id)) {
@@ -98,6 +105,7 @@ impl Situation<'_> {
         config.repetition_penalty != 1.
             || !config.bad_ids.is_empty()
             || self.response.len() < config.min_new_tokens
+            || self.forced.is_some()
     }
 
     /// Applies the settings that depend on the tokens so far: repetition penalty, bad sequences,
@@ -135,6 +143,10 @@ impl Situation<'_> {
             for &id in self.ends {
                 change(id, &forbid);
             }
+        }
+        if let Some(id) = self.forced {
+            // Only recorded: the choice itself ignores the logits.
+            change(id, &|z| z);
         }
         originals
     }
@@ -200,7 +212,14 @@ mod tests {
                 };
                 for &uniform in places {
                     ids.push(id as i64);
-                    situations.push(Situation { row: 0, before, response, ends: &ends, uniform });
+                    situations.push(Situation {
+                        row: 0,
+                        before,
+                        response,
+                        ends: &ends,
+                        forced: None,
+                        uniform,
+                    });
                 }
                 start += p;
             }
@@ -232,7 +251,14 @@ mod tests {
             let situations: Vec<Situation<'_>> = (0..draws)
                 .map(|i| {
                     let uniform = super::super::philox::uniform(11, i, 3);
-                    Situation { row: 0, before: &[], response: &[], ends: &[], uniform }
+                    Situation {
+                        row: 0,
+                        before: &[],
+                        response: &[],
+                        ends: &[],
+                        forced: None,
+                        uniform,
+                    }
                 })
                 .collect();
             let rows = repeated(&logits, situations.len());
@@ -262,7 +288,14 @@ mod tests {
     #[test]
     fn rows_without_a_choice_are_named() {
         let config = GenerationConfig { bad_ids: vec![vec![0], vec![1]], ..Default::default() };
-        let row = |row, response| Situation { row, before: &[], response, ends: &[], uniform: 0.3 };
+        let row = |row, response| Situation {
+            row,
+            before: &[],
+            response,
+            ends: &[],
+            forced: None,
+            uniform: 0.3,
+        };
         let rows = [row(4, &[][..]), row(7, &[1])];
         let logits = |rows: [f32; 4]| Tensor::from_slice(&rows).view([2, 2]);
         let error = choose(logits([0.; 4]), &rows, &config).unwrap_err();

@@ -228,6 +228,7 @@ mod tests {
             eos_ids: vec![2],
             bos_id: None,
             decoder_start_id: None,
+            forced: crate::ForcedIds::default(),
             kind: Kind::Float,
             device: Device::Cpu,
         }

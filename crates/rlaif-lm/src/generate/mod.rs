@@ -40,7 +40,7 @@ use crate::{
     error::LmError,
     forward::Forward,
     policy::Policy,
-    spec::LmSpec,
+    spec::{ForcedIds, LmSpec},
 };
 use choose::{Choice, Situation};
 use step::Stepper;
@@ -99,7 +99,7 @@ pub struct Generated {
     /// log π(y_t | x, y_<t) of each token, from softmax(logits / temperature) over the whole
     /// vocabulary, as in [`crate::token_log_probs`]; temperature 1 for greedy decoding.
     ///
-    /// Repetition penalty, bad ids, minimum length, top-k, top-p and min-p change the choice but
+    /// Repetition penalty, bad ids, minimum length, forced ids, top-k, top-p and min-p change the choice but
     /// not this number: with one of them enabled, it is not the log-probability of the draw.
     pub log_probs: Vec<f32>,
     /// The reason why the response ended.
@@ -262,6 +262,7 @@ impl Job<'_> {
             || config.repetition_penalty != 1.
             || !config.bad_ids.is_empty()
             || config.min_new_tokens > 0
+            || self.policy.spec().forced != ForcedIds::default()
             || config.sampling.truncates();
         let usual = if self.policy.spec().device == Device::Cpu { 1 } else { 8 };
         if each { 1 } else { config.check_every.unwrap_or(usual) }
@@ -456,6 +457,15 @@ impl Job<'_> {
         Active { row, start, input: start.input, ids, log_probs }
     }
 
+    /// The token that a row must have next.
+    fn forced(&self, row: &Active) -> Option<u32> {
+        let ForcedIds { first, last } = self.policy.spec().forced;
+        let is_last = row.ids.len() + 1 >= self.limit(row.row);
+        // As in transformers, the end has precedence.
+        let last = last.filter(|_| is_last && self.config.eos == Eos::Ends);
+        last.or(first.filter(|_| row.ids.is_empty()))
+    }
+
     /// Chooses a token for each row.
     fn choose(
         &self,
@@ -471,6 +481,7 @@ impl Job<'_> {
                 before: if start.is_empty() { &self.rows[row.row].prompt } else { &start },
                 response: &row.ids,
                 ends,
+                forced: self.forced(row),
                 uniform: self.uniform(row, 0),
             })
             .collect();

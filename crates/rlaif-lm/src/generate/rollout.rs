@@ -43,7 +43,7 @@ pub fn rollout_concerns(config: &GenerationConfig) -> Vec<RolloutConcern> {
 /// use rlaif_lm::{LmError, LmSpec, generate::{GenerationConfig, RolloutConcern, check_rollout}};
 /// # let spec = LmSpec { model_type: "llama".into(), hidden_size: 8, vocab_size: 100,
 /// #     context: Some(16), pad_id: 0, eos_ids: vec![2], bos_id: Some(1),
-/// #     decoder_start_id: None, kind: tch::Kind::Float, device: tch::Device::Cpu };
+/// #     decoder_start_id: None, forced: Default::default(), kind: tch::Kind::Float, device: tch::Device::Cpu };
 /// assert!(check_rollout(&GenerationConfig::default(), &spec)?.is_empty());
 /// let config = GenerationConfig { repetition_penalty: 1.2, ..GenerationConfig::default() };
 /// let refused = check_rollout(&config, &spec).unwrap_err();
@@ -73,6 +73,10 @@ pub fn end_concerns(config: &GenerationConfig, spec: &LmSpec) -> Vec<RolloutConc
     if !ends {
         concerns.push(RolloutConcern::Endless);
     }
+    let last = spec.forced.last.filter(|_| config.eos == Eos::Ends);
+    let forced = [("forced_bos_token_id", spec.forced.first), ("forced_eos_token_id", last)];
+    let forced = forced.into_iter().filter_map(|(key, id)| Some((key, id?)));
+    concerns.extend(forced.map(|(key, id)| RolloutConcern::Forced { key, id }));
     if spec.is_eos(spec.pad_id) {
         concerns.push(RolloutConcern::PadEndsSequence { pad: spec.pad_id });
     }
@@ -95,6 +99,7 @@ mod tests {
             eos_ids,
             bos_id: None,
             decoder_start_id: Some(0),
+            forced: crate::ForcedIds::default(),
             kind: Kind::Float,
             device: Device::Cpu,
         }

@@ -223,6 +223,7 @@ impl RawConfig {
             eos_ids,
             bos_id: self.bos_token_id,
             decoder_start_id: None,
+            forced: rlaif_lm::ForcedIds::default(),
             kind: embeddings.kind(),
             device: embeddings.device(),
         }

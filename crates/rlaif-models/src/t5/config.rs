@@ -87,6 +87,7 @@ impl RawConfig {
             eos_ids,
             bos_id: None,
             decoder_start_id: Some(self.decoder_start_token_id.or(self.pad_token_id).unwrap_or(0)),
+            forced: rlaif_lm::ForcedIds::default(),
             kind: embeddings.kind(),
             device: embeddings.device(),
         }

@@ -33,6 +33,7 @@ pub(crate) const CAUSAL: [&str; 20] = [
     "qwen2-moe",
 ];
 pub(crate) const T5: [&str; 4] = ["t5-v1.0", "flan", "flan-tied", "mt5"];
+pub(crate) const SEQ2SEQ: [&str; 7] = [T5[0], T5[1], T5[2], T5[3], "bart", "mbart", "pegasus"];
 pub(crate) const CAUSAL_CLASSIFIERS: [&str; 8] = [
     "llama-reward",
     "llama-classifier",
@@ -43,7 +44,8 @@ pub(crate) const CAUSAL_CLASSIFIERS: [&str; 8] = [
     "gemma2-classifier",
     "gemma3-reward",
 ];
-pub(crate) const T5_CLASSIFIERS: [&str; 1] = ["t5-classifier"];
+pub(crate) const SEQ2SEQ_CLASSIFIERS: [&str; 3] =
+    ["t5-classifier", "bart-classifier", "mbart-classifier"];
 pub(crate) const ENCODER_CLASSIFIERS: [&str; 10] = [
     "roberta",
     "roberta-reward",

@@ -25,6 +25,7 @@ fn spec(tokenizer: &HfTokenizer, decoder_start_id: Option<u32>) -> LmSpec {
         eos_ids: tokenizer.special_tokens().eos.iter().map(|token| token.id).collect(),
         bos_id: None,
         decoder_start_id,
+        forced: rlaif_lm::ForcedIds::default(),
         kind: Kind::Float,
         device: Device::Cpu,
     }
