@@ -64,7 +64,7 @@ fn a_saved_model_is_the_same_model() {
 
 #[test]
 fn a_saved_classifier_is_the_same_classifier() {
-    for name in ["roberta", "bert", "llama-reward"] {
+    for name in ["roberta", "bert", "llama-reward", "bart-classifier"] {
         let classifier = Classifier::load(&model(name), LoadOptions::default()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("saved");
