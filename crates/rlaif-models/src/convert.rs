@@ -10,7 +10,7 @@ use rlaif_checkpoint::Checkpoint;
 use rlaif_core::Fault;
 use rlaif_lm::{Parameters, Policy, SequenceClassifier, ValueHead};
 use serde_json::Value;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::{
     classifier::Classifier,
@@ -70,6 +70,18 @@ pub enum ConvertError {
     NoHead {
         /// The folder.
         folder: PathBuf,
+        /// The tensor.
+        weight: &'static str,
+    },
+    /// There is no value head in the file or folder.
+    #[error(
+        "{} has no `{weight}`; expected the `value_head.safetensors` of a run of `rlaif ppo`, or a model that \
+         TRL saved with its value head",
+        .place.display()
+    )]
+    NoValueHead {
+        /// The file or folder.
+        place: PathBuf,
         /// The tensor.
         weight: &'static str,
     },
@@ -141,6 +153,7 @@ impl Fault for ConvertError {
             | Self::NoClassifier { .. }
             | Self::NoValueFunction { .. }
             | Self::NoHead { .. }
+            | Self::NoValueHead { .. }
             | Self::HeadShape { .. }
             | Self::NoHeadInAdapter { .. }
             | Self::PartOfHead { .. }
@@ -287,6 +300,38 @@ pub fn value_function(
     let weight = layer.to_kind(Kind::Float).to_device(options.device);
     let bias = Tensor::zeros([1], (Kind::Float, options.device));
     Ok((trunk, ValueHead::from_tensors(&weight, &bias)))
+}
+
+/// A value head that was saved: `value_head.safetensors` of a run of PPO, or a folder in which TRL saved a model or an
+/// adapter with its value head (`v_head.summary.weight` beside the weights, in safetensors or pytorch_model.bin).
+///
+/// `hidden_size` is the width that the head must have.
+///
+/// # Errors
+/// [`ConvertError::NoValueHead`], [`ConvertError::HeadShape`]; [`ConvertError::Model`] for a file that cannot be
+/// read.
+pub fn saved_value_head(
+    place: &Path,
+    hidden_size: i64,
+    device: Device,
+) -> Result<ValueHead, ConvertError> {
+    const WEIGHT: &str = "v_head.summary.weight";
+    const BIAS: &str = "v_head.summary.bias";
+    let checkpoint =
+        if place.is_dir() { Checkpoint::open(place) } else { Checkpoint::open_file(place) };
+    let checkpoint = checkpoint.map_err(ModelError::from)?;
+    let read = |name, shape: &[i64]| -> Result<Tensor, ConvertError> {
+        let Some(tensor) = read_if_present(&checkpoint, name)? else {
+            return Err(ConvertError::NoValueHead { place: place.to_owned(), weight: name });
+        };
+        if tensor.size() != shape {
+            let (folder, shape) = (place.to_owned(), tensor.size());
+            return Err(ConvertError::HeadShape { folder, weight: name, shape });
+        }
+        Ok(tensor.to_kind(Kind::Float).to_device(device))
+    };
+    let (weight, bias) = (read(WEIGHT, &[1, hidden_size])?, read(BIAS, &[1])?);
+    Ok(ValueHead::from_tensors(&weight, &bias))
 }
 
 /// A tensor of a checkpoint in the layout of a model with these parameters.

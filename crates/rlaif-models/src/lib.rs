@@ -56,7 +56,7 @@ mod weights;
 pub use architecture::Architecture;
 pub use classifier::Classifier;
 pub use config::Config;
-pub use convert::{ConvertError, classifier_with_labels, value_function};
+pub use convert::{ConvertError, classifier_with_labels, saved_value_head, value_function};
 pub use error::{ModelError, TensorProblem};
 pub use family::{Families, Family};
 pub use files::{ADAPTER, AdapterBase, ModelFiles, ModelNames};

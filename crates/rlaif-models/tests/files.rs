@@ -3,6 +3,8 @@
 mod common;
 #[path = "files/gguf.rs"]
 mod gguf;
+#[path = "files/value_head.rs"]
+mod value_head;
 
 use std::{fs, path::Path};
 

@@ -85,7 +85,7 @@ pub enum FetchError {
     /// Quantised weights in one file, instead of a model folder.
     #[error(
         "{location} is a GGUF file, whose weights are quantised or in a layout of their own; make a \
-         folder of it by `rlaif import {location} --out FOLDER`, and name that, or name the folder or \
+         folder of it by `rlaif import gguf {location} --out FOLDER`, and name that, or name the folder or \
          the hub id of the original model"
     )]
     Gguf {

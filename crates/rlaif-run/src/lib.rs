@@ -107,6 +107,7 @@ mod sft;
 mod skipped;
 mod source;
 mod supervised;
+mod trl;
 mod verdicts;
 mod vocabulary;
 mod work;
@@ -155,6 +156,7 @@ pub use schema::{
 };
 pub use sft::SftFile;
 pub use skipped::SkippedRows;
+pub use trl::{Counterpart, ImportTrl, ImportedTrl, TrlError, TrlField, TrlTrainer, trl_table};
 pub use verdicts::{any_scored, score_into};
 pub use vocabulary::OtherVocabulary;
 pub use work::{OpenWork, Work, WorkOut, WorkRequest};

@@ -1,8 +1,10 @@
 //! PPO from a run file.
 
+use std::path::Path;
+
 use rlaif_core::{BadSetting, Seed};
 use rlaif_lm::{Policy, Reference, ValueFunction, ValueHead, ValueInit};
-use rlaif_models::{LanguageModel, LoadOptions, value_function};
+use rlaif_models::{LanguageModel, LoadOptions, saved_value_head, value_function};
 use rlaif_ppo::{PpoConfig, PpoTrainer, ValueModel};
 use rlaif_rewards::RewardConfig;
 use rlaif_rl::RlError;
@@ -96,6 +98,10 @@ pub struct ValueSection {
     pub model: Option<String>,
     /// Initialisation of the head.
     pub init: ValueStart,
+    /// A saved head to start from, instead of `init`: the `value_head.safetensors` of a run, or the folder of a model
+    /// that TRL saved with its value head.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<String>,
 }
 
 /// Initialisation of a value head.
@@ -119,6 +125,7 @@ impl RunFile for PpoFile {
         all.push(&mut self.data.prompts);
         all.extend(self.reference.as_mut());
         all.extend(self.value.model.as_mut());
+        all.extend(self.value.head.as_mut());
         all.extend(self.pretraining.as_mut().map(|section| &mut section.path));
         all.extend(self.reward.locations());
         all
@@ -171,20 +178,29 @@ impl RlFile for PpoFile {
         let load = |location: &str| -> Result<LanguageModel, RunError> {
             Ok(files_of(location)?.merged_language_model(options)?)
         };
-        let head = |size| {
+        let head = |size| -> Result<ValueHead, RunError> {
             let init = match self.value.init {
                 ValueStart::Pytorch => ValueInit::PyTorch,
                 ValueStart::Zero | ValueStart::RewardModel => ValueInit::Zero,
             };
-            ValueHead::new(size, init, options.device)
+            match &self.value.head {
+                Some(place) => saved_value_head(Path::new(place), size, options.device)
+                    .map_err(|error| converted("value.head", error)),
+                None => Ok(ValueHead::new(size, init, options.device)),
+            }
         };
+        if self.value.head.is_some() && self.value.init != ValueStart::Zero {
+            let expected =
+                "one of the two: `value.init` draws a new head, or takes that of a reward model";
+            return Err(BadSetting::new("value.head", "given with `value.init`", expected).into());
+        }
         let Some(location) = &self.value.model else {
             if self.value.init == ValueStart::RewardModel {
                 let found = "`reward_model` without `value.model`";
                 let expected = "another start, or the name of that model in `value.model`";
                 return Err(BadSetting::new("value.init", found, expected).into());
             }
-            let head = head(policy.spec().hidden_size);
+            let head = head(policy.spec().hidden_size)?;
             return self.trainer_of(policy, head, reference);
         };
         let (trunk, head) = match self.value.init {
@@ -192,7 +208,7 @@ impl RlFile for PpoFile {
                 .map_err(|error| converted("value.model", error))?,
             ValueStart::Zero | ValueStart::Pytorch => {
                 let trunk = load(location)?;
-                let head = head(trunk.spec().hidden_size);
+                let head = head(trunk.spec().hidden_size)?;
                 (trunk, head)
             }
         };

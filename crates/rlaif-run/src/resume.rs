@@ -94,6 +94,7 @@ const KEYS: &[(AtResume, &[&str])] = &[
             "model.lora.bias",
             "value.model",
             "value.init",
+            "value.head",
             "data.column",
             "data.reference",
             "data.held_out_fraction",

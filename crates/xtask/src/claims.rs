@@ -1,4 +1,4 @@
-//! Tests that SECURITY.md names as the proof of its claims.
+//! Tests that SECURITY.md and docs/trl.md name as the proof of their claims.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,21 +6,26 @@ use std::path::Path;
 
 use crate::error::Error;
 
-const FILE: &str = "SECURITY.md";
+/// The files, with the first cell of the table whose last column has tests.
+const FILES: [(&str, &str); 2] = [("SECURITY.md", "| claim |"), ("docs/trl.md", "| defect |")];
 
 /// Fails with the names for which there is no test.
 pub(crate) fn check(root: &Path) -> Result<(), Error> {
-    let file = root.join(FILE);
-    let text = fs::read_to_string(&file).map_err(|source| Error::Read { file, source })?;
     let mut functions = BTreeSet::new();
     collect(&root.join("crates"), &mut functions)?;
-    let missing: Vec<&str> = named(&text).filter(|name| !functions.contains(*name)).collect();
+    let mut missing = Vec::new();
+    for (name, first) in FILES {
+        let file = root.join(name);
+        let text = fs::read_to_string(&file).map_err(|source| Error::Read { file, source })?;
+        let absent = named(&text, first).filter(|test| !functions.contains(*test));
+        missing.extend(absent.map(|test| format!("{name}: {test}")));
+    }
     if missing.is_empty() { Ok(()) } else { Err(Error::Claims(missing.join("\n"))) }
 }
 
-/// The names in the last column of the table of claims.
-fn named(text: &str) -> impl Iterator<Item = &str> {
-    let rows = text.lines().skip_while(|line| !line.starts_with("| claim |")).skip(2);
+/// The names in the last column of the table that begins with the cell `first`.
+fn named<'a>(text: &'a str, first: &str) -> impl Iterator<Item = &'a str> {
+    let rows = text.lines().skip_while(move |line| !line.starts_with(first)).skip(2);
     let cells = rows
         .take_while(|line| line.starts_with('|'))
         .filter_map(|line| line.trim_end_matches('|').rsplit('|').next());
@@ -55,7 +60,7 @@ mod tests {
     fn the_last_column_of_claims_names_tests() {
         let text = "| a | b |\n|---|---|\n| `no` | `no` |\n\n| claim | test |\n|---|---|\n\
                     | `x` is y | `one`, `two` |\n| z | `three` |\n\n`no`\n";
-        assert_eq!(named(text).collect::<Vec<_>>(), ["one", "two", "three"]);
+        assert_eq!(named(text, "| claim |").collect::<Vec<_>>(), ["one", "two", "three"]);
     }
 
     #[test]

@@ -133,7 +133,7 @@ pub(crate) enum Error {
     )]
     Names(String),
 
-    #[error("SECURITY.md names these tests, which do not exist:\n{0}")]
+    #[error("These tests, which the documentation names, do not exist:\n{0}")]
     Claims(String),
 
     #[error("phrases of the list in CONTRIBUTING.md, \"English\"; reword them:\n{0}")]

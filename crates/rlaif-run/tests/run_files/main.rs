@@ -4,3 +4,4 @@ mod own_command;
 mod pipeline;
 mod schema;
 mod tokens;
+mod trl;

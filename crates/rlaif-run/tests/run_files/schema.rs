@@ -310,6 +310,7 @@ fn the_tables_of_keys_are_those_of_the_schemas() {
             let (_, rest) = rest.split_once(END).expect("a table has an end");
             let table = match of.split_once(' ') {
                 _ if of == "rewards" => rlaif_run::reward_table(),
+                Some(("trl", trainer)) => rlaif_run::trl_table(trainer),
                 Some((command, below)) => rlaif_run::key_table(command, below),
                 None => rlaif_run::key_table(of, ""),
             };

@@ -7,7 +7,7 @@ use rlaif_people::PeopleError;
 use rlaif_rewards::ProviderError;
 use rlaif_torch::TorchError;
 
-use rlaif_run::{RunError, command::CommandError};
+use rlaif_run::{RunError, TrlError, command::CommandError};
 
 /// Reasons why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,8 @@ pub(crate) enum CliError {
     Run(#[from] RunError),
     #[error(transparent)]
     Torch(#[from] TorchError),
+    #[error(transparent)]
+    Trl(#[from] TrlError),
     #[error(transparent)]
     People(#[from] PeopleError),
     #[cfg(feature = "ui")]
@@ -99,6 +101,7 @@ impl Fault for CliError {
             Self::Command(error) => error.is_users(),
             Self::Run(error) => error.is_users(),
             Self::Torch(error) => error.is_users(),
+            Self::Trl(error) => error.is_users(),
             Self::People(error) => error.is_users(),
             #[cfg(feature = "ui")]
             Self::Ui(error) => error.is_users(),

@@ -1,11 +1,14 @@
 //! `rlaif import` and `rlaif export`.
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use rlaif_core::say;
 use rlaif_models::GgufFormat;
-use rlaif_run::command::{ExportGguf, ImportGguf};
+use rlaif_run::{
+    ImportTrl, TrlTrainer,
+    command::{ExportGguf, ImportGguf},
+};
 
 use super::{
     error::CliError,
@@ -14,6 +17,21 @@ use super::{
 
 #[derive(Debug, Args)]
 pub(crate) struct Import {
+    #[command(subcommand)]
+    source: Source,
+}
+
+#[derive(Debug, Subcommand)]
+enum Source {
+    /// A model folder from a GGUF file of llama.cpp
+    Gguf(Gguf),
+    /// A run file from the configuration of one of TRL's scripts, or a model folder from a checkpoint of
+    /// its PPO trainer
+    Trl(Trl),
+}
+
+#[derive(Debug, Args)]
+struct Gguf {
     /// A GGUF file of llama.cpp.
     file: PathBuf,
     /// The folder to write.
@@ -24,11 +42,76 @@ pub(crate) struct Import {
     dtype: Dtype,
 }
 
+/// A trainer of TRL.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Trainer {
+    /// PPO of TRL 0.11
+    Ppo,
+    Dpo,
+    Kto,
+    Grpo,
+    Rloo,
+    Reward,
+    Sft,
+}
+
+impl From<Trainer> for TrlTrainer {
+    fn from(trainer: Trainer) -> Self {
+        match trainer {
+            Trainer::Ppo => Self::Ppo,
+            Trainer::Dpo => Self::Dpo,
+            Trainer::Kto => Self::Kto,
+            Trainer::Grpo => Self::Grpo,
+            Trainer::Rloo => Self::Rloo,
+            Trainer::Reward => Self::Reward,
+            Trainer::Sft => Self::Sft,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct Trl {
+    /// The JSON or YAML of a script's configuration.
+    config: PathBuf,
+    /// TRL's trainer.
+    #[arg(long)]
+    trainer: Trainer,
+    /// The run file to write.
+    #[arg(long)]
+    out: PathBuf,
+    /// Number of processes of the script; TRL's batch sizes are those of one process.
+    #[arg(long, default_value = "1")]
+    processes: NonZeroUsize,
+}
+
 impl Import {
     pub(crate) fn run(&self) -> Result<(), CliError> {
-        let Self { file, out, dtype } = self;
-        ImportGguf { file: file.clone(), out: out.clone(), dtype: (*dtype).into() }.run()?;
-        say(format_args!("the model is in {}", out.display()));
+        match &self.source {
+            Source::Gguf(Gguf { file, out, dtype }) => {
+                let (file, dtype) = (file.clone(), (*dtype).into());
+                ImportGguf { file, out: out.clone(), dtype }.run()?;
+                say(format_args!("the model is in {}", out.display()));
+                Ok(())
+            }
+            Source::Trl(command) => command.run(),
+        }
+    }
+}
+
+impl Trl {
+    fn run(&self) -> Result<(), CliError> {
+        let Self { config, trainer, out, processes } = self;
+        let import = ImportTrl { trainer: (*trainer).into(), processes: *processes };
+        let imported = import.read_file(config)?;
+        imported.write(out)?;
+        for (field, difference) in imported.differences() {
+            say(format_args!("not as in TRL: `{field}`: {difference}"));
+        }
+        for (key, reason) in &imported.needed {
+            say(format_args!("to be set: `{key}`: {reason}"));
+        }
+        let command = imported.trainer.command();
+        say(format_args!("the run file is {0}: rlaif {command} --config {0}", out.display()));
         Ok(())
     }
 }

@@ -121,7 +121,7 @@ enum Command {
     /// packing or order, equal in sampler and trainer, the same in repeated and resumed runs.
     #[command(after_help = "Exit code 1 if a check does not hold. Each check: docs/models.md.")]
     Verify(verify::Verify),
-    /// Writes a model of llama.cpp (GGUF) as a folder in Hugging Face's layout, its weights dequantised.
+    /// Turns the files of other programs into those of rlaif: llama.cpp's models, TRL's configurations.
     Import(import::Import),
     /// Writes a language model and its tokenizer as a file of llama.cpp (GGUF); an adapter is merged first.
     Export(import::Export),

@@ -19,7 +19,7 @@ fn run(folder: &Path, arguments: &[&str]) -> std::process::Output {
 fn there_and_back(folder: &Path, model: &str, format: &str) {
     let arguments = ["export", "--model", model, "--out", "model.gguf", "--format", format];
     succeeded(&run(folder, &arguments));
-    succeeded(&run(folder, &["import", "model.gguf", "--out", "back", "--dtype", "f32"]));
+    succeeded(&run(folder, &["import", "gguf", "model.gguf", "--out", "back", "--dtype", "f32"]));
 }
 
 /// llama.cpp (xllamacpp 2026.10.11549) gives these ids for the exported file in f32 and in q8_0.
@@ -54,7 +54,7 @@ fn the_built_in_llama_is_the_same_after_gguf() {
     let file = folder.path().join("model.gguf");
     let arguments = ["generate", "--model", file.to_str().unwrap(), "--input", "rows.jsonl"];
     let said = refusal(&run(folder.path(), &arguments), 2);
-    assert!(said.contains("rlaif import"), "{said}");
+    assert!(said.contains("rlaif import gguf"), "{said}");
 }
 
 /// Texts, and the ids that llama.cpp and transformers give to them with the fixtures' tokenizers.

@@ -137,8 +137,17 @@ fn settings_of_a_run_file_reach_the_algorithm() {
     }
     let of_value = read(out.join("value_head.safetensors"));
     assert!(of_value.iter().any(|(name, _)| name.starts_with("value.")), "a trunk of its own");
-    let of_value = read(plain_out.join("value_head.safetensors"));
+    let saved = plain_out.join("value_head.safetensors");
+    let of_value = read(saved.clone());
     assert!(of_value.iter().all(|(name, _)| name.starts_with("v_head.")));
+
+    // A run that starts from the head of another one, and does not train it.
+    let head = format!("value.head='{}'", saved.display());
+    let (_, out) = run("head", &[fast, &head, "ppo.optimizer.lr=0.0"]);
+    for (name, tensor) in read(out.join("value_head.safetensors")) {
+        let was = &of_value.iter().find(|(n, _)| *n == name).unwrap().1;
+        assert!(was.equal(&tensor), "{name}");
+    }
 }
 
 /// PPO-ptx from a run file: texts are mixed in, and incomplete settings are refused.
