@@ -56,6 +56,21 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         Test("crates/rlaif/tests/suite/gguf.rs", "the_built_in_llama_is_the_same_after_gguf"),
     ),
     (
+        "rlaif import trl dpo.yaml --trainer dpo --out dpo.toml",
+        Test("crates/rlaif/tests/suite/trl.rs", "a_scripts_configuration_is_run"),
+    ),
+    (
+        "rlaif dpo --config dpo.toml --set data.train=pairs.jsonl",
+        Test("crates/rlaif/tests/suite/trl.rs", "a_scripts_configuration_is_run"),
+    ),
+    (
+        "rlaif ppo --config ppo.toml --set model.path=trl-model --set value.head=trl-model",
+        Test(
+            "crates/rlaif-models/tests/files/value_head.rs",
+            "a_value_head_of_trl_gives_the_values_of_trl",
+        ),
+    ),
+    (
         "rlaif export --model runs/sft/model --out model.gguf --format q8_0",
         Test("crates/rlaif/tests/suite/gguf.rs", "the_built_in_llama_is_the_same_after_gguf"),
     ),

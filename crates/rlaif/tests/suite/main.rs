@@ -23,5 +23,6 @@ mod rl;
 mod support;
 mod tokens;
 mod train;
+mod trl;
 mod verify;
 mod vocabulary;
