@@ -295,7 +295,7 @@ fn the_ppo_of_trl_0_11_keeps_its_settings() {
         json!({"estimator": "k2", "control": {"fixed": {"coef": 0.05}}})
     );
     assert_eq!(ppo.target_kl, Some(0.5));
-    assert_eq!(serde_json::to_value(&ppo.scores).unwrap()["scaling"], "normalize");
+    assert_eq!(serde_json::to_value(ppo.scores).unwrap()["scaling"], "normalize");
     assert_eq!(ppo.optimizer.max_grad_norm, 0.);
     assert_eq!(ppo.optimizer.lr, 1.41e-5);
 }
