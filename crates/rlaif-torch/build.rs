@@ -15,7 +15,7 @@ const SOURCES: [&str; 16] = [
     "cpp/log_prob.cpp",
     "cpp/memory.cpp",
     "cpp/parallel.cpp",
-    "cpp/quantised.cpp",
+    "cpp/quantized.cpp",
     "cpp/recompute.cpp",
     "cpp/rng.cpp",
     "cpp/threads.cpp",

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// The element type of a stored tensor.
 ///
 /// Covers only the types that a model's weights or buffers are stored in. Other types (8-bit
-/// floats, complex or quantised numbers) are refused by name when the file is opened.
+/// floats, complex or quantized numbers) are refused by name when the file is opened.
 ///
 /// ```
 /// use rlaif_checkpoint::Dtype;

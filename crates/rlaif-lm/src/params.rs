@@ -33,7 +33,7 @@ pub struct Parameters {
     tensors: BTreeMap<String, Tensor>,
     tied: BTreeMap<String, String>,
     transposed: BTreeSet<String>,
-    quantised: BTreeSet<String>,
+    quantized: BTreeSet<String>,
     fixed: BTreeSet<String>,
 }
 
@@ -46,14 +46,14 @@ impl Parameters {
     /// Adds a parameter; one of the same name is replaced.
     pub fn insert(&mut self, name: impl Into<String>, tensor: Tensor) {
         let name = name.into();
-        self.quantised.remove(&name);
+        self.quantized.remove(&name);
         self.tensors.insert(name, tensor);
     }
 
     /// Declares that the weights of this name are in 4 or 8 bits and frozen: its tensor has their size, and NaN
     /// without memory.
-    pub fn set_quantised(&mut self, name: impl Into<String>) {
-        self.quantised.insert(name.into());
+    pub fn set_quantized(&mut self, name: impl Into<String>) {
+        self.quantized.insert(name.into());
     }
 
     /// Declares that the parameter of this name is saved with the model and never trained, as what transformers
@@ -66,9 +66,9 @@ impl Parameters {
         self.fixed.insert(name);
     }
 
-    /// The names of quantised weights.
-    pub fn quantised(&self) -> impl Iterator<Item = &str> {
-        self.quantised.iter().map(String::as_str)
+    /// The names of quantized weights.
+    pub fn quantized(&self) -> impl Iterator<Item = &str> {
+        self.quantized.iter().map(String::as_str)
     }
 
     /// Takes a parameter out; names tied to it go with it.
@@ -142,7 +142,7 @@ impl Parameters {
     /// ```
     pub fn train_where(&self, choose: impl Fn(&str) -> bool) {
         for (name, tensor) in self.iter() {
-            let fixed = self.quantised.contains(name) || self.fixed.contains(name);
+            let fixed = self.quantized.contains(name) || self.fixed.contains(name);
             let _ = tensor.set_requires_grad(!fixed && choose(name));
         }
     }

@@ -11,7 +11,7 @@
 use std::{error::Error, fs, fs::File, io::Write, path::Path, process::Command};
 
 use rlaif_lm::{Activations, Forward, Padding, Policy, TokenBatch, token_log_probs};
-use rlaif_models::{LanguageModel, LoadOptions, Lora, Quantisation};
+use rlaif_models::{LanguageModel, LoadOptions, Lora, Quantization};
 use rlaif_torch::{AdamW, AdamWOptions, ParamGroup};
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind};
@@ -51,7 +51,7 @@ fn step(layers: u64) -> Result<u64, Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     write_zeros(folder.path(), layers)?;
     let options = LoadOptions {
-        quantisation: Some(Quantisation::Nf4),
+        quantization: Some(Quantization::Nf4),
         ..LoadOptions::new(Device::Cpu, Kind::BFloat16)
     };
     let mut policy = LanguageModel::load(folder.path(), options)?;

@@ -299,7 +299,7 @@ impl Config {
         Ok(())
     }
 
-    /// Refuses weights that a method of quantisation has replaced by others, as config.json says, or a file
+    /// Refuses weights that a method of quantization has replaced by others, as config.json says, or a file
     /// beside it.
     pub(crate) fn check_weights(&self) -> Result<(), ModelError> {
         let section = ["quantization_config", "compression_config"]
@@ -321,10 +321,10 @@ impl Config {
             "bitsandbytes" => format!("bitsandbytes' {four}"),
             other => other.to_owned(),
         };
-        Err(ModelError::Quantised { file: self.path.clone(), method })
+        Err(ModelError::Quantized { file: self.path.clone(), method })
     }
 
-    /// The files in which older tools describe their quantisation.
+    /// The files in which older tools describe their quantization.
     fn check_beside(&self) -> Result<(), ModelError> {
         const FILES: [(&str, &str); 3] = [
             ("quantize_config.json", "GPTQ"),
@@ -334,13 +334,13 @@ impl Config {
         let beside =
             |(name, method): (&str, &str)| (self.path.with_file_name(name), method.to_owned());
         match FILES.into_iter().map(beside).find(|(file, _)| file.is_file()) {
-            Some((file, method)) => Err(ModelError::Quantised { file, method }),
+            Some((file, method)) => Err(ModelError::Quantized { file, method }),
             None => Ok(()),
         }
     }
 }
 
-/// Refuses a checkpoint whose tensors have names of quantised weights, although no file says so.
+/// Refuses a checkpoint whose tensors have names of quantized weights, although no file says so.
 pub(crate) fn check_names(checkpoint: &Checkpoint) -> Result<(), ModelError> {
     const ENDINGS: [(&str, &str); 3] = [
         (".qweight", "GPTQ or AWQ"),
@@ -349,7 +349,7 @@ pub(crate) fn check_names(checkpoint: &Checkpoint) -> Result<(), ModelError> {
     ];
     let names = || checkpoint.tensors().keys();
     match ENDINGS.into_iter().find(|(ending, _)| names().any(|name| name.ends_with(ending))) {
-        Some((_, method)) => Err(ModelError::Quantised {
+        Some((_, method)) => Err(ModelError::Quantized {
             file: checkpoint.origin().to_owned(),
             method: method.to_owned(),
         }),

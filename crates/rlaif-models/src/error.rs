@@ -95,14 +95,14 @@ pub enum ModelError {
         /// The tensor's dtype.
         dtype: String,
     },
-    /// The weights are quantised.
+    /// The weights are quantized.
     #[error(
-        "{}: the weights are quantised by {method}, but rlaif reads weights in f32, bf16, f16, and \
+        "{}: the weights are quantized by {method}, but rlaif reads weights in f32, bf16, f16, and \
          bitsandbytes' nf4 and int8; \
          name the original model, or convert the weights to bf16 in Python",
         .file.display()
     )]
-    Quantised {
+    Quantized {
         /// The configuration file.
         file: PathBuf,
         /// The method, as the file names it.
@@ -126,10 +126,10 @@ pub enum ModelError {
         if *.what == "trained" {
             "train an adapter on them (`[model.lora]`, or `PolicySetup::lora`)"
         } else {
-            "save the adapter, or merge it, which dequantises the weights"
+            "save the adapter, or merge it, which dequantizes the weights"
         }
     )]
-    QuantisedBase {
+    QuantizedBase {
         /// `trained` or `saved`.
         what: &'static str,
         /// One of the layers.
@@ -285,9 +285,9 @@ pub enum TensorProblem {
         /// The numbers of the tensor.
         size: usize,
     },
-    /// A part of a matrix that bitsandbytes quantised does not fit the others.
+    /// A part of a matrix that bitsandbytes quantized does not fit the others.
     #[error("`{name}` should be {expected}, found {found}")]
-    Quantised {
+    Quantized {
         /// Name of the tensor.
         name: String,
         /// The expected dtype and length, or value.
@@ -330,12 +330,12 @@ impl Fault for ModelError {
             | Self::BadField { .. }
             | Self::MixedKinds { .. }
             | Self::Dtype { .. }
-            | Self::Quantised { .. }
+            | Self::Quantized { .. }
             | Self::NoTarget { .. }
             | Self::AdapterParts { .. }
             | Self::AdapterStart { .. }
             | Self::Gguf { .. }
-            | Self::QuantisedBase { .. }
+            | Self::QuantizedBase { .. }
             | Self::Config { .. }
             | Self::AdapterExists { .. }
             | Self::UnknownAdapter { .. }
@@ -351,7 +351,7 @@ impl Fault for TensorProblem {
     fn is_users(&self) -> bool {
         match self {
             Self::Missing { .. }
-            | Self::Quantised { .. }
+            | Self::Quantized { .. }
             | Self::NotSaved { .. }
             | Self::Unexpected { .. }
             | Self::Shape { .. }

@@ -8,7 +8,7 @@ use std::{
 use rlaif_checkpoint::Checkpoint;
 use rlaif_core::Fault;
 use rlaif_lm::Activations;
-use rlaif_torch::Quantisation;
+use rlaif_torch::Quantization;
 use tch::{Device, Kind};
 
 use crate::{
@@ -65,7 +65,7 @@ pub struct MemoryPlan {
     pub kind: Kind,
     /// The format of the trunk's linear layers, of the policy and of separate references; `None` for that of
     /// the checkpoint.
-    pub quantisation: Option<Quantisation>,
+    pub quantization: Option<Quantization>,
     /// The device of the run.
     pub device: Device,
     /// The trained weights.
@@ -335,7 +335,7 @@ impl MemoryPlan {
             model: model.into(),
             families: Families::BUILT_IN,
             kind,
-            quantisation: None,
+            quantization: None,
             device,
             trained: TrainedWeights::All,
             reference: ReferenceCopy::None,
@@ -357,7 +357,7 @@ impl MemoryPlan {
     pub fn needed(&self) -> Result<MemoryNeeded, ModelError> {
         let config = Config::read(&self.model)?;
         let width = size(self.kind);
-        let model = parameters(self.families, &self.model, self.quantisation)?;
+        let model = parameters(self.families, &self.model, self.quantization)?;
         let count = model.count;
         let shape = dimensions(self.families, &config)?;
         let (hidden, heads) = (unsigned(shape.hidden), unsigned(shape.heads));
@@ -384,7 +384,7 @@ impl MemoryPlan {
             (weights, trained) = (weights + value.bytes(width), trained + value.count);
         }
         for folder in &self.frozen {
-            weights += parameters(self.families, folder, self.quantisation)?.bytes(width);
+            weights += parameters(self.families, folder, self.quantization)?.bytes(width);
         }
         // The missing bits of weights in low precision, as `rlaif_torch::AdamW` keeps them.
         let master = match (self.kind, self.device) {
@@ -515,14 +515,14 @@ fn unsigned(size: i64) -> u64 {
 struct Weights {
     count: u64,
     /// Scalars in 4 or 8 bits.
-    quantised: u64,
-    quantised_bytes: u64,
+    quantized: u64,
+    quantized_bytes: u64,
 }
 
 impl Weights {
     /// Bytes in memory, the dense ones of this many each.
     fn bytes(&self, width: u64) -> u64 {
-        (self.count - self.quantised) * width + self.quantised_bytes
+        (self.count - self.quantized) * width + self.quantized_bytes
     }
 }
 
@@ -530,20 +530,20 @@ impl Weights {
 fn parameters(
     families: Families,
     folder: &Path,
-    quantisation: Option<Quantisation>,
+    quantization: Option<Quantization>,
 ) -> Result<Weights, ModelError> {
-    match summary(families, folder, quantisation) {
+    match summary(families, folder, quantization) {
         Ok(summary) => Ok(Weights {
             count: summary.parameters as u64,
-            quantised: summary.quantised as u64,
-            quantised_bytes: summary.quantised_bytes,
+            quantized: summary.quantized as u64,
+            quantized_bytes: summary.quantized_bytes,
         }),
         Err(ModelError::Tensors { .. } | ModelError::UnknownArchitecture { .. }) => {
             let checkpoint = Checkpoint::open(folder)?;
             let sizes =
                 checkpoint.tensors().values().map(|info| info.shape.iter().product::<usize>());
             let count = sizes.sum::<usize>() as u64;
-            Ok(Weights { count, quantised: 0, quantised_bytes: 0 })
+            Ok(Weights { count, quantized: 0, quantized_bytes: 0 })
         }
         Err(error) => Err(error),
     }

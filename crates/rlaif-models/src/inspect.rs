@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use rlaif_checkpoint::{Checkpoint, Dtype};
 use rlaif_lm::{LmSpec, Parameters, Policy, SequenceClassifier};
-use rlaif_torch::Quantisation;
+use rlaif_torch::Quantization;
 use tch::Tensor;
 
 use crate::{
@@ -27,9 +27,9 @@ pub struct ModelSummary {
     /// Scalars, tied ones once.
     pub parameters: usize,
     /// Scalars in 4 or 8 bits.
-    pub quantised: usize,
+    pub quantized: usize,
     /// Bytes of the scalars in 4 or 8 bits, with their scales.
-    pub quantised_bytes: u64,
+    pub quantized_bytes: u64,
     /// The kinds of the weights: `f32`, `bf16`, `f16`, `nf4`, `int8`, or several joined by `+`.
     pub dtype: String,
     /// A classifier's labels in the order of its logits.
@@ -59,38 +59,38 @@ pub fn inspect_of(families: Families, folder: &Path) -> Result<ModelSummary, Mod
 pub(crate) fn summary(
     families: Families,
     folder: &Path,
-    quantisation: Option<Quantisation>,
+    quantization: Option<Quantization>,
 ) -> Result<ModelSummary, ModelError> {
     let (config, checkpoint) = open(folder)?;
     let kinds: BTreeSet<&str> =
         checkpoint.tensors().values().filter_map(|info| weights::dtype_name(info.dtype)).collect();
     let architecture = architecture(&config);
-    let source = ModelTensors::headers(&checkpoint).quantised(quantisation);
+    let source = ModelTensors::headers(&checkpoint).quantized(quantization);
     let unread = source.unread();
     let (spec, count, labels) = match families.sort_of_files(&config, &checkpoint)? {
         ModelSort::LanguageModel => {
             let model = LanguageModel::build(families, config, source)?;
             (
                 model.spec().clone(),
-                Count::of(model.parameters(), &checkpoint, quantisation),
+                Count::of(model.parameters(), &checkpoint, quantization),
                 Vec::new(),
             )
         }
         ModelSort::Classifier => {
             let model = Classifier::build(families, config, source)?;
-            let count = Count::of(model.parameters(), &checkpoint, quantisation);
+            let count = Count::of(model.parameters(), &checkpoint, quantization);
             (model.spec().clone(), count, model.labels().to_vec())
         }
     };
-    let Count { parameters, quantised, quantised_bytes, formats } = count;
+    let Count { parameters, quantized, quantized_bytes, formats } = count;
     let dtype = kinds.into_iter().chain(formats).collect::<Vec<_>>().join("+");
     let unread = unread.take();
     Ok(ModelSummary {
         architecture,
         spec,
         parameters,
-        quantised,
-        quantised_bytes,
+        quantized,
+        quantized_bytes,
         dtype,
         labels,
         unread,
@@ -100,8 +100,8 @@ pub(crate) fn summary(
 /// Numbers of a model's weights.
 struct Count {
     parameters: usize,
-    quantised: usize,
-    quantised_bytes: u64,
+    quantized: usize,
+    quantized_bytes: u64,
     formats: BTreeSet<&'static str>,
 }
 
@@ -109,24 +109,24 @@ impl Count {
     fn of(
         parameters: &Parameters,
         checkpoint: &Checkpoint,
-        quantisation: Option<Quantisation>,
+        quantization: Option<Quantization>,
     ) -> Self {
         let mut count = Self {
             parameters: parameters.count(),
-            quantised: 0,
-            quantised_bytes: 0,
+            quantized: 0,
+            quantized_bytes: 0,
             formats: BTreeSet::new(),
         };
-        for name in parameters.quantised() {
+        for name in parameters.quantized() {
             let size = parameters.get(name).map(Tensor::size).unwrap_or_default();
             let [rows, columns] = [0, 1].map(|i| size.get(i).map_or(0, |&size| size as u64));
             let how = match checkpoint.tensors().get(name).map(|info| info.dtype) {
-                Some(Dtype::I8) => Quantisation::Int8,
-                Some(Dtype::U8) => Quantisation::Nf4,
-                _ => quantisation.unwrap_or(Quantisation::Nf4),
+                Some(Dtype::I8) => Quantization::Int8,
+                Some(Dtype::U8) => Quantization::Nf4,
+                _ => quantization.unwrap_or(Quantization::Nf4),
             };
-            count.quantised += usize::try_from(rows * columns).unwrap_or(0);
-            count.quantised_bytes += how.bytes(rows, columns);
+            count.quantized += usize::try_from(rows * columns).unwrap_or(0);
+            count.quantized_bytes += how.bytes(rows, columns);
             count.formats.insert(how.name());
         }
         count

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rlaif_checkpoint::AdapterKey;
 use rlaif_lm::{Dropout, HeadAdapter, VocabHead};
-use rlaif_torch::{AttentionOptions, Gate, Keys, Quantised, RowLinear, RowWeight};
+use rlaif_torch::{AttentionOptions, Gate, Keys, Quantized, RowLinear, RowWeight};
 use tch::{Kind, Tensor};
 
 use crate::{
@@ -19,11 +19,11 @@ use crate::{
 pub struct Linear {
     /// Path in the checkpoint, without `.weight`.
     pub(crate) path: String,
-    /// `[outputs, inputs]`. With quantised weights, NaN without memory, which has their size, dtype and
+    /// `[outputs, inputs]`. With quantized weights, NaN without memory, which has their size, dtype and
     /// device.
     pub(crate) weight: Tensor,
     /// The weights in 4 or 8 bits, instead of `weight`.
-    pub(crate) quantised: Option<Box<Quantised>>,
+    pub(crate) quantized: Option<Box<Quantized>>,
     pub(crate) bias: Option<Tensor>,
     /// `true` if the checkpoint stores the weight as `[inputs, outputs]`.
     pub(crate) transposed: bool,
@@ -73,7 +73,7 @@ impl Linear {
 
     fn of(
         weights: &TensorTree<'_>,
-        (weight, quantised): (Tensor, Option<Quantised>),
+        (weight, quantized): (Tensor, Option<Quantized>),
         outputs: i64,
         bias: Bias,
         transposed: bool,
@@ -81,7 +81,7 @@ impl Linear {
         Self {
             path: weights.path().to_owned(),
             weight,
-            quantised: quantised.map(Box::new),
+            quantized: quantized.map(Box::new),
             bias: (bias == Bias::Present).then(|| weights.tensor("bias", &[outputs], Init::Zeros)),
             transposed,
             table: false,
@@ -95,7 +95,7 @@ impl Linear {
         Self {
             path: path.to_owned(),
             weight: weight.shallow_clone(),
-            quantised: None,
+            quantized: None,
             bias: None,
             transposed: false,
             table: false,
@@ -126,10 +126,10 @@ impl Linear {
         self.adapters.get(&pass.adapter?).filter(|adapter| adapter.merged_over.is_none())
     }
 
-    /// The weight of the base, dequantised if it is in 4 or 8 bits.
+    /// The weight of the base, dequantized if it is in 4 or 8 bits.
     pub(crate) fn dense(&self) -> Tensor {
-        match &self.quantised {
-            Some(quantised) => quantised.dense(self.weight.kind()),
+        match &self.quantized {
+            Some(quantized) => quantized.dense(self.weight.kind()),
             None => self.weight.shallow_clone(),
         }
     }
@@ -148,7 +148,7 @@ impl Linear {
         }
         let sum = match weight {
             Weight::Dense(weight) => rlaif_torch::linear_onto(residual, x, weight, bias),
-            Weight::Quantised(weight) => weight.linear(x, bias, Some(residual)),
+            Weight::Quantized(weight) => weight.linear(x, bias, Some(residual)),
         };
         adapted(sum, lora.as_ref(), x, pass)
     }
@@ -156,7 +156,7 @@ impl Linear {
     /// Weight, bias and LoRA adapter for this pass.
     pub(crate) fn acting(&self, pass: Pass) -> Acting<'_> {
         let weight =
-            self.quantised.as_deref().map_or(Weight::Dense(&self.weight), Weight::Quantised);
+            self.quantized.as_deref().map_or(Weight::Dense(&self.weight), Weight::Quantized);
         let bias = self.bias.as_ref();
         match self.adapter(pass).map(|adapter| &adapter.form) {
             None => Acting { weight, bias, lora: None },
@@ -221,7 +221,7 @@ impl Shallow for Linear {
         Self {
             path: self.path.clone(),
             weight: self.weight.shallow_clone(),
-            quantised: self.quantised.as_deref().map(|weight| Box::new(weight.shallow_clone())),
+            quantized: self.quantized.as_deref().map(|weight| Box::new(weight.shallow_clone())),
             bias: self.bias.as_ref().map(Tensor::shallow_clone),
             transposed: self.transposed,
             table: self.table,
@@ -235,7 +235,7 @@ impl Shallow for Linear {
 #[derive(Clone, Copy)]
 pub(crate) enum Weight<'a> {
     Dense(&'a Tensor),
-    Quantised(&'a Quantised),
+    Quantized(&'a Quantized),
 }
 
 /// A layer in a pass: its weights and bias, and the adapter that adds to them.
@@ -246,11 +246,11 @@ pub(crate) struct Acting<'a> {
 }
 
 impl<'a> Acting<'a> {
-    /// Weight and bias, unless the weight is quantised.
+    /// Weight and bias, unless the weight is quantized.
     pub(crate) fn dense(&self) -> Option<RowWeight<'a>> {
         match self.weight {
             Weight::Dense(weight) => Some((weight, self.bias)),
-            Weight::Quantised(_) => None,
+            Weight::Quantized(_) => None,
         }
     }
 }
@@ -261,7 +261,7 @@ fn linears<const N: usize>(x: &Tensor, acting: &[Acting<'_>; N]) -> [Tensor; N] 
     let Some(layers) = dense.and_then(|dense| <[RowWeight<'_>; N]>::try_from(dense).ok()) else {
         return acting.each_ref().map(|layer| match layer.weight {
             Weight::Dense(weight) => rlaif_torch::linear(x, weight, layer.bias),
-            Weight::Quantised(weight) => weight.linear(x, layer.bias, None),
+            Weight::Quantized(weight) => weight.linear(x, layer.bias, None),
         });
     };
     let (weights, biases) = (layers.map(|(weight, _)| weight), layers.map(|(_, bias)| bias));
@@ -304,7 +304,7 @@ fn adapted(y: Tensor, lora: Option<&Lora<'_>>, x: &Tensor, pass: Pass) -> Tensor
     let product = match bias {
         _ if pass.dropout_p(low.dropout) > 0. => {
             let dropped = dropped.to_kind(kind);
-            let product = match &layer.quantised {
+            let product = match &layer.quantized {
                 Some(weight) => weight.linear(&dropped, None, None),
                 None => dropped.linear(&layer.weight, None::<&Tensor>),
             };

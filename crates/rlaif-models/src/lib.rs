@@ -41,7 +41,7 @@ mod load;
 mod load_files;
 mod lora;
 mod modernbert;
-mod quantised;
+mod quantized;
 mod recompute;
 mod roberta;
 mod rope;
@@ -73,7 +73,7 @@ pub use rlaif_checkpoint::{
     AdapterConfig, CardSection, CheckpointError, Initialisation, ModelCard, ModuleNames,
     TargetModules, TaskType, TrainedBiases,
 };
-pub use rlaif_torch::Quantisation;
+pub use rlaif_torch::Quantization;
 pub use save::SaveOptions;
 pub use setup::{Lora, PolicySetup};
 pub use sort::ModelSort;

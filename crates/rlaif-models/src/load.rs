@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rlaif_checkpoint::Checkpoint;
-use rlaif_torch::Quantisation;
+use rlaif_torch::Quantization;
 use tch::{Device, Kind};
 
 use crate::{
@@ -20,9 +20,9 @@ pub struct LoadOptions {
     pub device: Device,
     /// The dtype of the weights; `None` for that of the checkpoint.
     pub kind: Option<Kind>,
-    /// The format of the weights of linear layers, except for heads; `None` for that of the checkpoint. Quantised
+    /// The format of the weights of linear layers, except for heads; `None` for that of the checkpoint. Quantized
     /// weights are frozen: train an adapter on them.
-    pub quantisation: Option<Quantisation>,
+    pub quantization: Option<Quantization>,
     /// The known families.
     pub families: Families,
 }
@@ -36,13 +36,13 @@ impl Default for LoadOptions {
 impl LoadOptions {
     /// Loads weights to this device with this dtype, or with that of the checkpoint.
     pub fn new(device: Device, kind: impl Into<Option<Kind>>) -> Self {
-        Self { device, kind: kind.into(), quantisation: None, families: Families::BUILT_IN }
+        Self { device, kind: kind.into(), quantization: None, families: Families::BUILT_IN }
     }
 
     /// The source of random weights, in f32 by default.
     pub(crate) fn random(self) -> ModelTensors<'static> {
         ModelTensors::random(self.kind.unwrap_or(Kind::Float), self.device)
-            .quantised(self.quantisation)
+            .quantized(self.quantization)
     }
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn from_folder<M>(
 ) -> Result<(M, Vec<String>), ModelError> {
     let (config, checkpoint) = open(folder)?;
     let source = ModelTensors::checkpoint(&checkpoint, options.kind, options.device);
-    let source = source.quantised(options.quantisation);
+    let source = source.quantized(options.quantization);
     let unread = source.unread();
     let model = build(options.families, config, source)?;
     Ok((model, unread.take()))

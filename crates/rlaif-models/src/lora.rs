@@ -99,7 +99,7 @@ impl<'a> ModelAdapters<'a> {
     }
 
     /// Adds the adapter to the weights, so that a forward pass costs no more than without. The
-    /// original weights are kept for [`Self::unmerge`]. Quantised weights are dequantised, and stay so.
+    /// original weights are kept for [`Self::unmerge`]. Quantized weights are dequantized, and stay so.
     ///
     /// # Errors
     /// [`ModelError::UnknownAdapter`], [`ModelError::Merge`] if another adapter is merged.

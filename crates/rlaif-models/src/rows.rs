@@ -66,7 +66,7 @@ fn products<const N: usize>(
     x: &Tensor,
     acting: &[Acting<'_>; N],
 ) -> Vec<Tensor> {
-    /// Numbers of the rows of a weight that are dequantised together.
+    /// Numbers of the rows of a weight that are dequantized together.
     const TILE: i64 = 1 << 18;
     let dense: Option<Vec<_>> = acting.iter().map(Acting::dense).collect();
     if let Some(dense) = dense {
@@ -74,7 +74,7 @@ fn products<const N: usize>(
     }
     let each = acting.iter().map(|layer| match layer.weight {
         Weight::Dense(weight) => rows.apply(x, &[(weight, layer.bias)]).remove(0),
-        Weight::Quantised(weight) => {
+        Weight::Quantized(weight) => {
             let [outputs, inputs] = weight.size();
             let most = (TILE / inputs.max(1)).clamp(1, outputs.max(1));
             let tiles = (0..outputs).step_by(usize::try_from(most).unwrap_or(1)).map(|first| {

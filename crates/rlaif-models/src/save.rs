@@ -39,8 +39,8 @@ pub(crate) fn write_model(
     options: &SaveOptions<'_>,
 ) -> Result<(), ModelError> {
     let Frame { config, parameters, .. } = frame;
-    if let Some(layer) = parameters.quantised().next() {
-        return Err(ModelError::QuantisedBase { what: "saved", layer: layer.to_owned() });
+    if let Some(layer) = parameters.quantized().next() {
+        return Err(ModelError::QuantizedBase { what: "saved", layer: layer.to_owned() });
     }
     let mut tensors = TensorList::default();
     for (name, tensor) in parameters.iter() {

@@ -145,8 +145,8 @@ impl PolicySetup {
             (Some(lora), _) => lora.add_to(&mut policy)?,
             (None, Some(_)) => policy.adapters().train(ADAPTER)?,
             (None, None) => {
-                if let Some(layer) = policy.parameters().quantised().next() {
-                    return Err(ModelError::QuantisedBase { what: "trained", layer: layer.into() });
+                if let Some(layer) = policy.parameters().quantized().next() {
+                    return Err(ModelError::QuantizedBase { what: "trained", layer: layer.into() });
                 }
                 policy.parameters().train_where(|_| true);
             }
@@ -180,9 +180,9 @@ impl PolicySetup {
             (None, Some(lora)) => TrainedWeights::Lora(lora.rank.get() as usize),
             (None, None) => TrainedWeights::All,
         };
-        let LoadOptions { kind, device, quantisation, families } = self.options;
+        let LoadOptions { kind, device, quantization, families } = self.options;
         let plan = MemoryPlan::new(&self.files.folder, kind.unwrap_or(Kind::Float), device);
-        MemoryPlan { families, quantisation, trained, ..plan }
+        MemoryPlan { families, quantization, trained, ..plan }
     }
 
     /// The least memory that the policy and its reference need.

@@ -8,12 +8,12 @@ use std::{borrow::Cow, cell::RefCell, collections::BTreeSet, fmt::Display, path:
 
 use rlaif_checkpoint::{Checkpoint, Dtype, TensorInfo};
 use rlaif_lm::Parameters;
-use rlaif_torch::{Quantisation, Quantised};
+use rlaif_torch::{Quantization, Quantized};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
     error::{ModelError, TensorProblem},
-    quantised,
+    quantized,
 };
 
 /// Initialisation of a tensor without a checkpoint.
@@ -58,7 +58,7 @@ pub struct ModelTensors<'a> {
     device: Device,
     kind: Option<Kind>,
     /// The format of the trunk's matrices.
-    quantisation: Option<Quantisation>,
+    quantization: Option<Quantization>,
     state: RefCell<State>,
     /// Filled by [`Self::finish`].
     unread: Unread,
@@ -93,13 +93,13 @@ impl<'a> ModelTensors<'a> {
 
     fn new(origin: Origin<'a>, device: Device, kind: Option<Kind>) -> Self {
         let (state, unread) = (RefCell::default(), Unread::default());
-        Self { origin, device, kind, quantisation: None, state, unread }
+        Self { origin, device, kind, quantization: None, state, unread }
     }
 
-    /// Quantises the matrices of linear layers, except those of heads, as they are read.
+    /// Quantizes the matrices of linear layers, except those of heads, as they are read.
     #[must_use]
-    pub(crate) fn quantised(self, quantisation: Option<Quantisation>) -> Self {
-        Self { quantisation, ..self }
+    pub(crate) fn quantized(self, quantization: Option<Quantization>) -> Self {
+        Self { quantization, ..self }
     }
 
     /// The names of the unused tensors, once [`Self::finish`] has returned.
@@ -303,7 +303,7 @@ impl<'a> ModelTensors<'a> {
         tensor
     }
 
-    /// The matrix of a linear layer, or one in its stead without memory, and the quantised weights.
+    /// The matrix of a linear layer, or one in its stead without memory, and the quantized weights.
     fn matrix(
         &self,
         name: String,
@@ -311,12 +311,12 @@ impl<'a> ModelTensors<'a> {
         init: Init,
         kind: Option<Kind>,
         transposed: bool,
-    ) -> (Tensor, Option<Quantised>) {
+    ) -> (Tensor, Option<Quantized>) {
         if let Some(checkpoint) = self.file()
             && let held = self.held(&name).into_owned()
-            && quantised::is_quantised(checkpoint, self.stored(&held))
+            && quantized::is_quantized(checkpoint, self.stored(&held))
         {
-            return self.read_quantised(
+            return self.read_quantized(
                 checkpoint,
                 name,
                 self.stored(&held),
@@ -326,11 +326,11 @@ impl<'a> ModelTensors<'a> {
             );
         }
         let tensor = self.tensor(name.clone(), &size, init, kind, transposed);
-        let how = self.quantisation.filter(|_| !is_of_head(&name) && tensor.size() == size);
+        let how = self.quantization.filter(|_| !is_of_head(&name) && tensor.size() == size);
         let Some(how) = how else { return (tensor, None) };
         let made = match self.origin {
             Origin::Headers(_) => None,
-            Origin::Checkpoint(_) | Origin::Random => match Quantised::new(&tensor.detach(), how) {
+            Origin::Checkpoint(_) | Origin::Random => match Quantized::new(&tensor.detach(), how) {
                 Ok(made) => Some(made),
                 Err(source) => {
                     let source = Box::new(source.into());
@@ -345,12 +345,12 @@ impl<'a> ModelTensors<'a> {
         let instead = self.without_memory(size, tensor.kind());
         let mut state = self.state.borrow_mut();
         state.parameters.insert(name.clone(), instead.shallow_clone());
-        state.parameters.set_quantised(name);
+        state.parameters.set_quantized(name);
         (instead, made)
     }
 
     /// A matrix that the checkpoint has in bitsandbytes' format.
-    fn read_quantised(
+    fn read_quantized(
         &self,
         checkpoint: &Checkpoint,
         name: String,
@@ -358,21 +358,21 @@ impl<'a> ModelTensors<'a> {
         size: [i64; 2],
         kind: Option<Kind>,
         transposed: bool,
-    ) -> (Tensor, Option<Quantised>) {
+    ) -> (Tensor, Option<Quantized>) {
         let headers = matches!(self.origin, Origin::Headers(_));
-        let read = quantised::read(checkpoint, stored, size, self.device, headers);
+        let read = quantized::read(checkpoint, stored, size, self.device, headers);
         let instead = self.without_memory(size, kind.unwrap_or_else(|| usual_kind(checkpoint)));
         let mut state = self.state.borrow_mut();
         state.used.insert(stored.to_owned());
         let module = stored.strip_suffix("weight").unwrap_or(stored).to_owned();
         let parts = checkpoint.tensors().range(module.clone()..).map(|(part, _)| part);
         let parts = parts.take_while(|part| part.starts_with(&module));
-        state.used.extend(parts.filter(|part| quantised::is_part(part)).cloned());
+        state.used.extend(parts.filter(|part| quantized::is_part(part)).cloned());
         state.parameters.insert(name.clone(), instead.shallow_clone());
         if transposed {
             state.parameters.transpose(&name);
         }
-        state.parameters.set_quantised(name);
+        state.parameters.set_quantized(name);
         match read {
             Ok(made) => (instead, made),
             Err(problem) => {
@@ -452,14 +452,14 @@ impl<'a> TensorTree<'a> {
         tensor
     }
 
-    /// The weight `[outputs, inputs]` of a linear layer at this node, and its quantised form if it has one.
+    /// The weight `[outputs, inputs]` of a linear layer at this node, and its quantized form if it has one.
     /// `transposed` is true if the checkpoint stores it as `[inputs, outputs]`.
     pub(crate) fn matrix(
         &self,
         size: [i64; 2],
         init: Init,
         transposed: bool,
-    ) -> (Tensor, Option<Quantised>) {
+    ) -> (Tensor, Option<Quantized>) {
         self.source.matrix(self.at("weight").path, size, init, self.kind, transposed)
     }
 
@@ -474,7 +474,7 @@ impl<'a> TensorTree<'a> {
     }
 }
 
-/// `true` for a parameter of a head, which stays as it is where a trunk is quantised: transformers leaves them
+/// `true` for a parameter of a head, which stays as it is where a trunk is quantized: transformers leaves them
 /// out as well.
 fn is_of_head(name: &str) -> bool {
     const HEADS: [&str; 6] =
@@ -482,7 +482,7 @@ fn is_of_head(name: &str) -> bool {
     HEADS.contains(&part(name))
 }
 
-/// The dtype of the first 16-bit tensor of a quantised checkpoint: that of its norms. f32 without one.
+/// The dtype of the first 16-bit tensor of a quantized checkpoint: that of its norms. f32 without one.
 fn usual_kind(checkpoint: &Checkpoint) -> Kind {
     let kinds = checkpoint.tensors().values().filter_map(|info| kind_of(info.dtype));
     let mut narrow = kinds.filter(|kind| matches!(kind, Kind::Half | Kind::BFloat16));

@@ -368,7 +368,7 @@ fn a_value_that_is_out_of_range_is_named_with_its_file() {
 }
 
 #[test]
-fn quantised_weights_are_refused_by_the_name_of_their_method() {
+fn quantized_weights_are_refused_by_the_name_of_their_method() {
     for (section, method) in [
         (json!({ "quant_method": "gptq", "bits": 4 }), "gptq"),
         (json!({ "quant_method": "compressed-tensors" }), "compressed-tensors"),
@@ -376,7 +376,7 @@ fn quantised_weights_are_refused_by_the_name_of_their_method() {
     ] {
         let error = changed("llama3", "config.json", &[("quantization_config", section)]);
         let error = error.unwrap_err();
-        assert!(matches!(&error, ModelError::Quantised { .. }), "{error}");
+        assert!(matches!(&error, ModelError::Quantized { .. }), "{error}");
         assert!(error.to_string().contains(method), "{error}");
     }
     assert!(changed("llama3", "config.json", &[("quantization_config", Value::Null)]).is_ok());

@@ -1,8 +1,8 @@
 //! Adapters against peft: on, off, merged, two at a time, gradients, and files out and in again.
 
 mod common;
-#[path = "lora/quantised.rs"]
-mod quantised;
+#[path = "lora/quantized.rs"]
+mod quantized;
 
 use std::num::NonZeroU32;
 

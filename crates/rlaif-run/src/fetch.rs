@@ -82,9 +82,9 @@ pub enum FetchError {
         /// The base.
         base: String,
     },
-    /// Quantised weights in one file, instead of a model folder.
+    /// Quantized weights in one file, instead of a model folder.
     #[error(
-        "{location} is a GGUF file, whose weights are quantised or in a layout of their own; make a \
+        "{location} is a GGUF file, whose weights are quantized or in a layout of their own; make a \
          folder of it by `rlaif import gguf {location} --out FOLDER`, and name that, or name the folder or \
          the hub id of the original model"
     )]

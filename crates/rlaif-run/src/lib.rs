@@ -131,8 +131,8 @@ pub use judge::{JudgeData, JudgeFile, JudgeSummary};
 pub use label::{LabelData, LabelFile, LabelSummary, Ties};
 pub use memory::{WeightsInMemory, longest, rows_of_pass};
 pub use model::{
-    LoraBias, LoraInit, LoraSection, LoraTargets, ModelSection, Placement, Quantization,
-    tell_of_slow_dtype, tell_of_unread, tokenizer,
+    LoraBias, LoraInit, LoraSection, LoraTargets, ModelSection, Placement, tell_of_slow_dtype,
+    tell_of_unread, tokenizer,
 };
 pub use pair_columns::{PairColumnsSection, PairFormat};
 pub use pipeline::{

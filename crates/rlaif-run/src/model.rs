@@ -6,7 +6,7 @@ use rlaif_core::{BadSetting, say};
 use rlaif_lm::Policy;
 use rlaif_models::{
     ADAPTER, AdapterBase, CheckpointError, Classifier, ConvertError, Initialisation, LanguageModel,
-    LoadOptions, Lora, ModelError, ModelFiles, ModelNames, ModuleNames, PolicySetup, Quantisation,
+    LoadOptions, Lora, ModelError, ModelFiles, ModelNames, ModuleNames, PolicySetup, Quantization,
     TargetModules, TrainedBiases,
 };
 use rlaif_rewards::neural::tokenizer_folder;
@@ -65,16 +65,6 @@ pub struct ModelSection {
     /// Trains a LoRA adapter instead of the weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraSection>,
-}
-
-/// A format of frozen weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Quantization {
-    /// bitsandbytes' NF4 with double quantisation: 4.13 bits per weight.
-    Nf4,
-    /// 8 bits with a scale for each row.
-    Int8,
 }
 
 /// A LoRA adapter to train.
@@ -333,7 +323,7 @@ impl ModelSection {
             return Err(BadSetting::new("model.lora", found, expected).into());
         }
         if let (Some(how), None, None) = (self.quantization, &files.adapter, &self.lora) {
-            let found = format!("{how:?}, without an adapter");
+            let found = format!("{}, without an adapter", how.name());
             let expected = "a table `[model.lora]` or `model.adapter` beside it: weights in 4 or 8 bits are frozen";
             return Err(BadSetting::new("model.quantization", found, expected).into());
         }
@@ -342,11 +332,7 @@ impl ModelSection {
 
     /// The options for loading this model.
     pub(crate) fn options(&self, options: LoadOptions) -> LoadOptions {
-        let quantisation = self.quantization.map(|how| match how {
-            Quantization::Nf4 => Quantisation::Nf4,
-            Quantization::Int8 => Quantisation::Int8,
-        });
-        LoadOptions { quantisation: quantisation.or(options.quantisation), ..options }
+        LoadOptions { quantization: self.quantization.or(options.quantization), ..options }
     }
 
     /// The base that the adapter of this section is to name, as another folder finds it.

@@ -118,9 +118,9 @@ int32_t rlaif_linear(const at::Tensor* x, const at::Tensor* const* weights,
                      const at::Tensor* const* biases, size_t len, const at::Tensor* residual,
                      at::Tensor** out) noexcept;
 
-// ---- quantised.cpp -------------------------------------------------------------------------------
+// ---- quantized.cpp -------------------------------------------------------------------------------
 
-struct RlaifQuantised {
+struct RlaifQuantized {
   const at::Tensor* codes;        // NF4: uint8, two codes in a byte; int8 [rows, columns]
   const at::Tensor* scales;       // NF4: of blocks, f32 or uint8; int8: of rows, f32
   const at::Tensor* nested;       // f32, of blocks of scales; null for none
@@ -135,10 +135,10 @@ struct RlaifQuantised {
 };
 
 // `count` rows of the weights; `kind` as above.
-int32_t rlaif_dequantise(const RlaifQuantised* matrix, int64_t first, int64_t count, int32_t kind,
+int32_t rlaif_dequantize(const RlaifQuantized* matrix, int64_t first, int64_t count, int32_t kind,
                          at::Tensor** out) noexcept;
 // `bias` and `residual` may be null.
-int32_t rlaif_quantised_linear(const at::Tensor* x, const RlaifQuantised* matrix,
+int32_t rlaif_quantized_linear(const at::Tensor* x, const RlaifQuantized* matrix,
                                const at::Tensor* bias, const at::Tensor* residual,
                                at::Tensor** out) noexcept;
 
@@ -289,7 +289,7 @@ void rlaif_work_free(void* work) noexcept;
 RLAIF_LAYOUT(RlaifAdamWOptions, 48, gradient, 40);
 RLAIF_LAYOUT(RlaifAdamWSlot, 48, step, 40);
 RLAIF_LAYOUT(RlaifCudaMemory, 32, reserved_peak, 24);
-RLAIF_LAYOUT(RlaifQuantised, 88, kind, 80);
+RLAIF_LAYOUT(RlaifQuantized, 88, kind, 80);
 RLAIF_LAYOUT(RlaifRowsLinear, 72, many, 68);
 RLAIF_LAYOUT(RlaifRowsAttention, 72, window, 64);
 RLAIF_LAYOUT(RlaifRowsCut, 24, min_p, 16);

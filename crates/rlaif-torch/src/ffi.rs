@@ -67,9 +67,9 @@ pub(crate) struct RowsLinear {
     pub(crate) many: i32,
 }
 
-/// `RlaifQuantised`.
+/// `RlaifQuantized`.
 #[repr(C)]
-pub(crate) struct Quantised {
+pub(crate) struct Quantized {
     pub(crate) codes: *const C_tensor,
     pub(crate) scales: *const C_tensor,
     pub(crate) nested: *const C_tensor,
@@ -123,7 +123,7 @@ macro_rules! layout {
 layout!(AdamWOptions, 48, gradient, 40);
 layout!(AdamWSlot, 48, step, 40);
 layout!(CudaMemory, 32, reserved_peak, 24);
-layout!(Quantised, 88, kind, 80);
+layout!(Quantized, 88, kind, 80);
 layout!(RowsLinear, 72, many, 68);
 layout!(RowsAttention, 72, window, 64);
 layout!(RowsCut, 24, min_p, 16);
@@ -203,16 +203,16 @@ unsafe extern "C" {
         residual: *const C_tensor,
         out: *mut *mut C_tensor,
     ) -> i32;
-    pub(crate) fn rlaif_dequantise(
-        matrix: *const Quantised,
+    pub(crate) fn rlaif_dequantize(
+        matrix: *const Quantized,
         first: i64,
         count: i64,
         kind: i32,
         out: *mut *mut C_tensor,
     ) -> i32;
-    pub(crate) fn rlaif_quantised_linear(
+    pub(crate) fn rlaif_quantized_linear(
         x: *const C_tensor,
-        matrix: *const Quantised,
+        matrix: *const Quantized,
         bias: *const C_tensor,
         residual: *const C_tensor,
         out: *mut *mut C_tensor,

@@ -30,7 +30,7 @@
 //! | the start of a program, and a sudden end | [`init`], [`exit_at_once`] |
 //! | optimizer | [`AdamW`], [`clip_grad_norm`], [`non_finite_grads`], [`drop_grads`] |
 //! | language models | [`linear`], [`linears`], [`attention`], [`gated`], [`rms_norm`], [`rope`], [`linear_log_probs`] |
-//! | frozen weights in 4 or 8 bits | [`Quantised`] |
+//! | frozen weights in 4 or 8 bits | [`Quantized`] |
 //! | decoding | [`RowLinear`], [`RowAttention`], [`choose_tokens`]; on a GPU [`CudaGraph`] |
 //! | less memory in the backward pass | [`checkpoint`], [`checkpoint_many`] |
 //! | runs that resume bit by bit | [`seeded`], [`RngState`], [`AdamW::state`], [`set_determinism`] |
@@ -59,7 +59,7 @@ mod graph;
 mod isa;
 mod memory;
 mod numerics;
-mod quantised;
+mod quantized;
 mod recompute;
 mod rng;
 mod rows;
@@ -84,7 +84,7 @@ pub use memory::{
     host_memory_available, keep_large_blocks, reset_cuda_peak,
 };
 pub use numerics::{Determinism, Tf32, determinism, set_determinism, set_tf32, tf32};
-pub use quantised::{NestedScales, Nf4Parts, Quantisation, Quantised};
+pub use quantized::{NestedScales, Nf4Parts, Quantization, Quantized};
 pub use recompute::{checkpoint, checkpoint_many};
 pub use rng::{RngState, seeded};
 pub use rows::{

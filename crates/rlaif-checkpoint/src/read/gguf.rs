@@ -158,7 +158,7 @@ impl Gguf {
         &self.tensors
     }
 
-    /// The numbers of a tensor, dequantised.
+    /// The numbers of a tensor, dequantized.
     ///
     /// # Errors
     /// [`CheckpointError::UnknownTensor`], [`CheckpointError::Read`].
@@ -172,7 +172,7 @@ impl Gguf {
         let mut bytes = vec![0; usize::try_from(tensor.bytes).unwrap_or(usize::MAX)];
         self.shard.read_at(&mut bytes, tensor.begin)?;
         let mut out = vec![0.; tensor.shape.iter().product()];
-        tensor.kind.dequantise(&bytes, &mut out);
+        tensor.kind.dequantize(&bytes, &mut out);
         Ok(out)
     }
 }

@@ -100,7 +100,7 @@ pub fn write_gguf(
                     numbers.len().to_string(),
                 ));
             }
-            let mut bytes = spec.kind.quantise(&numbers).ok_or_else(|| {
+            let mut bytes = spec.kind.quantize(&numbers).ok_or_else(|| {
                 refuse(
                     place(),
                     "the element type F32, F16, BF16 or Q8_0",

@@ -63,7 +63,7 @@ impl GgufFormat {
 ///
 /// # Errors
 /// [`ModelError::Gguf`] for a family without a form in GGUF, and for settings of config.json or tokenizers that
-/// llama.cpp does not have, by name; [`ModelError::QuantisedBase`]; [`ModelError::Checkpoint`] if the file cannot
+/// llama.cpp does not have, by name; [`ModelError::QuantizedBase`]; [`ModelError::Checkpoint`] if the file cannot
 /// be written. Nothing is left behind.
 pub fn export_gguf(
     model: &LanguageModel,
@@ -124,8 +124,8 @@ impl Export<'_> {
         outline: &Outline,
     ) -> Result<(Vec<Planned>, Option<Vec<f32>>), ModelError> {
         let parameters = self.parameters();
-        if let Some(layer) = parameters.quantised().next() {
-            return Err(ModelError::QuantisedBase { what: "saved", layer: layer.to_owned() });
+        if let Some(layer) = parameters.quantized().next() {
+            return Err(ModelError::QuantizedBase { what: "saved", layer: layer.to_owned() });
         }
         let mut planned = Vec::new();
         for (old, tensor) in parameters.iter().filter(|(name, _)| !is_adapter(name)) {

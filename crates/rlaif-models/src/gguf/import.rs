@@ -286,7 +286,7 @@ struct Entry {
     rows: Rows,
 }
 
-/// Dequantises one tensor at a time, as it is written.
+/// Dequantizes one tensor at a time, as it is written.
 struct Weights<'a> {
     gguf: &'a Gguf,
     kind: Kind,

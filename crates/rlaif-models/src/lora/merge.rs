@@ -33,12 +33,12 @@ fn merged(layer: &Linear, slot: usize) -> Option<(Tensor, Option<Tensor>)> {
     }
 }
 
-/// Replaces quantised weights by dense ones in the model's dtype.
-pub(super) fn dequantise(parts: &mut Parts<'_>) {
+/// Replaces quantized weights by dense ones in the model's dtype.
+pub(super) fn dequantize(parts: &mut Parts<'_>) {
     let mut made = Vec::new();
-    for layer in parts.layers_mut().filter(|layer| layer.quantised.is_some()) {
+    for layer in parts.layers_mut().filter(|layer| layer.quantized.is_some()) {
         layer.weight = layer.dense();
-        layer.quantised = None;
+        layer.quantized = None;
         made.push((layer.parameter(), layer.weight.shallow_clone()));
     }
     let any = !made.is_empty();
@@ -53,7 +53,7 @@ pub(super) fn dequantise(parts: &mut Parts<'_>) {
 /// Adds the adapter in this slot to the weights.
 pub(super) fn merge(parts: &mut Parts<'_>, slot: usize) {
     let _guard = tch::no_grad_guard();
-    dequantise(parts);
+    dequantize(parts);
     let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (number, layer) in parts.layers().enumerate() {
         groups.entry(layer.parameter()).or_default().push(number);

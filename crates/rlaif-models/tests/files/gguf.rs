@@ -1,4 +1,4 @@
-//! GGUF files against gguf's own dequantisation and transformers.
+//! GGUF files against gguf's own dequantization and transformers.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ use tch::{Kind, Tensor, no_grad};
 use crate::common::{Goldens, close, model, real};
 
 #[test]
-fn blocks_are_dequantised_as_by_gguf() {
+fn blocks_are_dequantized_as_by_gguf() {
     let folder = model("gguf-blocks");
     let file = Gguf::open(&folder.join("blocks.gguf")).unwrap();
     let goldens = Tensor::read_safetensors(folder.join("goldens.safetensors")).unwrap();

@@ -26,7 +26,7 @@ pub struct ImportGguf {
 }
 
 impl ImportGguf {
-    /// Dequantises the weights, and rebuilds configuration and tokenizer.
+    /// Dequantizes the weights, and rebuilds configuration and tokenizer.
     ///
     /// # Errors
     /// [`CommandError::Run`], as [`import_gguf`].

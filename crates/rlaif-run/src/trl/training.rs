@@ -26,7 +26,7 @@ impl Section {
     }
 }
 
-/// The model, its dtype, its quantisation and its adapter. `dtype` is the name of that field.
+/// The model, its dtype, its quantization and its adapter. `dtype` is the name of that field.
 pub(super) fn model(fields: &mut Fields, dtype: &'static str) -> Result<(), TrlError> {
     let path = fields.text("model_name_or_path")?;
     if path.is_empty() {
@@ -90,7 +90,7 @@ fn quantization(fields: &mut Fields) -> Result<(), TrlError> {
     for field in ["load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type"] {
         fields.becomes(field, "model.quantization");
     }
-    let nested = "the scales of NF4 are always quantised a second time";
+    let nested = "the scales of NF4 are always quantized a second time";
     if four && !fields.flag("use_bnb_nested_quant")? {
         fields.differs("use_bnb_nested_quant", nested);
     } else {

@@ -1,4 +1,4 @@
-//! Blocks of quantised numbers as ggml lays them out.
+//! Blocks of quantized numbers as ggml lays them out.
 
 use half::{bf16, f16};
 
@@ -98,7 +98,7 @@ impl GgufType {
     }
 
     /// The blocks of these numbers; `None` for types that are only read.
-    pub(crate) fn quantise(self, numbers: &[f32]) -> Option<Vec<u8>> {
+    pub(crate) fn quantize(self, numbers: &[f32]) -> Option<Vec<u8>> {
         let mut out = Vec::new();
         match self {
             Self::F32 => out.extend(numbers.iter().flat_map(|x| x.to_le_bytes())),
@@ -158,7 +158,7 @@ impl GgufType {
     ///
     /// # Panics
     /// If `out` has another length than the blocks' numbers.
-    pub fn dequantise(self, bytes: &[u8], out: &mut [f32]) {
+    pub fn dequantize(self, bytes: &[u8], out: &mut [f32]) {
         let (numbers, size) = self.block();
         assert_eq!(bytes.len() / size * numbers, out.len(), "numbers of whole blocks");
         let write: fn(&[u8], &mut [f32]) = match self {

@@ -4,21 +4,21 @@ use std::{fs, path::Path};
 
 use rlaif_lm::{Forward, Policy};
 use rlaif_models::{
-    LanguageModel, LoadOptions, Lora, ModelError, ModelFiles, PolicySetup, Quantisation,
+    LanguageModel, LoadOptions, Lora, ModelError, ModelFiles, PolicySetup, Quantization,
     SaveOptions, TensorProblem,
 };
-use rlaif_torch::{AdamW, AdamWOptions, ParamGroup, Quantised};
+use rlaif_torch::{AdamW, AdamWOptions, ParamGroup, Quantized};
 use tch::{Device, Kind, Tensor};
 
 use super::{TOLERANCE, adapter, logits, loss, with};
 use crate::common::{Goldens, close, model};
 
 fn nf4() -> LoadOptions {
-    LoadOptions { quantisation: Some(Quantisation::Nf4), ..LoadOptions::default() }
+    LoadOptions { quantization: Some(Quantization::Nf4), ..LoadOptions::default() }
 }
 
 /// The dense weights after an adapter without effect was merged.
-fn dequantised(folder: &Path, options: LoadOptions) -> LanguageModel {
+fn dequantized(folder: &Path, options: LoadOptions) -> LanguageModel {
     let mut policy = LanguageModel::load(folder, options).unwrap();
     Lora::new("none", 1.try_into().unwrap()).add_to(&mut policy).unwrap();
     policy.adapters().merge("none").unwrap();
@@ -32,11 +32,11 @@ fn weights_are_those_of_bitsandbytes_to_the_bit() {
         let base = model(goldens.json["base"].as_str().unwrap());
         let mut folders = vec![(model(name), LoadOptions::default())];
         if ["nf4-llama3", "nf4-gpt2"].contains(&name) {
-            // Quantised here, from the weights in f32.
+            // Quantized here, from the weights in f32.
             folders.push((base, nf4()));
         }
         for (folder, options) in folders {
-            let policy = dequantised(&folder, options);
+            let policy = dequantized(&folder, options);
             let mut count = 0;
             for (parameter, want) in goldens.starting("dense.") {
                 let got = policy.parameters().get(parameter).unwrap();
@@ -44,7 +44,7 @@ fn weights_are_those_of_bitsandbytes_to_the_bit() {
                 count += 1;
             }
             assert!(count >= 8, "{name}");
-            assert_eq!(policy.parameters().quantised().count(), 0);
+            assert_eq!(policy.parameters().quantized().count(), 0);
         }
     }
 }
@@ -56,14 +56,14 @@ fn a_matrix_with_several_blocks_of_scales_is_that_of_bitsandbytes() {
     for (kind, name) in
         [(Kind::Float, "float32"), (Kind::BFloat16, "bfloat16"), (Kind::Half, "float16")]
     {
-        let quantised = Quantised::new(&weight.to_kind(kind), Quantisation::Nf4).unwrap();
+        let quantized = Quantized::new(&weight.to_kind(kind), Quantization::Nf4).unwrap();
         let want = goldens.get(&format!("matrix.{name}.dense"));
-        assert_eq!(&quantised.dense(kind), want, "{name}");
+        assert_eq!(&quantized.dense(kind), want, "{name}");
     }
 }
 
 #[test]
-fn a_quantised_model_computes_what_transformers_computes() {
+fn a_quantized_model_computes_what_transformers_computes() {
     for name in ["nf4-llama3", "nf4-single-qwen2", "nf4-gpt2"] {
         let goldens = Goldens::read(&model(name));
         let base = Goldens::read(&model(goldens.json["base"].as_str().unwrap()));
@@ -75,11 +75,11 @@ fn a_quantised_model_computes_what_transformers_computes() {
 }
 
 #[test]
-fn losses_of_lora_on_a_quantised_base_are_those_of_peft() {
+fn losses_of_lora_on_a_quantized_base_are_those_of_peft() {
     let goldens = Goldens::read(&model("nf4-llama3"));
     let base = Goldens::read(&model("llama3"));
     let want: Vec<f64> = serde_json::from_value(goldens.json["losses"].clone()).unwrap();
-    // From the checkpoint of bitsandbytes, and quantised here.
+    // From the checkpoint of bitsandbytes, and quantized here.
     for (folder, options) in
         [(model("nf4-llama3"), LoadOptions::default()), (model("llama3"), nf4())]
     {
@@ -107,10 +107,10 @@ fn losses_of_lora_on_a_quantised_base_are_those_of_peft() {
 }
 
 #[test]
-fn quantised_weights_are_neither_trained_nor_saved() {
+fn quantized_weights_are_neither_trained_nor_saved() {
     let setup = PolicySetup::new(model("nf4-llama3"), LoadOptions::default());
     let error = setup.policy().unwrap_err();
-    assert!(matches!(error, ModelError::QuantisedBase { what: "trained", .. }), "{error}");
+    assert!(matches!(error, ModelError::QuantizedBase { what: "trained", .. }), "{error}");
     let policy = LanguageModel::load(&model("llama3"), nf4()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let error = policy.save(&folder.path().join("model"), &SaveOptions::default()).unwrap_err();
@@ -132,7 +132,7 @@ fn quantised_weights_are_neither_trained_nor_saved() {
 /// Tensors of a file.
 type Tensors = Vec<(String, Tensor)>;
 
-/// A copy of a quantised model with some of its tensors changed.
+/// A copy of a quantized model with some of its tensors changed.
 fn changed(name: &str, change: impl Fn(&mut Tensors)) -> (tempfile::TempDir, ModelError) {
     let folder = tempfile::tempdir().unwrap();
     fs::copy(model(name).join("config.json"), folder.path().join("config.json")).unwrap();
@@ -178,7 +178,7 @@ fn bad_files_are_named() {
     ] {
         let ModelError::Tensors { problems, .. } = &error else { panic!("{error}") };
         let named = problems.iter().any(|problem| match problem {
-            TensorProblem::Quantised { name, found: is, .. } => {
+            TensorProblem::Quantized { name, found: is, .. } => {
                 name.ends_with(part) && is.contains(found)
             }
             _ => false,
@@ -199,17 +199,17 @@ fn bad_files_are_named() {
 }
 
 #[test]
-fn a_quantised_model_needs_less_memory() {
+fn a_quantized_model_needs_less_memory() {
     use rlaif_models::{MemoryPlan, TrainedWeights};
     let plan = MemoryPlan {
         trained: TrainedWeights::Lora(2),
         ..MemoryPlan::new(model("llama3"), Kind::Float, Device::Cpu)
     };
     let dense = plan.needed().unwrap().weights;
-    let plan = MemoryPlan { quantisation: Some(Quantisation::Nf4), ..plan };
+    let plan = MemoryPlan { quantization: Some(Quantization::Nf4), ..plan };
     let narrow = plan.needed().unwrap().weights;
     assert!(narrow < dense / 2, "{narrow} of {dense}");
-    // The same from a checkpoint that is quantised already.
-    let saved = MemoryPlan { model: model("nf4-llama3"), quantisation: None, ..plan };
+    // The same from a checkpoint that is quantized already.
+    let saved = MemoryPlan { model: model("nf4-llama3"), quantization: None, ..plan };
     assert_eq!(saved.needed().unwrap().weights, narrow);
 }

@@ -1,7 +1,7 @@
-//! Weights in 4 or 8 bits of checkpoints that bitsandbytes quantised.
+//! Weights in 4 or 8 bits of checkpoints that bitsandbytes quantized.
 
 use rlaif_checkpoint::{Checkpoint, Dtype};
-use rlaif_torch::{NestedScales, Nf4Parts, Quantised};
+use rlaif_torch::{NestedScales, Nf4Parts, Quantized};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
@@ -9,7 +9,7 @@ use crate::error::{ModelError, TensorProblem};
 
 /// Ending of the tensor in which bitsandbytes describes a matrix in NF4.
 const STATE: &str = ".quant_state.bitsandbytes__nf4";
-/// Endings of the other tensors of a quantised matrix.
+/// Endings of the other tensors of a quantized matrix.
 const PARTS: [&str; 5] =
     [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".nested_offset"];
 
@@ -27,14 +27,14 @@ struct State {
 }
 
 /// `true` if a checkpoint has this matrix in bitsandbytes' NF4 or int8.
-pub(crate) fn is_quantised(checkpoint: &Checkpoint, name: &str) -> bool {
+pub(crate) fn is_quantized(checkpoint: &Checkpoint, name: &str) -> bool {
     let tensors = checkpoint.tensors();
     let bytes = tensors.get(name).is_some_and(|info| matches!(info.dtype, Dtype::U8 | Dtype::I8));
     let has = |ending: &str| tensors.contains_key(&format!("{name}{ending}"));
     bytes || has(STATE) || has(".absmax")
 }
 
-/// `true` for the names of tensors in a checkpoint that belong to a quantised matrix.
+/// `true` for the names of tensors in a checkpoint that belong to a quantized matrix.
 pub(crate) fn is_part(name: &str) -> bool {
     let of_weight =
         |ending: &str| name.strip_suffix(ending).is_some_and(|of| of.ends_with(".weight"));
@@ -51,20 +51,20 @@ pub(crate) fn read(
     size: [i64; 2],
     device: Device,
     headers: bool,
-) -> Result<Option<Quantised>, TensorProblem> {
+) -> Result<Option<Quantized>, TensorProblem> {
     match checkpoint.tensors().get(name).map(|info| info.dtype) {
         Some(Dtype::I8) => int8(checkpoint, name, size, device, headers),
         _ => nf4(checkpoint, name, size, device, headers),
     }
 }
 
-/// A problem of a quantised matrix.
+/// A problem of a quantized matrix.
 fn problem(name: &str, part: &str, expected: String, found: String) -> TensorProblem {
     let name = format!("{name}{part}");
-    TensorProblem::Quantised { name, expected, found }
+    TensorProblem::Quantized { name, expected, found }
 }
 
-/// A part of a quantised matrix, of this dtype and length.
+/// A part of a quantized matrix, of this dtype and length.
 fn part(
     checkpoint: &Checkpoint,
     name: &str,
@@ -110,7 +110,7 @@ fn nf4(
     size: [i64; 2],
     device: Device,
     headers: bool,
-) -> Result<Option<Quantised>, TensorProblem> {
+) -> Result<Option<Quantized>, TensorProblem> {
     let described = format!("{name}{STATE}");
     let Some(info) = checkpoint.tensors().get(&described) else {
         let found = checkpoint.tensors().keys().find(|key| {
@@ -186,7 +186,7 @@ fn nf4(
     }
     let [codes, code, scales] = [codes, code, scales].map(placed);
     let block = state.blocksize;
-    Ok(Some(Quantised::from_nf4(Nf4Parts { codes, scales, nested, code, block, size, kind })))
+    Ok(Some(Quantized::from_nf4(Nf4Parts { codes, scales, nested, code, block, size, kind })))
 }
 
 fn int8(
@@ -195,7 +195,7 @@ fn int8(
     size: [i64; 2],
     device: Device,
     headers: bool,
-) -> Result<Option<Quantised>, TensorProblem> {
+) -> Result<Option<Quantized>, TensorProblem> {
     let module = name.strip_suffix("weight").unwrap_or(name);
     let found = checkpoint.tensors().get(name).map(|info| info.shape.clone()).unwrap_or_default();
     if !found.iter().map(|&size| i64::try_from(size).ok()).eq(size.map(Some)) {
@@ -221,5 +221,5 @@ fn int8(
     }
     let (Some(codes), Some(scales)) = (codes, scales) else { return Ok(None) };
     let scales = scales.to_device(device).view([-1]);
-    Ok(Some(Quantised::from_int8(&codes.to_device(device), &scales, Kind::Float)))
+    Ok(Some(Quantized::from_int8(&codes.to_device(device), &scales, Kind::Float)))
 }

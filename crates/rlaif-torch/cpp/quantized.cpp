@@ -1,5 +1,5 @@
 // Matrices of weights in 4 or 8 bits, as bitsandbytes stores them, and products with them: numbers are
-// dequantised a few rows at a time, right before they are multiplied.
+// dequantized a few rows at a time, right before they are multiplied.
 #include "common.hpp"
 #include "matmul.hpp"
 #include "parallel.hpp"
@@ -21,18 +21,18 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr int64_t kCodes = 16;
-// Elements of the rows that are dequantised together: 8 MiB of f32.
+// Elements of the rows that are dequantized together: 8 MiB of f32.
 constexpr int64_t kTile = int64_t{1} << 21;
 
 // A matrix [rows, columns]. NF4: blocks of consecutive numbers have a scale each, which is f32 or, in
 // turn, a code in blocks. int8: rows have a scale each.
-struct Quantised {
+struct Quantized {
   at::Tensor codes, scales, nested, nested_code, code;
   double offset;
   int64_t rows, columns, block, nested_block;
   at::ScalarType kind;  // what numbers are rounded to first
 
-  explicit Quantised(const RlaifQuantised& q)
+  explicit Quantized(const RlaifQuantized& q)
       : codes(*q.codes), scales(*q.scales), offset(q.offset), rows(q.rows), columns(q.columns),
         block(q.block), nested_block(q.nested_block) {
     if (q.nested) nested = *q.nested;
@@ -41,7 +41,7 @@ struct Quantised {
     kind = q.kind == 2 ? at::kHalf : q.kind == 1 ? at::kBFloat16 : at::kFloat;
   }
 
-  Quantised(const variable_list& tensors, AutogradContext* ctx)
+  Quantized(const variable_list& tensors, AutogradContext* ctx)
       : codes(tensors[0]), scales(tensors[1]), nested(tensors[2]), nested_code(tensors[3]),
         code(tensors[4]), offset(ctx->saved_data["offset"].toDouble()),
         rows(ctx->saved_data["rows"].toInt()), columns(ctx->saved_data["columns"].toInt()),
@@ -73,7 +73,7 @@ float rounded(float x, at::ScalarType kind) {
 // The scale of a block.
 class Scales {
  public:
-  explicit Scales(const Quantised& q)
+  explicit Scales(const Quantized& q)
       : single_(q.nested.defined() ? nullptr : q.scales.const_data_ptr<float>()),
         codes_(q.nested.defined() ? q.scales.const_data_ptr<uint8_t>() : nullptr),
         nested_(q.nested.defined() ? q.nested.const_data_ptr<float>() : nullptr),
@@ -102,7 +102,7 @@ void put(T* to, float x) {
 }
 
 template <typename T>
-void nf4_on_cpu(const Quantised& q, int64_t first, int64_t count, T* out) {
+void nf4_on_cpu(const Quantized& q, int64_t first, int64_t count, T* out) {
   const auto* codes = q.codes.const_data_ptr<uint8_t>();
   const auto* code = q.code.const_data_ptr<float>();
   const Scales scales(q);
@@ -136,7 +136,7 @@ void nf4_on_cpu(const Quantised& q, int64_t first, int64_t count, T* out) {
 }
 
 template <typename T>
-void int8_on_cpu(const Quantised& q, int64_t first, int64_t count, T* out) {
+void int8_on_cpu(const Quantized& q, int64_t first, int64_t count, T* out) {
   const auto* codes = q.codes.const_data_ptr<int8_t>();
   const auto* scales = q.scales.const_data_ptr<float>();
   constexpr float kStep = 1.f / 127.f;
@@ -152,7 +152,7 @@ void int8_on_cpu(const Quantised& q, int64_t first, int64_t count, T* out) {
 }
 
 // All rows by libtorch's operations, on any device.
-at::Tensor by_operations(const Quantised& q) {
+at::Tensor by_operations(const Quantized& q) {
   if (q.is_int8()) {
     return q.codes.to(at::kFloat).mul(q.scales.unsqueeze(1)).mul(1. / 127.).to(q.kind);
   }
@@ -172,7 +172,7 @@ at::Tensor by_operations(const Quantised& q) {
   return numbers.mul(each).to(q.kind).view({q.rows, q.columns});
 }
 
-at::Tensor dense(const Quantised& q, int64_t first, int64_t count, at::ScalarType kind) {
+at::Tensor dense(const Quantized& q, int64_t first, int64_t count, at::ScalarType kind) {
   if (!q.codes.device().is_cpu() || (kind != at::kFloat && kind != at::kBFloat16)) {
     return by_operations(q).narrow(0, first, count).to(kind);
   }
@@ -206,9 +206,9 @@ void multiply(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, r
   }
 }
 
-// Calls `body(first, count, rows)` for tiles of the dequantised matrix.
+// Calls `body(first, count, rows)` for tiles of the dequantized matrix.
 template <typename F>
-void for_tiles(const Quantised& q, at::ScalarType kind, F&& body) {
+void for_tiles(const Quantized& q, at::ScalarType kind, F&& body) {
   int64_t most = std::max<int64_t>(kTile / std::max<int64_t>(q.columns, 1), 1);
   if (!q.codes.device().is_cpu()) most = q.rows;
   for (int64_t first = 0; first < q.rows; first += most) {
@@ -217,9 +217,9 @@ void for_tiles(const Quantised& q, at::ScalarType kind, F&& body) {
   }
 }
 
-// Weights are constants: the backward pass dequantises them again, and needs nothing else.
-struct QuantisedLinear : torch::autograd::Function<QuantisedLinear> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const Quantised& q,
+// Weights are constants: the backward pass dequantizes them again, and needs nothing else.
+struct QuantizedLinear : torch::autograd::Function<QuantizedLinear> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const Quantized& q,
                             const std::optional<at::Tensor>& bias,
                             const std::optional<at::Tensor>& residual) {
     const rlaif::BelowAutograd below;
@@ -243,7 +243,7 @@ struct QuantisedLinear : torch::autograd::Function<QuantisedLinear> {
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const rlaif::BelowAutograd below;
-    const Quantised q(ctx->get_saved_variables(), ctx);
+    const Quantized q(ctx->get_saved_variables(), ctx);
     const auto rows = rlaif::rows_of(grads[0].contiguous());
     variable_list result(4);
     if (ctx->needs_input_grad(0)) {
@@ -263,16 +263,16 @@ struct QuantisedLinear : torch::autograd::Function<QuantisedLinear> {
 
 }  // namespace
 
-int32_t rlaif_dequantise(const RlaifQuantised* matrix, int64_t first, int64_t count, int32_t kind,
+int32_t rlaif_dequantize(const RlaifQuantized* matrix, int64_t first, int64_t count, int32_t kind,
                          at::Tensor** out) noexcept {
   return rlaif::guarded([&] {
     const rlaif::BelowAutograd below;
     const auto to = kind == 2 ? at::kHalf : kind == 1 ? at::kBFloat16 : at::kFloat;
-    out[0] = rlaif::give(dense(Quantised(*matrix), first, count, to));
+    out[0] = rlaif::give(dense(Quantized(*matrix), first, count, to));
   });
 }
 
-int32_t rlaif_quantised_linear(const at::Tensor* x, const RlaifQuantised* matrix,
+int32_t rlaif_quantized_linear(const at::Tensor* x, const RlaifQuantized* matrix,
                                const at::Tensor* bias, const at::Tensor* residual,
                                at::Tensor** out) noexcept {
   return rlaif::guarded([&] {
@@ -280,6 +280,6 @@ int32_t rlaif_quantised_linear(const at::Tensor* x, const RlaifQuantised* matrix
       return t ? std::optional<at::Tensor>(*t) : std::nullopt;
     };
     out[0] = rlaif::give(
-        QuantisedLinear::apply(*x, Quantised(*matrix), or_none(bias), or_none(residual)));
+        QuantizedLinear::apply(*x, Quantized(*matrix), or_none(bias), or_none(residual)));
   });
 }

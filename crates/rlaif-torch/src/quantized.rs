@@ -2,6 +2,8 @@
 
 use std::ptr;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -34,17 +36,18 @@ const NF4: [f32; 16] = [
 const BLOCK: i64 = 64;
 const NESTED_BLOCK: i64 = 256;
 
-/// A format of quantised weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Quantisation {
-    /// bitsandbytes' NF4 with double quantisation: 4.13 bits per weight.
+/// A format of quantized weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantization {
+    /// bitsandbytes' NF4 with double quantization: 4.13 bits per weight.
     Nf4,
     /// 8 bits with one scale for each row, the row's largest absolute value. Products are computed with the
-    /// dequantised weights: LLM.int8's separate treatment of outliers in the input is not part of it.
+    /// dequantized weights: LLM.int8's separate treatment of outliers in the input is not part of it.
     Int8,
 }
 
-impl Quantisation {
+impl Quantization {
     /// The name in run files: `nf4` or `int8`.
     pub fn name(self) -> &'static str {
         match self {
@@ -53,7 +56,7 @@ impl Quantisation {
         }
     }
 
-    /// Bytes of a matrix of this size, in which each row is quantised apart or the whole in blocks.
+    /// Bytes of a matrix of this size, in which each row is quantized apart or the whole in blocks.
     pub fn bytes(self, rows: u64, columns: u64) -> u64 {
         let numbers = rows * columns;
         match self {
@@ -101,17 +104,17 @@ pub struct Nf4Parts {
 /// A frozen matrix `[rows, columns]` in 4 or 8 bits.
 ///
 /// ```
-/// use rlaif_torch::{Quantisation, Quantised, tch::{Device, Kind, Tensor}};
+/// use rlaif_torch::{Quantization, Quantized, tch::{Device, Kind, Tensor}};
 /// let weight = Tensor::randn([8, 64], (Kind::Float, Device::Cpu));
-/// let quantised = Quantised::new(&weight, Quantisation::Nf4)?;
+/// let quantized = Quantized::new(&weight, Quantization::Nf4)?;
 /// let x = Tensor::ones([1, 64], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-/// let y = quantised.linear(&x, None, None);
+/// let y = quantized.linear(&x, None, None);
 /// y.sum(Kind::Float).backward();
 /// assert_eq!((y.size(), x.grad().size()), (vec![1, 8], vec![1, 64]));
 /// # Ok::<(), rlaif_torch::TorchError>(())
 /// ```
 #[derive(Debug)]
-pub struct Quantised {
+pub struct Quantized {
     codes: Tensor,
     scales: Tensor,
     nested: Option<NestedScales>,
@@ -131,19 +134,19 @@ fn number(kind: Kind) -> i32 {
     }
 }
 
-impl Quantised {
-    /// Quantises a matrix on its device, as bitsandbytes does.
+impl Quantized {
+    /// Quantizes a matrix on its device, as bitsandbytes does.
     ///
     /// # Errors
     /// [`TorchError`] if memory runs out.
     ///
     /// # Panics
     /// Unless the weight has two dimensions.
-    pub fn new(weight: &Tensor, how: Quantisation) -> Result<Self, TorchError> {
+    pub fn new(weight: &Tensor, how: Quantization) -> Result<Self, TorchError> {
         let size = <[i64; 2]>::try_from(weight.size()).expect("a matrix has two dimensions");
         tch::no_grad(|| match how {
-            Quantisation::Nf4 => Self::nf4(weight, size),
-            Quantisation::Int8 => Self::int8(weight, size),
+            Quantization::Nf4 => Self::nf4(weight, size),
+            Quantization::Int8 => Self::int8(weight, size),
         })
         .map_err(TorchError::from)
     }
@@ -266,10 +269,10 @@ impl Quantised {
         parts.into_iter().flatten().map(|t| t.numel() * t.kind().elt_size_in_bytes()).sum()
     }
 
-    fn call(&self) -> ffi::Quantised {
+    fn call(&self) -> ffi::Quantized {
         let or_null = |t: Option<&Tensor>| t.map_or(ptr::null(), Tensor::as_ptr);
         let nested = self.nested.as_ref();
-        ffi::Quantised {
+        ffi::Quantized {
             codes: self.codes.as_ptr(),
             scales: self.scales.as_ptr(),
             nested: or_null(nested.map(|nested| &nested.scales)),
@@ -300,9 +303,9 @@ impl Quantised {
         // SAFETY: the tensors outlive the call, have the sizes and dtypes that the constructors check, and
         // the rows exist; `out` is written only on success.
         let status = unsafe {
-            ffi::rlaif_dequantise(&raw const call, first, count, number(kind), &raw mut out)
+            ffi::rlaif_dequantize(&raw const call, first, count, number(kind), &raw mut out)
         };
-        if let Err(error) = check("dequantisation", status) {
+        if let Err(error) = check("dequantization", status) {
             panic!("{error}");
         }
         // SAFETY: written by the successful call, and taken once.
@@ -310,7 +313,7 @@ impl Quantised {
     }
 
     /// `x Wᵀ + bias + residual` for `x` `[.., columns]`, `[.., rows]`. The gradient is that of `x`, the bias
-    /// and the residual. Forward and backward pass dequantise the weights a few rows at a time.
+    /// and the residual. Forward and backward pass dequantize the weights a few rows at a time.
     ///
     /// # Panics
     /// If the shapes or devices do not fit.
@@ -321,7 +324,7 @@ impl Quantised {
         let mut out = ptr::null_mut();
         // SAFETY: as in `rows`.
         let status = unsafe {
-            ffi::rlaif_quantised_linear(
+            ffi::rlaif_quantized_linear(
                 x.as_ptr(),
                 &raw const call,
                 or_null(bias),
@@ -329,7 +332,7 @@ impl Quantised {
                 &raw mut out,
             )
         };
-        if let Err(error) = check("a linear layer on quantised weights", status) {
+        if let Err(error) = check("a linear layer on quantized weights", status) {
             panic!("{error}");
         }
         // SAFETY: written by the successful call, and taken once.
@@ -373,19 +376,19 @@ mod tests {
         tch::manual_seed(1);
         for size in [[3, 64], [5, 33], [1, 1], [40, 1000], [7, 2]] {
             let weight = randn(size);
-            for (how, most) in [(Quantisation::Nf4, 0.16), (Quantisation::Int8, 0.004)] {
-                let quantised = Quantised::new(&weight, how).unwrap();
-                let dense = quantised.dense(Kind::Float);
+            for (how, most) in [(Quantization::Nf4, 0.16), (Quantization::Int8, 0.004)] {
+                let quantized = Quantized::new(&weight, how).unwrap();
+                let dense = quantized.dense(Kind::Float);
                 let largest = weight.abs().max().double_value(&[]);
                 let distance = (&dense - &weight).abs().max().double_value(&[]);
                 assert!(distance <= most * largest, "{how:?} {size:?}: {distance} of {largest}");
                 let bytes = how.bytes(size[0] as u64, size[1] as u64);
-                assert_eq!(quantised.bytes() as u64, bytes, "{how:?} {size:?}");
+                assert_eq!(quantized.bytes() as u64, bytes, "{how:?} {size:?}");
                 // Rows alone, and other dtypes, are the same numbers.
                 let last = size[0] - 1;
-                assert_eq!(quantised.rows(last, 1, Kind::Float), dense.narrow(0, last, 1));
+                assert_eq!(quantized.rows(last, 1, Kind::Float), dense.narrow(0, last, 1));
                 for kind in [Kind::BFloat16, Kind::Half] {
-                    assert_eq!(quantised.dense(kind), dense.to_kind(kind), "{how:?} {size:?}");
+                    assert_eq!(quantized.dense(kind), dense.to_kind(kind), "{how:?} {size:?}");
                 }
             }
         }
@@ -397,9 +400,9 @@ mod tests {
         // The second has several tiles.
         for size in [[6, 64], [1100, 4096], [5, 33]] {
             let (weight, bias) = (randn(size), randn([1, size[0]]).squeeze());
-            for how in [Quantisation::Nf4, Quantisation::Int8] {
+            for how in [Quantization::Nf4, Quantization::Int8] {
                 for kind in [Kind::Float, Kind::BFloat16, Kind::Half] {
-                    let quantised = Quantised::new(&weight.to_kind(kind), how).unwrap();
+                    let quantized = Quantized::new(&weight.to_kind(kind), how).unwrap();
                     let input = || randn([7, size[1]]).view([1, 7, size[1]]).to_kind(kind);
                     tch::manual_seed(3);
                     let (x, residual) = (input().set_requires_grad(true), randn([7, size[0]]));
@@ -408,8 +411,8 @@ mod tests {
                         bias.to_kind(kind).detach().set_requires_grad(true),
                         residual.set_requires_grad(true),
                     );
-                    let y = quantised.linear(&x, Some(&bias), Some(&residual));
-                    let dense = quantised.dense(Kind::Float).to_kind(Kind::Double);
+                    let y = quantized.linear(&x, Some(&bias), Some(&residual));
+                    let dense = quantized.dense(Kind::Float).to_kind(Kind::Double);
                     let want =
                         x.to_kind(Kind::Double).linear(&dense, Some(&bias.to_kind(Kind::Double)))
                             + &residual;
