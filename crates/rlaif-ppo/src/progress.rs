@@ -21,7 +21,8 @@ pub(crate) struct UpdateProgress {
     /// Steps skipped by the optimizer, because of gradients with NaN or infinity.
     pub(crate) not_finite: usize,
     pub(crate) grad_norms: Vec<f64>,
-    pub(crate) learning_rate: f64,
+    /// The learning rate of the last optimizer step.
+    pub(crate) learning_rate: Option<f64>,
     pub(crate) pretraining: Vec<f64>,
     pub(crate) stopped_early: bool,
 }
@@ -79,15 +80,37 @@ impl Means<f64> {
     }
 }
 
+impl Means<Tensor> {
+    /// Moves the numbers to the host, in one copy.
+    pub(crate) fn on_host(self) -> Means<f64> {
+        let mut all = Vec::new();
+        let places = self.map(|x| {
+            all.push(x.detach().to_kind(Kind::Float));
+            all.len() - 1
+        });
+        let numbers = host(&Tensor::stack(&all, 0));
+        places.map(|at| numbers[at])
+    }
+}
+
+/// One forward and backward pass: its rows, their means, and the weight of their loss.
+#[derive(Debug)]
+pub(crate) struct Pass<'a> {
+    pub(crate) rows: &'a [usize],
+    pub(crate) means: Means<f64>,
+    pub(crate) share: f64,
+}
+
 /// Numbers of one minibatch on the host.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Unit {
     pub(crate) means: Means<f64>,
     pub(crate) batch: BatchNumbers,
 }
 
-/// Numbers of a minibatch that do not depend on the update.
-#[derive(Debug, Clone, Copy, Default)]
+/// Numbers of a minibatch that do not depend on the update: means and variances over the tokens of
+/// its rows.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchNumbers {
     pub(crate) advantages: f64,
     pub(crate) returns: f64,
@@ -96,97 +119,73 @@ pub(crate) struct BatchNumbers {
     pub(crate) values_variance: f64,
 }
 
-/// The numbers of a [`Unit`] on the device.
-pub(crate) struct UnitTensors {
-    pub(crate) means: Means<Tensor>,
-    /// Results of [`batch_numbers`], if they are computed for each pass.
-    pub(crate) batch: Option<[Tensor; 5]>,
-}
-
-impl UnitTensors {
-    /// Moves the numbers to the host, in one copy.
-    pub(crate) fn into_unit(self) -> Unit {
-        let mut all = Vec::new();
-        let places = self.means.map(|x| {
-            all.push(x.detach().to_kind(Kind::Float));
-            all.len() - 1
-        });
-        let own = all.len();
-        all.extend(self.batch.iter().flatten().map(|x| x.detach().to_kind(Kind::Float)));
-        let numbers = host(&Tensor::stack(&all, 0));
-        Unit { means: places.map(|at| numbers[at]), batch: BatchNumbers::of(&numbers[own..]) }
-    }
-}
-
 impl BatchNumbers {
-    /// The numbers of [`batch_numbers`]; zeros without them.
-    pub(crate) fn of(numbers: &[f64]) -> Self {
-        let [advantages, returns, returns_variance, values, values_variance] =
-            numbers.first_chunk().copied().unwrap_or_default();
-        Self { advantages, returns, returns_variance, values, values_variance }
+    /// The numbers of some rows; `values` are those of the rollout.
+    pub(crate) fn of(
+        rollout: &Rollout,
+        values: &Tensor,
+        advantages: &Advantages,
+        rows: &[usize],
+    ) -> Self {
+        let width = rollout.responses.width();
+        let mask = Mask::new(pick(rollout.mask.tensor(), rows, width));
+        let returns = pick(&advantages.returns, rows, width);
+        let values = pick(values, rows, width);
+        let numbers = [
+            mask.mean(&pick(&advantages.advantages, rows, width)),
+            mask.mean(&returns),
+            mask.variance(&returns),
+            mask.mean(&values),
+            mask.variance(&values),
+        ];
+        let numbers = host(&Tensor::stack(&numbers, 0));
+        Self {
+            advantages: numbers[0],
+            returns: numbers[1],
+            returns_variance: numbers[2],
+            values: numbers[3],
+            values_variance: numbers[4],
+        }
     }
 }
 
-/// Mean of the advantages, and mean and variance of the returns and of the old values, over the
-/// tokens of some rows.
-pub(crate) fn batch_numbers(
-    rollout: &Rollout,
-    values: &Tensor,
-    advantages: &Advantages,
-    rows: &[usize],
-) -> [Tensor; 5] {
-    let width = rollout.responses.width();
-    let mask = Mask::new(pick(rollout.mask.tensor(), rows, width));
-    let returns = pick(&advantages.returns, rows, width);
-    let values = pick(values, rows, width);
-    [
-        mask.mean(&pick(&advantages.advantages, rows, width)),
-        mask.mean(&returns),
-        mask.variance(&returns),
-        mask.mean(&values),
-        mask.variance(&values),
-    ]
-}
+/// A number of a [`Unit`].
+pub(crate) type UnitNumber = fn(&Unit) -> f64;
 
-impl Unit {
-    /// The numbers by name, TRL 0.11's name if it has the number.
-    pub(crate) fn named(&self) -> [(&'static str, f64); 16] {
-        let Self { means, batch } = self;
-        [
-            ("ppo/loss/policy", means.policy_loss),
-            ("ppo/loss/value", means.value_loss),
-            ("ppo/policy/entropy", means.entropy),
-            ("ppo/policy/approxkl", means.approx_kl),
-            ("ppo/policy/policykl", means.policy_kl),
-            ("ppo/policy/clipfrac", means.policy_clipped),
-            ("ppo/policy/ratio", means.ratio),
-            ("ppo/val/vpred", means.predicted),
-            ("ppo/val/error", means.error),
-            ("ppo/val/clipfrac", means.value_clipped),
-            ("ppo/loss/total", means.total),
-            ("ppo/policy/advantages_mean", batch.advantages),
-            ("ppo/returns/mean", batch.returns),
-            ("ppo/returns/var", batch.returns_variance),
-            ("ppo/val/mean", batch.values),
-            ("ppo/val/var", batch.values_variance),
-        ]
-    }
+/// The numbers of a [`Unit`] by name, TRL 0.11's name if it has the number.
+pub(crate) const UNIT_NUMBERS: [(&str, UnitNumber); 16] = [
+    ("ppo/loss/policy", |unit| unit.means.policy_loss),
+    ("ppo/loss/value", |unit| unit.means.value_loss),
+    ("ppo/policy/entropy", |unit| unit.means.entropy),
+    ("ppo/policy/approxkl", |unit| unit.means.approx_kl),
+    ("ppo/policy/policykl", |unit| unit.means.policy_kl),
+    ("ppo/policy/clipfrac", |unit| unit.means.policy_clipped),
+    ("ppo/policy/ratio", |unit| unit.means.ratio),
+    ("ppo/val/vpred", |unit| unit.means.predicted),
+    ("ppo/val/error", |unit| unit.means.error),
+    ("ppo/val/clipfrac", |unit| unit.means.value_clipped),
+    ("ppo/loss/total", |unit| unit.means.total),
+    ("ppo/policy/advantages_mean", |unit| unit.batch.advantages),
+    ("ppo/returns/mean", |unit| unit.batch.returns),
+    ("ppo/returns/var", |unit| unit.batch.returns_variance),
+    ("ppo/val/mean", |unit| unit.batch.values),
+    ("ppo/val/var", |unit| unit.batch.values_variance),
+];
 
-    /// Adds the numbers of another part, weighted by its share; numbers of the batch are not
-    /// summed.
+impl Means<f64> {
+    /// Adds the means of another pass, weighted by its share.
     pub(crate) fn add(&mut self, other: &Self, share: f64) {
-        let (own, other) = (&mut self.means, &other.means);
-        own.policy_loss += share * other.policy_loss;
-        own.value_loss += share * other.value_loss;
-        own.entropy += share * other.entropy;
-        own.approx_kl += share * other.approx_kl;
-        own.policy_kl += share * other.policy_kl;
-        own.policy_clipped += share * other.policy_clipped;
-        own.ratio += share * other.ratio;
-        own.predicted += share * other.predicted;
-        own.error += share * other.error;
-        own.value_clipped += share * other.value_clipped;
-        own.total += share * other.total;
-        own.k3 += share * other.k3;
+        self.policy_loss += share * other.policy_loss;
+        self.value_loss += share * other.value_loss;
+        self.entropy += share * other.entropy;
+        self.approx_kl += share * other.approx_kl;
+        self.policy_kl += share * other.policy_kl;
+        self.policy_clipped += share * other.policy_clipped;
+        self.ratio += share * other.ratio;
+        self.predicted += share * other.predicted;
+        self.error += share * other.error;
+        self.value_clipped += share * other.value_clipped;
+        self.total += share * other.total;
+        self.k3 += share * other.k3;
     }
 }

@@ -6,7 +6,7 @@ use rlaif_torch::dist::World;
 
 use crate::{
     error::PpoError,
-    progress::{Unit, UpdateProgress},
+    progress::{UNIT_NUMBERS, UpdateProgress},
 };
 
 /// Adds what an update tells, as a rerun would tell it again.
@@ -15,14 +15,13 @@ pub(crate) fn of_update(
     progress: &UpdateProgress,
     world: &World,
 ) -> Result<(), PpoError> {
-    let units: Vec<_> = progress.units.iter().map(Unit::named).collect();
-    for (at, (name, _)) in Unit::default().named().into_iter().enumerate() {
-        let of_units: Vec<f64> = units.iter().map(|unit| unit[at].1).collect();
+    for (name, number) in UNIT_NUMBERS {
+        let of_units: Vec<f64> = progress.units.iter().map(number).collect();
         stats.push(name, mean_std(&of_units).0);
     }
     let unexplained = stats.get("ppo/val/error") / stats.get("ppo/returns/var");
     stats.push("ppo/val/var_explained", 1. - unexplained);
-    stats.push("ppo/learning_rate", progress.learning_rate);
+    stats.push("ppo/learning_rate", progress.learning_rate.unwrap_or(f64::NAN));
     stats.push("ppo/grad_norm", mean_std(&progress.grad_norms).0);
     stats.push("ppo/updates", progress.grad_norms.len() as f64);
     stats.push("ppo/updates_skipped", progress.skipped as f64);
@@ -38,7 +37,7 @@ pub(crate) fn of_update(
         stats.distributions.push((name, values));
     }
     let largest = stats.distributions.iter().find(|(name, _)| *name == "ppo/policy/ratio");
-    let largest = largest.map_or(f64::NAN, |(_, ratios)| ratios.iter().copied().fold(0., f64::max));
-    stats.push("ppo/policy/ratio_max", largest);
+    let largest = largest.and_then(|(_, ratios)| ratios.iter().copied().reduce(f64::max));
+    stats.push("ppo/policy/ratio_max", largest.unwrap_or(f64::NAN));
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The algorithm: 1 rollout, 2 advantages, 3 update.
 
-use std::{cell::Cell, time::Instant};
+use std::time::Instant;
 
 use rlaif_core::{PromptRecord, RewardModel, Scores, TextCodec};
 use rlaif_lm::{
@@ -45,8 +45,6 @@ pub struct PpoTrainer<P> {
     pub(crate) pretraining: Vec<SftRow>,
     warnings: Vec<RolloutConcern>,
     pub(crate) step: u64,
-    /// Seconds that the last call of [`Self::advantages`] took: for rewards, and for the rest.
-    pub(crate) seconds: Cell<[f64; 2]>,
 }
 
 /// The value function, boxed.
@@ -105,7 +103,6 @@ impl<P: Policy> PpoTrainer<P> {
             pretraining: Vec::new(),
             warnings,
             step: 0,
-            seconds: Cell::default(),
         })
     }
 
@@ -373,11 +370,12 @@ impl<P: Policy> PpoTrainer<P> {
         let rewards_s = start.elapsed().as_secs_f64();
 
         let start = Instant::now();
-        let Advantages { advantages, returns } = Gae { gamma, lambda }.of(rollout, &rewards)?;
+        let mut found = Gae { gamma, lambda }.of(rollout, &rewards)?;
         let whitening = self.config.advantage_whitening;
-        let advantages = whitening.of(advantages, mask, tokens, Whiten::Centered);
-        self.seconds.set([rewards_s, start.elapsed().as_secs_f64()]);
-        Ok(Advantages { advantages, returns })
+        found.advantages = whitening.of(found.advantages, mask, tokens, Whiten::Centered);
+        found.seconds.push(("compute_rewards", rewards_s));
+        found.seconds.push(("compute_advantages", start.elapsed().as_secs_f64()));
+        Ok(found)
     }
 
     /// The accounting of tokens, losses and steps.

@@ -9,7 +9,7 @@ use tch::Tensor;
 use crate::{
     config::{Compatibility, PpoConfig},
     error::PpoError,
-    progress::{BatchNumbers, Unit, UpdateProgress},
+    progress::{BatchNumbers, Means, Pass, Unit, UpdateProgress},
 };
 
 impl PpoConfig {
@@ -75,27 +75,26 @@ impl Accounting {
         }
     }
 
-    /// `true` if the numbers of the batch are computed for each pass.
-    pub(crate) fn counts_passes(self) -> bool {
-        self == Self::Trl011
-    }
-
     /// The statistics of a minibatch: all passes combined, each weighted by its share; or, as in
-    /// TRL, each pass separately. `batch` has the numbers of the whole minibatch.
+    /// TRL, each pass separately. `batch` computes the numbers of some rows.
     pub(crate) fn units(
         self,
-        passes: Vec<(Unit, f64)>,
-        batch: impl FnOnce() -> BatchNumbers,
+        minibatch: &[usize],
+        passes: &[Pass<'_>],
+        batch: impl Fn(&[usize]) -> BatchNumbers,
     ) -> Vec<Unit> {
         match self {
             Self::Tokens => {
-                let mut whole = Unit { batch: batch(), ..Unit::default() };
-                for (unit, share) in &passes {
-                    whole.add(unit, *share);
+                let mut means = Means::default();
+                for pass in passes {
+                    means.add(&pass.means, pass.share);
                 }
-                vec![whole]
+                vec![Unit { means, batch: batch(minibatch) }]
             }
-            Self::Trl011 => passes.into_iter().map(|(unit, _)| unit).collect(),
+            Self::Trl011 => passes
+                .iter()
+                .map(|pass| Unit { means: pass.means, batch: batch(pass.rows) })
+                .collect(),
         }
     }
 
@@ -132,7 +131,7 @@ impl Accounting {
                     let _ = grad.zero_();
                 }
             }
-            progress.learning_rate = optimizer.step()?.lr;
+            progress.learning_rate = Some(optimizer.step()?.lr);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::{
     PpoStats,
     error::PpoError,
     loss::value_loss,
-    progress::{BatchNumbers, Means, Unit, UnitTensors, UpdateProgress, batch_numbers},
+    progress::{BatchNumbers, Means, Pass, UpdateProgress},
     stats,
     trainer::PpoTrainer,
 };
@@ -56,13 +56,9 @@ impl<P: Policy> PpoTrainer<P> {
         self.controller.observe(stats.get("objective/kl"), rollout.len());
         self.step += 1;
         stats.step = self.step;
-        let [rewards_s, advantages_s] = self.seconds.get();
-        let seconds = [
-            ("compute_rewards", rewards_s),
-            ("compute_advantages", advantages_s),
-            ("optimize_step", optimize_s),
-            ("calc_stats", start.elapsed().as_secs_f64()),
-        ];
+        let mut seconds = advantages.seconds.clone();
+        seconds.push(("optimize_step", optimize_s));
+        seconds.push(("calc_stats", start.elapsed().as_secs_f64()));
         stats.measure(rollout, &seconds);
         Ok(stats)
     }
@@ -121,14 +117,12 @@ impl<P: Policy> PpoTrainer<P> {
                 continue;
             }
             let share = accounting.share(weight, whole, passes.len());
-            let unit = self.pass(rollout, advantages, rows, share, progress)?;
-            counted.push((unit, share));
+            let means = self.pass(rollout, advantages, rows, share, progress)?;
+            counted.push(Pass { rows, means, share });
         }
-        let mut units = accounting.units(counted, || {
-            let numbers = rollout.values.as_ref().map(|values| {
-                host(&Tensor::stack(&batch_numbers(rollout, values, advantages, minibatch), 0))
-            });
-            BatchNumbers::of(&numbers.unwrap_or_default())
+        let values = rollout.values.as_ref().ok_or(PpoError::NoValues)?;
+        let mut units = accounting.units(minibatch, &counted, |rows| {
+            BatchNumbers::of(rollout, values, advantages, rows)
         });
         for unit in &mut units {
             unit.means = unit.means.summed(&world)?;
@@ -151,7 +145,7 @@ impl<P: Policy> PpoTrainer<P> {
         rows: &[usize],
         share: f64,
         progress: &mut UpdateProgress,
-    ) -> Result<Unit, PpoError> {
+    ) -> Result<Means<f64>, PpoError> {
         let config = &self.config;
         let warmup = self.step < config.value_warmup_steps;
         let part = rollout.part(advantages, rows)?;
@@ -205,17 +199,9 @@ impl<P: Policy> PpoTrainer<P> {
             total: loss,
             k3: mean(&k3),
         };
-        let unit = UnitTensors {
-            means,
-            batch: rollout
-                .values
-                .as_ref()
-                .filter(|_| self.accounting().counts_passes())
-                .map(|values| batch_numbers(rollout, values, advantages, rows)),
-        };
         progress.tokens.push([policy.ratio, gains]);
         progress.masks.push(mask);
-        Ok(unit.into_unit())
+        Ok(means.on_host())
     }
 
     /// Adds the gradient of the pre-training mix, and returns its weighted loss.
@@ -277,7 +263,7 @@ impl<P: Policy> PpoTrainer<P> {
             return Ok(Next::Stop);
         }
         let report = self.optimizer.step()?;
-        progress.learning_rate = report.lr;
+        progress.learning_rate = Some(report.lr);
         progress.grad_norms.push(report.grad_norm);
         let not_finite = usize::from(report.skipped.is_some());
         progress.skipped += not_finite;

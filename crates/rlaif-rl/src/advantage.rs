@@ -40,7 +40,7 @@ impl Whitening {
 ///     fn of(&self, rollout: &Rollout, rewards: &Tensor) -> Result<Advantages, RlError> {
 ///         let sums = rollout.mask.row_sums(rewards).unsqueeze(1);
 ///         let returns = rollout.mask.apply(&sums.expand_as(rewards));
-///         Ok(Advantages { advantages: returns.shallow_clone(), returns })
+///         Ok(Advantages::new(returns.shallow_clone(), returns))
 ///     }
 /// }
 /// ```

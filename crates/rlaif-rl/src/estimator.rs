@@ -198,7 +198,7 @@ impl Advantage for AdvantageEstimator {
         let advantages =
             self.estimate(Rewarded { rewards, mask, groups: &groups, greedy: None, steps: None })?;
         let sums = mask.row_sums(rewards).unsqueeze(1);
-        Ok(Advantages { advantages, returns: mask.apply(&sums.expand_as(rewards)) })
+        Ok(Advantages::new(advantages, mask.apply(&sums.expand_as(rewards))))
     }
 }
 

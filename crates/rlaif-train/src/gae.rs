@@ -10,6 +10,15 @@ pub struct Advantages {
     pub advantages: Tensor,
     /// R_t = Â_t + V_t: the target of the value function; taken before any whitening.
     pub returns: Tensor,
+    /// Seconds of each phase of their computation, if it was measured.
+    pub seconds: Vec<(&'static str, f64)>,
+}
+
+impl Advantages {
+    /// Advantages and returns, without measured seconds.
+    pub fn new(advantages: Tensor, returns: Tensor) -> Self {
+        Self { advantages, returns, seconds: Vec::new() }
+    }
 }
 
 /// Generalized advantage estimation ([Schulman et al. 2016](https://arxiv.org/abs/1506.02438),
@@ -51,12 +60,12 @@ pub fn gae(rewards: &Tensor, values: &Tensor, mask: &Mask, gamma: f64, lambda: f
     }
     reversed.reverse();
     if reversed.is_empty() {
-        return Advantages { advantages: rewards.shallow_clone(), returns: rewards };
+        return Advantages::new(rewards.shallow_clone(), rewards);
     }
     // If a response begins after column 0, the columns before it have accumulated advantage.
     let advantages = mask.apply(&Tensor::stack(&reversed, 1));
     let returns = &advantages + values;
-    Advantages { advantages, returns }
+    Advantages::new(advantages, returns)
 }
 
 #[cfg(test)]

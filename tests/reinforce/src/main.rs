@@ -28,7 +28,7 @@ impl Advantage for BatchBaseline {
         let sums = rollout.mask.row_sums(rewards).unsqueeze(1);
         let spread = |x: &Tensor| rollout.mask.apply(&x.expand_as(rewards));
         let advantages = spread(&(&sums - sums.mean(None)));
-        Ok(Advantages { advantages, returns: spread(&sums) })
+        Ok(Advantages::new(advantages, spread(&sums)))
     }
 }
 
