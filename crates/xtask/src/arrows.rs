@@ -8,6 +8,7 @@ use std::path::Path;
 use cargo_metadata::{DependencyKind, Metadata};
 
 use crate::error::Error;
+use crate::links::Links;
 
 const FILE: &str = "docs/architecture.md";
 const BEGIN: &str = "<!-- arrows: written by `cargo xtask docs` -->\n```text\n";
@@ -20,9 +21,9 @@ const COMMAND: &str = "rlaif";
 /// none if it is unconditional.
 type Needs = BTreeMap<String, BTreeSet<String>>;
 
-/// The workspace crates that belong to the library, with the needs of each.
+/// The workspace crates that belong to the library, with the needs of each, and the crates that link libtorch.
 #[derive(Debug, PartialEq, Eq)]
-struct House(BTreeMap<String, Needs>);
+struct House(BTreeMap<String, Needs>, Links);
 
 /// Fails with the difference if the documented table or lines differ from the manifests.
 pub(crate) fn check(root: &Path, metadata: &Metadata) -> Result<(), Error> {
@@ -130,7 +131,7 @@ impl House {
             }
             (package.name.to_string(), needs)
         });
-        Self(crates.collect())
+        Self(crates.collect(), Links::of(metadata))
     }
 
     /// All unconditional dependencies of a crate, transitively.
@@ -185,31 +186,16 @@ impl House {
         lines
     }
 
-    /// The need for libtorch of each crate, as in the table: `yes`, `no`, or the features that
-    /// bring it.
+    /// The need for libtorch of each crate, as in the table.
     fn libtorch(&self) -> BTreeMap<String, String> {
-        let brings = |need: &str| need == "tch" || self.below(need).contains("tch");
-        let crates = self.0.iter().map(|(name, needs)| {
-            let with = needs.iter().filter(|(need, _)| brings(need));
-            let with: Vec<_> = with.map(|(_, features)| features).collect();
-            let words = if with.iter().any(|features| features.is_empty()) {
-                "yes".to_owned()
-            } else if with.is_empty() {
-                "no".to_owned()
-            } else {
-                let features: BTreeSet<&String> = with.into_iter().flatten().collect();
-                let features: Vec<_> = features.iter().map(|f| format!("`{f}`")).collect();
-                format!("{} alone", features.join(", "))
-            };
-            (name.clone(), words)
-        });
-        crates.collect()
+        self.0.keys().map(|name| (name.clone(), self.1.column(name))).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::links::{Linked, LinkedDependency, Presence};
 
     /// core below data and torch; rewards on core, and with a feature on torch; rlaif on everything.
     fn house() -> House {
@@ -220,7 +206,7 @@ mod tests {
             });
             needs.collect::<Needs>()
         };
-        House(BTreeMap::from([
+        let crates = BTreeMap::from([
             ("rlaif-core".to_owned(), needs(&[])),
             ("rlaif-data".to_owned(), needs(&[("rlaif-core", "")])),
             ("rlaif-torch".to_owned(), needs(&[("tch", "")])),
@@ -229,7 +215,26 @@ mod tests {
                 "rlaif".to_owned(),
                 needs(&[("rlaif-core", ""), ("rlaif-data", ""), ("rlaif-rewards", "")]),
             ),
-        ]))
+        ]);
+        let links = crates.iter().map(|(name, needs)| (name.clone(), linked(needs))).collect();
+        House(crates, Links(links))
+    }
+
+    /// The same needs, in the words of Cargo.toml.
+    fn linked(needs: &Needs) -> Linked {
+        let dependency = |(name, features): (&String, &BTreeSet<String>)| LinkedDependency {
+            name: name.clone(),
+            presence: match features.is_empty() {
+                true => Presence::Always,
+                false => Presence::Optional,
+            },
+            ..LinkedDependency::default()
+        };
+        let features = needs.iter().flat_map(|(name, features)| {
+            features.iter().map(move |feature| (feature.clone(), vec![format!("dep:{name}")]))
+        });
+        let features = features.collect();
+        Linked { features, dependencies: needs.iter().map(dependency).collect() }
     }
 
     fn document(arrows: &str) -> String {
@@ -260,10 +265,8 @@ mod tests {
     fn a_command_that_computes_is_a_fault() {
         let mut house = house();
         house.0.get_mut(COMMAND).unwrap().insert("tch".to_owned(), BTreeSet::new());
-        let text =
-            document(&house.arrows()).replace("| `rlaif` | x | no |", "| `rlaif` | x | yes |");
         assert_eq!(
-            faults(&text, &house),
+            faults(&document(&house.arrows()), &house),
             ["- rlaif -> tch: what the command computes is in rlaif-run"]
         );
     }

@@ -9,6 +9,7 @@ mod english;
 mod error;
 mod install;
 mod libtorch;
+mod links;
 mod names;
 mod progress;
 mod python;
