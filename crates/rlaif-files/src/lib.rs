@@ -13,6 +13,7 @@
 //! | a folder that one process works in | [`lock_folder`] |
 //! | a file that grows by lines | [`open_growing`], cut back to its whole lines by its reader |
 //! | the same with one writer, of results as JSON | [`Journal`] |
+//! | an SQLite database that several processes share | `DatabaseKind`, with the feature `sqlite` |
 //! | a file that is read | [`open_file`], [`read_text`]: no pipe, no device, bounded |
 
 // Each has one place: rlaif_core::say, rlaif_files.
@@ -22,6 +23,8 @@
 )]
 
 mod aside;
+#[cfg(feature = "sqlite")]
+mod database;
 mod folder;
 mod growing;
 mod journal;
@@ -32,6 +35,8 @@ pub use aside::{
     PARTIAL, rename_synced, sibling, sync_folder, unique_sibling, write_aside, write_bytes,
     write_shared,
 };
+#[cfg(feature = "sqlite")]
+pub use database::{CreateTables, DatabaseKind};
 pub use folder::replace_folder;
 pub use growing::{lock_folder, open_growing};
 pub use journal::{Journal, JournalLines};

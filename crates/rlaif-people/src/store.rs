@@ -1,12 +1,13 @@
 //! The study's file: SQLite, in which every answer is on disk before it is acknowledged.
 
-use rlaif_core::FileAction;
 use std::{
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
+use rlaif_core::FileAction;
+use rlaif_files::{CreateTables, DatabaseKind};
 use rusqlite::{
     Connection, ErrorCode, OptionalExtension as _, Transaction, TransactionBehavior, params,
 };
@@ -20,10 +21,8 @@ use crate::{
     settings::StudySettings,
 };
 
-/// SQLite's application id of this kind of file (`rlap` in ASCII).
-const APPLICATION: i64 = 0x726c_6170;
-/// The layout of the tables.
-const LAYOUT: i64 = 1;
+/// Files of this kind: `rlap` in ASCII.
+const KIND: DatabaseKind = DatabaseKind { application: 0x726c_6170, layout: 1 };
 /// Time after which an item that an annotator has seen and not answered is given to another one.
 const CLAIM_MS: i64 = 30 * 60 * 1000;
 
@@ -177,21 +176,23 @@ impl Study {
             Some(ErrorCode::NotADatabase) => PeopleError::Foreign {
                 path: path.to_owned(),
                 found: "another kind of file".to_owned(),
-                expected: LAYOUT,
+                expected: KIND.layout,
             },
             _ => PeopleError::Store { action: "open", path: path.to_owned(), source },
         };
         let connection = prepared(path, settings).map_err(failed)?;
-        let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-        let (application, layout) = pragma("application_id")
-            .and_then(|a| Ok((a, pragma("user_version")?)))
-            .map_err(failed)?;
-        if (application, layout) != (APPLICATION, LAYOUT) {
-            let found = match application {
-                APPLICATION => format!("a study of layout {layout}"),
-                _ => "another database".to_owned(),
+        let kind = DatabaseKind::of(&connection).map_err(failed)?;
+        if kind != KIND {
+            let found = if kind.application == KIND.application {
+                format!("a study of layout {}", kind.layout)
+            } else {
+                "another database".to_owned()
             };
-            return Err(PeopleError::Foreign { path: path.to_owned(), found, expected: LAYOUT });
+            return Err(PeopleError::Foreign {
+                path: path.to_owned(),
+                found,
+                expected: KIND.layout,
+            });
         }
         let text: String = connection
             .query_row("SELECT value FROM meta WHERE key = 'settings'", [], |row| row.get(0))
@@ -199,7 +200,7 @@ impl Study {
         let settings = serde_json::from_str(&text).map_err(|e| PeopleError::Foreign {
             path: path.to_owned(),
             found: format!("a study with other settings ({e})"),
-            expected: LAYOUT,
+            expected: KIND.layout,
         })?;
         Ok(Self { path: path.to_owned(), settings, connection: Mutex::new(connection) })
     }
@@ -764,29 +765,13 @@ fn private_file(path: &Path, create: bool) -> Result<(), PeopleError> {
 }
 
 fn prepared(path: &Path, settings: Option<&StudySettings>) -> rusqlite::Result<Connection> {
-    let mut connection = Connection::open(path)?;
-    connection.busy_timeout(Duration::from_secs(30))?;
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let empty: bool =
-        transaction.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
-    if let (true, Some(settings)) = (empty, settings) {
-        transaction.execute_batch(TABLES)?;
-        transaction
-            .execute("INSERT INTO meta (key, value) VALUES ('settings', ?)", [text(settings)?])?;
-        transaction.pragma_update(None, "application_id", APPLICATION)?;
-        transaction.pragma_update(None, "user_version", LAYOUT)?;
-    }
-    transaction.commit()?;
-    // The switch fails if another process opens the file at this moment, regardless of the timeout.
-    for attempt in 0.. {
-        match connection.pragma_update(None, "journal_mode", "WAL") {
-            Ok(()) => break,
-            Err(e) if attempt == 100 || e.sqlite_error_code() != Some(ErrorCode::DatabaseBusy) => {
-                return Err(e);
-            }
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
-        }
-    }
+    let create = |tables: &Transaction<'_>| {
+        let Some(settings) = settings else { return Ok(()) };
+        tables.execute_batch(TABLES)?;
+        let insert = "INSERT INTO meta (key, value) VALUES ('settings', ?)";
+        tables.execute(insert, [text(settings)?]).map(|_| ())
+    };
+    let connection = KIND.open(path, settings.is_some().then_some(&create as CreateTables<'_>))?;
     // The log is synced at each commit, so that a power cut loses no acknowledged answer either.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;

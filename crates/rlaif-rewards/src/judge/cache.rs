@@ -7,22 +7,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use rlaif_core::BadSetting;
+use rlaif_files::DatabaseKind;
 
 use crate::ProviderError;
 use crate::rubric::{Answer, Finish, TokenAlternatives};
 use crate::sync::lock;
 
-/// SQLite's application id of this kind of file (`rlaf` in ASCII).
-const APPLICATION: i64 = 0x726c_6166;
-/// The layout of the table.
-const LAYOUT: i64 = 1;
+/// Files of this kind: `rlaf` in ASCII.
+const KIND: DatabaseKind = DatabaseKind { application: 0x726c_6166, layout: 1 };
 
 pub(super) type Key = [u8; 32];
 
@@ -48,14 +46,15 @@ pub(super) fn key(url: &str, body: &Value, sample: u32) -> Key {
 impl Cache {
     pub(super) fn open(path: &Path) -> Result<Self, ProviderError> {
         let connection = connect(path).map_err(|source| failed(path, source))?;
-        let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-        let found = pragma("application_id").and_then(|a| Ok((a, pragma("user_version")?)));
-        let found = found.map_err(|source| failed(path, source))?;
-        if found != (APPLICATION, LAYOUT) {
+        let found = DatabaseKind::of(&connection).map_err(|source| failed(path, source))?;
+        if found != KIND {
             return Err(ProviderError::Setting(BadSetting::new(
                 "cache",
                 format!("{}, some other database", path.display()),
-                format!("a file that does not exist yet, or a judge's cache of layout {LAYOUT}"),
+                format!(
+                    "a file that does not exist yet, or a judge's cache of layout {}",
+                    KIND.layout
+                ),
             )));
         }
         Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
@@ -114,36 +113,19 @@ fn failed(path: &Path, source: rusqlite::Error) -> ProviderError {
 }
 
 fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
-    let mut connection = Connection::open(path)?;
-    connection.busy_timeout(Duration::from_secs(30))?;
-    let transaction =
-        connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let empty: bool =
-        transaction.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))?;
-    if empty {
-        transaction.execute_batch(
-            "CREATE TABLE answers (
-                key BLOB PRIMARY KEY NOT NULL,
-                text TEXT NOT NULL,
-                finish TEXT NOT NULL,
-                tokens TEXT
-            ) WITHOUT ROWID;",
-        )?;
-        transaction.pragma_update(None, "application_id", APPLICATION)?;
-        transaction.pragma_update(None, "user_version", LAYOUT)?;
-    }
-    transaction.commit()?;
-    // The switch fails if another process opens the file at this moment, regardless of the
-    // timeout: SQLite does not wait for it.
-    for attempt in 0.. {
-        match connection.pragma_update(None, "journal_mode", "WAL") {
-            Ok(()) => break,
-            Err(e) if attempt == 100 || e.sqlite_error_code() != Some(ErrorCode::DatabaseBusy) => {
-                return Err(e);
-            }
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
-        }
-    }
+    let connection = KIND.open(
+        path,
+        Some(&|tables| {
+            tables.execute_batch(
+                "CREATE TABLE answers (
+                    key BLOB PRIMARY KEY NOT NULL,
+                    text TEXT NOT NULL,
+                    finish TEXT NOT NULL,
+                    tokens TEXT
+                ) WITHOUT ROWID;",
+            )
+        }),
+    )?;
     // A power cut may lose the last answers, but leaves the file intact.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     Ok(connection)
