@@ -40,6 +40,7 @@ mod error;
 mod hub;
 mod import;
 mod mixture;
+mod place;
 mod prompt;
 mod read;
 mod row;
@@ -55,6 +56,7 @@ pub use import::{
     Dialogues, Import, ImportColumns, ImportOptions, ImportedRow, Ranked, RowForm, SafeRlhfVerdict,
     Unusable,
 };
+pub use place::place_of;
 pub use prompt::{BuiltPrompt, PromptBuilder, PromptForm, PromptTemplate, Shortening};
 pub use read::{FileFormat, Mode, ProgressUpdate, Reader, ReadingProgress, Records};
 pub use row::Row;

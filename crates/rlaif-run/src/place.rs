@@ -1,50 +1,19 @@
 //! The file and line of a row that cannot be used for training.
 
 use rlaif_core::Record;
-use rlaif_data::{
-    DataError, Reader, Row,
-    corpora::{Corpus, Outcome},
-};
+use rlaif_data::{Reader, corpora::Corpus, place_of};
 
 use crate::source::source;
 
-/// The places of the rows that become the record of this id.
-struct Sought<C> {
-    corpus: C,
-    id: String,
-}
-
-impl<C: Corpus> Corpus for Sought<C>
-where
-    C::Record: Record,
-{
-    type Record = String;
-
-    fn name(&self) -> String {
-        format!("the place of `{}`", self.id)
-    }
-
-    fn record(&self, row: Row<'_>) -> Result<Outcome<String>, DataError> {
-        let place = format!("{}, line {}", row.source_name(), row.line());
-        Ok(match self.corpus.record(row)? {
-            Outcome::Kept(record) | Outcome::Noted(record, _) if record.id() == self.id => {
-                Outcome::Kept(place)
-            }
-            _ => Outcome::Dropped("another row"),
-        })
-    }
-}
-
 /// `FILE, line N` of the first row that becomes the record of this id, or the id where no file holds
-/// it any longer. They are read again: an error is rare, and a place kept with every row would cost
-/// each run its memory.
+/// it any longer.
 pub(crate) fn of<C: Corpus + Clone>(files: &[&str], corpus: &C, id: &str) -> String
 where
     C::Record: Record,
 {
     let find = |path: &&str| {
-        let sought = Sought { corpus: corpus.clone(), id: id.to_owned() };
-        Reader::new(source(path).ok()?).stream(sought).next()?.ok()
+        let id = id.to_owned();
+        place_of(Reader::new(source(path).ok()?), corpus.clone(), move |record| record.id() == id)
     };
     files.iter().find_map(find).unwrap_or_else(|| format!("row `{id}`"))
 }

@@ -24,6 +24,7 @@ use self::convert::{Made, Making};
 use crate::corpora::{Corpus, Outcome};
 use crate::dataset::Dataset;
 use crate::error::DataError;
+use crate::place::place_of;
 use crate::read::Reader;
 use crate::row::Row;
 use crate::source::Source;
@@ -76,30 +77,6 @@ impl Corpus for Whole {
             }
         }
         Ok(Outcome::Kept(columns))
-    }
-}
-
-/// The place of the row that becomes the record of an id.
-struct Sought<T> {
-    making: Making<T>,
-    id: String,
-}
-
-impl<T: ImportedRow> Corpus for Sought<T> {
-    type Record = String;
-
-    fn name(&self) -> String {
-        format!("the place of `{}`", self.id)
-    }
-
-    fn record(&self, row: Row<'_>) -> Result<Outcome<String>, DataError> {
-        let place = format!("{}, line {}", row.source_name(), row.line());
-        Ok(match self.making.record(row)? {
-            Outcome::Kept(made) if made.iter().any(|made| made.id() == self.id) => {
-                Outcome::Kept(place)
-            }
-            _ => Outcome::Dropped("another row"),
-        })
     }
 }
 
@@ -181,8 +158,10 @@ impl Import {
     /// `FILE, line N` of the row that becomes the record with this id; `None` if there is none.
     /// The file is read again.
     pub fn place<T: ImportedRow>(&self, reader: Reader, id: &str) -> Option<String> {
-        let sought = Sought::<T> { making: Making::new(self.clone()), id: id.to_owned() };
-        reader.stream(sought).next()?.ok()
+        let id = id.to_owned();
+        place_of(reader, Making::<T>::new(self.clone()), move |made| {
+            made.iter().any(|made| made.id() == id)
+        })
     }
 
     /// Reads preference pairs.
