@@ -1,5 +1,8 @@
 //! The page over its own protocol: answers, refusals, kills; and in a headless browser, if there is one.
 
+#[path = "../../rlaif-eval/tests/browser/command.rs"]
+mod browser;
+
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
@@ -435,19 +438,8 @@ fn kills_lose_no_acknowledged_answer_and_store_none_twice() {
     assert!(stored.len() <= acknowledged.len() + 3, "{} and {}", stored.len(), acknowledged.len());
 }
 
-fn runs(program: &str) -> bool {
-    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
-}
-
 #[test]
 fn two_people_label_thirty_pairs_by_keys_alone() {
-    let named = std::env::var("CHROMIUM").ok();
-    let known = ["chromium", "chromium-browser", "google-chrome"].map(str::to_owned);
-    let browser = named.into_iter().chain(known).find(|program| runs(program));
-    let Some(browser) = browser.filter(|_| runs("node")) else {
-        eprintln!("skipped: it takes Node 20 and a Chromium (`CHROMIUM` names it)");
-        return;
-    };
     let (folder, study) = study(30);
     let path = folder.path().join("people.sqlite");
     let runs = folder.path().join("runs");
@@ -468,12 +460,8 @@ fn two_people_label_thirty_pairs_by_keys_alone() {
     });
     let file = folder.path().join("plan.json");
     std::fs::write(&file, plan.to_string()).unwrap();
-    let mut check = Command::new("node");
-    check.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/label.mjs"));
-    check.arg(file).env("CHROMIUM", browser);
-    // Pictures, for inspection.
-    check.args(std::env::var_os("RLAIF_SCREENSHOTS"));
-    let output = check.output().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/label.mjs");
+    let Some(output) = browser::run(&script, &file) else { return };
     let said = String::from_utf8_lossy(&output.stdout);
     let failures: Vec<&str> = said.split("\nok ").filter(|line| line.contains("FAIL")).collect();
     let errors = String::from_utf8_lossy(&output.stderr);

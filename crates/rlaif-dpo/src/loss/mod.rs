@@ -447,25 +447,17 @@ impl PairLoss {
 
     /// `true` if the loss depends on [`ReferenceDivergence`].
     fn uses_scores(&self) -> bool {
-        matches!(
-            self,
-            Self::Sigmoid { .. }
-                | Self::SoftSigmoid { .. }
-                | Self::SigmoidNorm { .. }
-                | Self::Robust { .. }
-                | Self::Hinge { .. }
-                | Self::Ipo { .. }
-                | Self::ExoPair { .. }
-                | Self::Discopop { .. }
-        )
+        self.dependences().0
     }
 
     /// Returns the dependence of the loss on the other pairs of the batch.
     pub fn coupling(&self) -> Coupling {
+        self.dependences().1
+    }
+
+    /// The dependences of the loss on [`ReferenceDivergence`], and on the other pairs of the batch.
+    fn dependences(&self) -> (bool, Coupling) {
         match self {
-            Self::Aot { .. }
-            | Self::AotUnpaired { .. }
-            | Self::BcoPair { shift: RewardShift::RunningMean, .. } => Coupling::WholeBatch,
             Self::Sigmoid { .. }
             | Self::SoftSigmoid { .. }
             | Self::SigmoidNorm { .. }
@@ -473,16 +465,21 @@ impl PairLoss {
             | Self::Hinge { .. }
             | Self::Ipo { .. }
             | Self::ExoPair { .. }
-            | Self::NcaPair { .. }
+            | Self::Discopop { .. } => (true, Coupling::Separate),
+            Self::Aot { .. }
+            | Self::AotUnpaired { .. }
+            | Self::BcoPair { shift: RewardShift::RunningMean, .. } => {
+                (false, Coupling::WholeBatch)
+            }
+            Self::NcaPair { .. }
             | Self::BcoPair { .. }
             | Self::SppoHard { .. }
             | Self::ApoZero { .. }
             | Self::ApoDown { .. }
-            | Self::Discopop { .. }
             | Self::Nll {}
             | Self::Simpo { .. }
             | Self::Orpo { .. }
-            | Self::Cpo { .. } => Coupling::Separate,
+            | Self::Cpo { .. } => (false, Coupling::Separate),
         }
     }
 
