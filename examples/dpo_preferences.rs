@@ -85,7 +85,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let policy = LanguageModel::load(&base, load)?;
     let (train, mut held_out) = pairs(options.pairs.as_deref(), seed)?;
     held_out.truncate(options.eval_pairs);
-    let limits = RowConfig { max_length: Some(256), ..RowConfig::default() };
+    let limits = RowConfig { max_tokens: Some(256), ..RowConfig::default() };
     let (rows, report) = pair_rows(&train, &tokenizer, policy.spec(), &limits)?;
     let (held_out_rows, _) = pair_rows(&held_out, &tokenizer, policy.spec(), &limits)?;
     let settings = format!("# {options:?}\n");

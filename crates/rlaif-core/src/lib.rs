@@ -32,6 +32,7 @@ mod seed;
 mod setting;
 mod shown;
 pub mod stats;
+mod ties;
 
 pub use asked_pair::{AskedPair, Unread};
 pub use codec::{ChatOptions, CodecError, GenerationPrompt, Specials, TOKENIZER_FILES, TextCodec};
@@ -62,3 +63,4 @@ pub use say::say;
 pub use seed::Seed;
 pub use setting::BadSetting;
 pub use shown::{hidden, printable};
+pub use ties::Ties;

@@ -88,8 +88,8 @@ pub enum TooLong {
     Error,
     /// Leaves the row out and counts it.
     Skip,
-    /// Truncates the row and counts it. In this order: a prompt longer than `max_prompt_length`
-    /// loses its beginning (a BOS stays); responses longer than `max_response_length` lose their
+    /// Truncates the row and counts it. In this order: a prompt longer than `max_prompt_tokens`
+    /// loses its beginning (a BOS stays); responses longer than `max_response_tokens` lose their
     /// end, and with it their EOS; if prompt and longer response still do not fit together, the
     /// prompt loses its beginning, down to one token (besides a BOS), and then the responses lose
     /// their end. Both responses keep the same prompt.
@@ -131,12 +131,12 @@ pub enum RowEnd {
 #[serde(default, deny_unknown_fields)]
 pub struct RowConfig {
     /// Maximum length of a prompt, in tokens; by default, as many as fit.
-    pub max_prompt_length: Option<usize>,
+    pub max_prompt_tokens: Option<usize>,
     /// Maximum length of a response, in tokens, EOS included; by default, as many as fit.
-    pub max_response_length: Option<usize>,
+    pub max_response_tokens: Option<usize>,
     /// Maximum length of prompt and response together, in tokens; by default, the model's context.
     /// Ignored for encoder-decoder models, which read the two separately.
-    pub max_length: Option<usize>,
+    pub max_tokens: Option<usize>,
     /// Treatment of a row that is too long.
     pub too_long: TooLong,
     /// Treatment of a pair of equal responses.
@@ -157,9 +157,9 @@ impl RowConfig {
     pub fn check(&self) -> Result<(), DpoError> {
         // A prompt needs at least one token, and so does a response besides its EOS.
         for (field, limit, least, expected) in [
-            ("max_prompt_length", self.max_prompt_length, 1, "at least 1"),
-            ("max_response_length", self.max_response_length, 1, "at least 1"),
-            ("max_length", self.max_length, 2, "at least 2: a token of the prompt and one more"),
+            ("max_prompt_tokens", self.max_prompt_tokens, 1, "at least 1"),
+            ("max_response_tokens", self.max_response_tokens, 1, "at least 1"),
+            ("max_tokens", self.max_tokens, 2, "at least 2: a token of the prompt and one more"),
         ] {
             if let Some(found) = limit.filter(|limit| *limit < least) {
                 return Err(BadSetting::new(field, found, expected).into());
@@ -418,9 +418,9 @@ impl<'a> Maker<'a> {
         report: &mut RowReport,
     ) -> Result<Option<bool>, DpoError> {
         let limits = Limits {
-            prompt: self.config.max_prompt_length,
-            response: self.config.max_response_length,
-            together: self.config.max_length,
+            prompt: self.config.max_prompt_tokens,
+            response: self.config.max_response_tokens,
+            together: self.config.max_tokens,
             shorten: Shorten::PromptStart,
         };
         let Some((length, limit)) = self.joiner.excess(row, &limits) else {

@@ -158,8 +158,8 @@ fn what_is_too_long_is_cut_as_stated() {
     assert_eq!(rows[0].rejected, bytes(" rejec"));
     // Limits of their own.
     let limits = RowConfig {
-        max_prompt_length: Some(4),
-        max_response_length: Some(3),
+        max_prompt_tokens: Some(4),
+        max_response_tokens: Some(3),
         ..RowConfig::default()
     };
     let (rows, _) = make(64, limits.clone()).unwrap();
@@ -176,7 +176,7 @@ fn what_is_too_long_is_cut_as_stated() {
     assert!(error.unwrap_err().to_string().contains("(too long)"));
     // Cut to the same beginning, nothing tells the two apart.
     let alike = [pair("a", " same 1", " same 2")];
-    let config = RowConfig { max_response_length: Some(4), ..RowConfig::default() };
+    let config = RowConfig { max_response_tokens: Some(4), ..RowConfig::default() };
     let error = pair_rows(&alike, &CAUSAL, &spec(&CAUSAL, 64), &config).unwrap_err();
     assert!(error.to_string().contains("(identical responses)"), "{error}");
 }

@@ -21,10 +21,10 @@ pub struct Principle {
     pub name: String,
     /// The request for a critique of a response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub critique: Option<String>,
+    pub critique_request: Option<String>,
     /// The request for a revision of a response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revision: Option<String>,
+    pub revision_request: Option<String>,
     /// The description of the better one of two responses, for labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compare: Option<String>,
@@ -64,8 +64,8 @@ pub struct RevisionExample {
 /// std::fs::write(&path, r#"
 ///     [[principles]]
 ///     name = "kind"
-///     critique = "Say where the response is unkind."
-///     revision = "Rewrite the response without what is unkind in it."
+///     critique_request = "Say where the response is unkind."
+///     revision_request = "Rewrite the response without what is unkind in it."
 ///     compare = "The better response is the kinder one."
 /// "#)?;
 /// let constitution = Constitution::from_files([&path])?;
@@ -109,7 +109,7 @@ impl Constitution {
             read.check().map_err(|problem| refuse(problem.to_string()))?;
             if read.principles.is_empty() && read.examples.is_empty() {
                 return Err(refuse(
-                    "has no principle; add a table [[principles]] with `name` and with `revision` \
+                    "has no principle; add a table [[principles]] with `name` and with `revision_request` \
                      (for `rlaif revise`) or `compare` (for `rlaif label`)"
                         .to_owned(),
                 ));
@@ -134,20 +134,22 @@ impl Constitution {
     /// The setting at fault.
     pub fn check(&self) -> Result<(), BadSetting> {
         for (at, principle) in self.principles.iter().enumerate() {
-            let Principle { name, critique, revision, compare } = principle;
+            let Principle { name, critique_request, revision_request, compare } = principle;
             let key = |name: &str| format!("principles[{at}].{name}");
             if name.trim().is_empty() {
                 return Err(BadSetting::new(key("name"), "empty", "a name"));
             }
-            for (key_name, text) in
-                [("critique", critique), ("revision", revision), ("compare", compare)]
-            {
+            for (key_name, text) in [
+                ("critique_request", critique_request),
+                ("revision_request", revision_request),
+                ("compare", compare),
+            ] {
                 if text.as_ref().is_some_and(|text| text.trim().is_empty()) {
                     return Err(BadSetting::new(key(key_name), "empty", "a request, or no key"));
                 }
             }
-            if revision.is_none() && compare.is_none() {
-                let expected = "`revision` for revisions, `compare` for labels, or both";
+            if revision_request.is_none() && compare.is_none() {
+                let expected = "`revision_request` for revisions, `compare` for labels, or both";
                 let found = format!("`{name}` without a request");
                 return Err(BadSetting::new(format!("principles[{at}]"), found, expected));
             }
@@ -157,7 +159,7 @@ impl Constitution {
 
     /// The principles for revisions.
     pub fn for_revisions(&self) -> Vec<&Principle> {
-        self.principles.iter().filter(|principle| principle.revision.is_some()).collect()
+        self.principles.iter().filter(|principle| principle.revision_request.is_some()).collect()
     }
 
     /// The principles for labels.
@@ -198,8 +200,8 @@ impl Constitution {
                     };
                     principles.push(Principle {
                         name,
-                        critique: Some(between(&critique, "CritiqueRequest:", "Critique:")),
-                        revision: Some(between(
+                        critique_request: Some(between(&critique, "CritiqueRequest:", "Critique:")),
+                        revision_request: Some(between(
                             &request.edit_request,
                             "RevisionRequest:",
                             "Revision:",
@@ -222,8 +224,8 @@ impl Constitution {
                     .map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
                 let principle = |(at, text): (usize, &String)| Principle {
                     name: format!("{name}-{at}"),
-                    critique: None,
-                    revision: None,
+                    critique_request: None,
+                    revision_request: None,
                     compare: Some(text.trim().trim_end_matches("Options:").trim_end().to_owned()),
                 };
                 let principles = texts.iter().enumerate().map(principle).collect();

@@ -301,7 +301,7 @@ fn settings_that_cannot_be_are_refused_by_name() {
         ),
         ("[[facets]]\nfacet = 'helpful'\nclamp = [0.6, 0.4]", "`facets[0].clamp` is [0.6, 0.4]"),
         (
-            "[[facets]]\nname = 'x'\nprinciples = [{ name = 'a', revision = 'r' }]",
+            "[[facets]]\nname = 'x'\nprinciples = [{ name = 'a', revision_request = 'r' }]",
             "`facets[0].constitution` is without a principle that has `compare`",
         ),
         (
@@ -353,8 +353,8 @@ fn published_constitutions_are_read_in_each_of_their_forms() {
     let read = Constitution::from_files(PUBLISHED.map(|(name, _)| path(name))).unwrap();
     let revision = &read.for_revisions()[1];
     assert_eq!(revision.name, "harmful1");
-    assert_eq!(revision.critique.as_deref(), Some("Is it rude?"));
-    assert_eq!(revision.revision.as_deref(), Some("Make it polite."));
+    assert_eq!(revision.critique_request.as_deref(), Some("Is it rude?"));
+    assert_eq!(revision.revision_request.as_deref(), Some("Make it polite."));
     let compare: Vec<_> = read.for_labels().iter().map(|p| p.compare.clone().unwrap()).collect();
     assert_eq!(compare, ["Choose the kinder response.", "Choose the calmer response."]);
     // The example is written as the paper has it, and the question after it in the same form.
@@ -383,13 +383,17 @@ fn constitutions_that_cannot_be_are_refused_by_file_and_key() {
         (
             "a.toml",
             "[[principles]]\nname = 'x'\nrevison = 'y'",
-            "unknown key `revison`; did you mean `revision`?",
+            "unknown key `revison`; did you mean `revision_request`?",
         ),
         ("a.toml", "[[principles]]\nname = 'x'", "`principles[0]` is `x` without a request"),
-        ("a.toml", "[[principles]]\nname = ''\nrevision = 'y'", "`principles[0].name` is empty"),
         (
             "a.toml",
-            "[[principles]]\nname = 'x'\nrevision = 'y'\n[[principles]]\nname = 'x'\ncompare = 'y'",
+            "[[principles]]\nname = ''\nrevision_request = 'y'",
+            "`principles[0].name` is empty",
+        ),
+        (
+            "a.toml",
+            "[[principles]]\nname = 'x'\nrevision_request = 'y'\n[[principles]]\nname = 'x'\ncompare = 'y'",
             "the principle `x` is there twice",
         ),
         ("a.json", "{", "a.json: is not JSON"),
@@ -409,7 +413,8 @@ fn constitutions_that_cannot_be_are_refused_by_file_and_key() {
 
 #[test]
 fn principles_are_drawn_equally_often_and_by_seed_row_and_round_alone() {
-    let principles = (0..4).map(|n| format!("[[principles]]\nname = '{n}'\nrevision = 'r'\n"));
+    let principles =
+        (0..4).map(|n| format!("[[principles]]\nname = '{n}'\nrevision_request = 'r'\n"));
     let constitution: Constitution = toml::from_str(&principles.collect::<String>()).unwrap();
     let drawn = |seed: u64, row: usize, round: u64| -> usize {
         let drawn = constitution.drawn_revision(Seed::new(seed), &row.to_string(), round);

@@ -75,7 +75,7 @@ pub use rlaif_checkpoint::{
 };
 pub use rlaif_torch::Quantization;
 pub use save::SaveOptions;
-pub use setup::{Lora, PolicySetup};
+pub use setup::{Lora, LoraVariant, PolicySetup};
 pub use sort::ModelSort;
 
 /// Building blocks for a custom family: the row, the contracts that its layers implement, and the

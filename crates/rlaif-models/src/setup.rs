@@ -4,6 +4,8 @@ use std::{num::NonZeroU32, path::Path};
 
 use rlaif_checkpoint::{AdapterConfig, Initialisation, TargetModules, TaskType, TrainedBiases};
 use rlaif_lm::{Parameters, Policy, Reference};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tch::Kind;
 
 use crate::{
@@ -15,6 +17,18 @@ use crate::{
     load::LoadOptions,
     save::SaveOptions,
 };
+
+/// The computation of an adapted layer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LoraVariant {
+    /// The layer's output plus that of the factors.
+    #[default]
+    Lora,
+    /// The same, and each output of the layer has a trained magnitude
+    /// ([Liu et al. 2024](https://arxiv.org/abs/2402.09353)).
+    Dora,
+}
 
 /// A LoRA adapter to train.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,8 +43,8 @@ pub struct Lora {
     pub dropout: f64,
     /// The layers with the adapter.
     pub targets: TargetModules,
-    /// `true` for DoRA: each output of a layer has a trained magnitude.
-    pub dora: bool,
+    /// LoRA or DoRA.
+    pub variant: LoraVariant,
     /// The factors at the start of training.
     pub init: Initialisation,
     /// Biases that are trained with the factors.
@@ -49,7 +63,7 @@ impl Lora {
             alpha: 8.,
             dropout: 0.,
             targets,
-            dora: false,
+            variant: LoraVariant::Lora,
             init: Initialisation::Zero,
             bias: TrainedBiases::Absent,
             base: None,
@@ -61,7 +75,7 @@ impl Lora {
         config.lora_alpha = self.alpha;
         config.lora_dropout = self.dropout;
         config.target_modules = self.targets.clone();
-        config.use_dora = self.dora;
+        config.use_dora = self.variant == LoraVariant::Dora;
         config.init_lora_weights = self.init;
         config.bias = self.bias;
         config.base_model_name_or_path.clone_from(&self.base);

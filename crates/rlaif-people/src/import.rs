@@ -29,14 +29,22 @@ struct ItemRow {
     more: Metadata,
 }
 
+/// The use of the items of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ItemPurpose {
+    /// Items to be answered. A row may have a known answer.
+    Answer,
+    /// Items that measure annotators: every row has a known answer, and that of a pair is its preference.
+    Measure,
+}
+
 /// Reads items: rows of `prompt` and `responses` (as `rlaif candidates` writes them), optionally with `id`,
-/// `known` and `toxic`; or preference pairs in any form. With `known`, the preference of a pair is its known
-/// answer.
+/// `known` and `toxic`; or preference pairs in any form.
 ///
 /// # Errors
 /// [`PeopleError::Data`]; [`PeopleError::Row`] for a row of fewer than two different responses, and for
-/// `known` where rows have no preference.
-pub fn read_items(path: &Path, known: bool) -> Result<Vec<StudyItem>, PeopleError> {
+/// one without a known answer where `purpose` needs it.
+pub fn read_items(path: &Path, purpose: ItemPurpose) -> Result<Vec<StudyItem>, PeopleError> {
     let source = source(path)?;
     let rows = Reader::new(source.clone()).stream(Typed::<Map<String, Value>>::new());
     let first = rows.take(1).collect::<Result<Vec<_>, _>>()?.pop();
@@ -48,7 +56,7 @@ pub fn read_items(path: &Path, known: bool) -> Result<Vec<StudyItem>, PeopleErro
     if !has_responses {
         let import = Import::find(&source)?;
         let rows = import.pairs(Reader::new(source))?.into_records();
-        return Ok(rows.into_iter().map(|row| of_pair(row, known)).collect());
+        return Ok(rows.into_iter().map(|row| of_pair(row, purpose)).collect());
     }
     let rows = Reader::new(source).dataset(Typed::<ItemRow>::new())?.into_records();
     let item = |(at, row): (usize, ItemRow)| {
@@ -71,7 +79,7 @@ pub fn read_items(path: &Path, known: bool) -> Result<Vec<StudyItem>, PeopleErro
             );
             return Err(fault(problem));
         }
-        if known && row.known.is_none() {
+        if purpose == ItemPurpose::Measure && row.known.is_none() {
             return Err(fault("no `known`; give first, second, tie or both-bad".to_owned()));
         }
         let toxic = row.toxic || row.toxicity.is_some_and(|toxicity| toxicity >= TOXIC);
@@ -96,7 +104,7 @@ fn id_of(id: Option<Value>, at: usize) -> String {
     }
 }
 
-fn of_pair(row: PairRow, known: bool) -> StudyItem {
+fn of_pair(row: PairRow, purpose: ItemPurpose) -> StudyItem {
     let reply = |text: TextOrMessages, maker: &str| {
         let maker = row.metadata.get(maker).and_then(Value::as_str).map(str::to_owned);
         reply_of(text).by(maker)
@@ -105,7 +113,7 @@ fn of_pair(row: PairRow, known: bool) -> StudyItem {
         responses: vec![reply(row.chosen, "chosen_maker"), reply(row.rejected, "rejected_maker")],
         id: row.id,
         prompt: row.prompt,
-        known: known.then_some(PeopleChoice::First),
+        known: (purpose == ItemPurpose::Measure).then_some(PeopleChoice::First),
         toxic: false,
         metadata: Metadata::new(),
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rlaif_core::TextOrMessages;
+use rlaif_core::{TextOrMessages, Ties};
 use serde::Serialize;
 
 use crate::{
@@ -73,8 +73,8 @@ pub(crate) fn votes_of_people(
 /// Choices of what becomes a label.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LabelOptions {
-    /// Pairs with as many votes for one response as for the other are kept, with a probability of 0.5.
-    pub keep_ties: bool,
+    /// Treatment of pairs with as many votes for one response as for the other.
+    pub ties: Ties,
     /// The least share of right answers to items with known answers; annotators below it are left out.
     pub least_known: Option<f64>,
     /// Items with known answers are kept; they are there to measure annotators.
@@ -189,7 +189,7 @@ impl PeopleLabels {
                 found.dropped.push((item.id.clone(), why));
             }
             for ((_, one, other), votes) in pairs {
-                match label(item, (*one, *other), votes, &names, options.keep_ties) {
+                match label(item, (*one, *other), votes, &names, options.ties) {
                     Ok(label) => found.labels.push(label),
                     Err(why) => found.dropped.push((pair_id(item, *one, *other), why)),
                 }
@@ -211,11 +211,11 @@ fn label(
     (one, other): (usize, usize),
     votes: &[Vote],
     names: &BTreeMap<i64, &str>,
-    keep_ties: bool,
+    ties: Ties,
 ) -> Result<PeopleLabel, &'static str> {
     let n = votes.len() as f64;
     let first = votes.iter().map(|vote| vote.for_first).sum::<f64>() / n;
-    if first == 0.5 && !keep_ties {
+    if first == 0.5 && ties == Ties::Drop {
         return Err(match votes.iter().all(|vote| vote.both_bad) {
             true => "both responses are bad",
             false => "a tie",

@@ -8,9 +8,9 @@ use std::{
 
 use rlaif_core::{Fault, Reply, Seed};
 use rlaif_people::{
-    AnnotatorRole, EditedResponse, LabelOptions, MergedAnswers, PeopleAnswer, PeopleChoice,
-    PeopleError, PeopleLabels, Study, StudyAgreement, StudyForm, StudyItem, StudySettings,
-    read_answers, read_items, write_answers,
+    AnnotatorRole, EditedResponse, ItemPurpose, LabelOptions, MergedAnswers, PeopleAnswer,
+    PeopleChoice, PeopleError, PeopleLabels, Study, StudyAgreement, StudyForm, StudyItem,
+    StudySettings, read_answers, read_items, write_answers,
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -317,7 +317,7 @@ fn items_come_from_candidates_pairs_and_odd_rows_are_named() {
             "{\"prompt\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"responses\": [\"c\", \"d\"], \"known\": \"tie\"}\n"
         ),
     );
-    let read = read_items(&candidates, false).unwrap();
+    let read = read_items(&candidates, ItemPurpose::Answer).unwrap();
     assert_eq!((read[0].id.as_str(), read[0].responses.len(), read[0].toxic), ("7", 2, true));
     assert_eq!(read[0].responses[1].maker.as_deref(), Some("m"));
     assert_eq!(
@@ -326,13 +326,13 @@ fn items_come_from_candidates_pairs_and_odd_rows_are_named() {
     );
     let pairs =
         write("pairs.jsonl", "{\"prompt\": \"p\", \"chosen\": \"good\", \"rejected\": \"bad\"}\n");
-    let read = read_items(&pairs, true).unwrap();
+    let read = read_items(&pairs, ItemPurpose::Measure).unwrap();
     assert_eq!(
         (read[0].known, read[0].responses[0].text.as_str()),
         (Some(PeopleChoice::First), "good")
     );
     let one = write("one.jsonl", "{\"prompt\": \"p\", \"responses\": [\"same\", \"same\"]}\n");
-    let error = read_items(&one, false).unwrap_err();
+    let error = read_items(&one, ItemPurpose::Answer).unwrap_err();
     assert!(error.to_string().contains("row 1: 2 responses, of which 1 differ"), "{error}");
     let error = read_answers(&candidates).unwrap_err();
     assert!(error.to_string().contains("row 1: the columns id, prompt"), "{error}");

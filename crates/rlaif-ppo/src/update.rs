@@ -121,9 +121,8 @@ impl<P: Policy> PpoTrainer<P> {
             counted.push(Pass { rows, means, share });
         }
         let values = rollout.values.as_ref().ok_or(PpoError::NoValues)?;
-        let mut units = accounting.units(minibatch, &counted, |rows| {
-            BatchNumbers::of(rollout, values, advantages, rows)
-        });
+        let mut units = accounting
+            .units(minibatch, &counted, |rows| BatchNumbers::of(rollout, values, advantages, rows));
         for unit in &mut units {
             unit.means = unit.means.summed(&world)?;
         }
@@ -164,7 +163,7 @@ impl<P: Policy> PpoTrainer<P> {
         let (log_probs, values) = (mask.apply(&log_probs), mask.apply(&values));
 
         let surrogate =
-            Surrogate::Clipped { low: config.clip, high: config.clip, dual: config.dual_clip };
+            Surrogate::Clipped { low: config.clip, high: config.clip, dual_clip: config.dual_clip };
         let policy = surrogate.loss(&log_probs, &old, &gains);
         let clip = config.value_clip.is_finite().then_some(config.value_clip);
         let value = value_loss(&values, &old_values, &returns, clip);

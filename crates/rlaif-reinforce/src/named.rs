@@ -67,7 +67,7 @@ const NORMALISED: AdvantageEstimator =
 const CENTRED: AdvantageEstimator = AdvantageEstimator::GroupMean { scale: AdvantageScale::None };
 
 const fn clipped(low: f64, high: f64) -> Surrogate {
-    Surrogate::Clipped { low, high, dual: None }
+    Surrogate::Clipped { low, high, dual_clip: None }
 }
 
 impl NamedAlgorithm {
@@ -92,7 +92,7 @@ impl NamedAlgorithm {
     /// use rlaif_reinforce::NamedAlgorithm;
     /// use rlaif_reinforce::rl::{Average, Surrogate};
     /// let dapo = NamedAlgorithm::Dapo.settings(512);
-    /// let surrogate = Surrogate::Clipped { low: 0.2, high: 0.28, dual: None };
+    /// let surrogate = Surrogate::Clipped { low: 0.2, high: 0.28, dual_clip: None };
     /// assert_eq!(dapo.combination.objective.surrogate, surrogate);
     /// assert_eq!(dapo.combination.objective.average, Average::Tokens);
     /// ```

@@ -201,9 +201,8 @@ impl RewardConfig {
                     None => reward,
                 })
             }
-            Self::Instructions { score, loose } => {
-                let reward = Instructions::new(*score);
-                Box::new(if *loose { reward.loose() } else { reward })
+            Self::Instructions { score, check } => {
+                Box::new(Instructions::new(*score).check(*check))
             }
             Self::Constant { value } => Box::new(Constant::new(*value)?),
             Self::WeightedSum { name, terms } => {
@@ -332,10 +331,10 @@ fn policy_judge<A>(
     let (policy, codec) = policy_of(api, around)?;
     let judge = PolicyJudge::new(rubric, policy, codec)?.asked_with(chat_of(api))?;
     let sampling = sampling_of(&config.sampling)?.unwrap_or(Sampling::Greedy);
-    let SamplingConfig { max_tokens, seed, .. } = &config.sampling;
+    let SamplingConfig { max_new_tokens, seed, .. } = &config.sampling;
     let default = judge.generation().clone();
     let judge = judge.named(&config.name).writing(GenerationConfig {
-        max_new_tokens: max_tokens.map_or(default.max_new_tokens, |tokens| tokens as usize),
+        max_new_tokens: max_new_tokens.map_or(default.max_new_tokens, |tokens| tokens as usize),
         batch_size: api.batch_size.unwrap_or(default.batch_size),
         sampling,
         ..default

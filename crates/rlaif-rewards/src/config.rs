@@ -15,7 +15,9 @@ use crate::judge::JudgeConfig;
 #[cfg(feature = "neural")]
 use crate::neural::{ClassifierConfig, Input, LocalModel};
 use crate::rules::{Against, OverlapMeasure, Unit};
-use crate::verify::{AnswerPlace, SandboxLimits, TestScore, TextComparison, Truth};
+use crate::verify::{
+    AnswerPlace, InstructionCheck, SandboxLimits, TestScore, TextComparison, Truth,
+};
 
 /// One reward, and those it is made of. `docs/rewards.md` describes every key.
 ///
@@ -141,9 +143,9 @@ pub enum RewardConfig {
         /// The score by the instructions that are followed.
         #[serde(default)]
         score: TestScore,
-        /// Accept a response without its first line, its last line, or its asterisks as well.
+        /// Strict or loose, as in IFEval's two accuracies.
         #[serde(default)]
-        loose: bool,
+        check: InstructionCheck,
     },
     /// [`crate::Constant`].
     Constant {

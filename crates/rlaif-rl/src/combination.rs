@@ -151,14 +151,14 @@ impl PolicyObjective {
 
     fn check(&self) -> Result<(), BadSetting> {
         match self.surrogate {
-            Surrogate::Clipped { low, high, dual } => {
+            Surrogate::Clipped { low, high, dual_clip } => {
                 if !(low > 0. && low <= 1.) {
                     let expected = "above 0 and at most 1";
                     return Err(BadSetting::new("surrogate.clipped.low", low, expected));
                 }
                 positive("surrogate.clipped.high", high)?;
-                if let Some(c) = dual.filter(|c| !(*c > 1. && c.is_finite())) {
-                    return Err(BadSetting::new("surrogate.clipped.dual", c, "above 1"));
+                if let Some(c) = dual_clip.filter(|c| !(*c > 1. && c.is_finite())) {
+                    return Err(BadSetting::new("surrogate.clipped.dual_clip", c, "above 1"));
                 }
             }
             Surrogate::Reinforce => {}
@@ -186,7 +186,7 @@ impl PolicyObjective {
             range("correction", least, most)?;
         }
         if let Some(off_policy) = self.off_policy {
-            not_negative("off_policy.most_kl", off_policy.most_kl)?;
+            not_negative("off_policy.max_kl", off_policy.max_kl)?;
         }
         Ok(())
     }
@@ -221,7 +221,7 @@ mod tests {
 
     const GRPO: AdvantageEstimator =
         AdvantageEstimator::GroupMean { scale: AdvantageScale::Group { eps: 1e-4 } };
-    const CLIPPED: Surrogate = Surrogate::Clipped { low: 0.2, high: 0.2, dual: None };
+    const CLIPPED: Surrogate = Surrogate::Clipped { low: 0.2, high: 0.2, dual_clip: None };
     const USAGE: CombinationUse =
         CombinationUse { group_size: 8, updates: 1, missing: MissingScore::Drop };
 
@@ -252,7 +252,7 @@ mod tests {
         let wide =
             PolicyObjective { ratio: RatioLevel::Sequence, average: Average::Responses, ..plain };
         assert_eq!(of(wide), [("surrogate.clipped", false)]);
-        let narrow = Surrogate::Clipped { low: 3e-4, high: 4e-4, dual: None };
+        let narrow = Surrogate::Clipped { low: 3e-4, high: 4e-4, dual_clip: None };
         assert_eq!(of(PolicyObjective { surrogate: narrow, ..wide }), []);
         let tokens = PolicyObjective { surrogate: narrow, average: Average::Tokens, ..wide };
         assert_eq!(of(tokens), [("average", false)]);
@@ -296,11 +296,12 @@ mod tests {
             Combination { advantage: GRPO, objective }.check().unwrap_err().to_string()
         };
         let plain = PolicyObjective::new(CLIPPED);
-        let clipped =
-            |low, high, dual| error(PolicyObjective::new(Surrogate::Clipped { low, high, dual }));
+        let clipped = |low, high, dual_clip| {
+            error(PolicyObjective::new(Surrogate::Clipped { low, high, dual_clip }))
+        };
         assert!(clipped(0., 0.2, None).contains("surrogate.clipped.low"));
         assert!(clipped(0.2, f64::NAN, None).contains("surrogate.clipped.high"));
-        assert!(clipped(0.2, 0.2, Some(1.)).contains("surrogate.clipped.dual"));
+        assert!(clipped(0.2, 0.2, Some(1.)).contains("surrogate.clipped.dual_clip"));
         let zero = serde_json::from_str::<Average>(r#"{"constant": 0}"#).unwrap_err();
         assert!(zero.to_string().contains("expected a nonzero usize"), "{zero}");
         let kl = KlForm::Reward { coef: -1., estimator: KlEstimator::K1 };

@@ -121,13 +121,13 @@ impl Mismatch {
 }
 
 /// Off-policy sequence masking ([DeepSeek-V3.2](https://arxiv.org/abs/2512.02556), equation 9): a
-/// response with a negative advantage has no loss if the policy is further than `most_kl` from the
-/// sampler, in nats per token: `mean_t (log π_sampler − log π) > most_kl`.
+/// response with a negative advantage has no loss if the policy is further than `max_kl` from the
+/// sampler, in nats per token: `mean_t (log π_sampler − log π) > max_kl`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OffPolicyMask {
     /// δ, in nats per token.
-    pub most_kl: f64,
+    pub max_kl: f64,
 }
 
 impl OffPolicyMask {
@@ -141,7 +141,7 @@ impl OffPolicyMask {
     ) -> Tensor {
         let _guard = tch::no_grad_guard();
         let far = RatioLevel::Sequence.log(&differences(sampler, log_probs), mask);
-        let keep = advantages.ge(0.).logical_or(&far.le(self.most_kl));
+        let keep = advantages.ge(0.).logical_or(&far.le(self.max_kl));
         keep.to_kind(log_probs.kind())
     }
 }

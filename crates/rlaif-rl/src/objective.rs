@@ -50,7 +50,7 @@ pub fn policy_loss(
     clip: f64,
     dual_clip: Option<f64>,
 ) -> PolicyLoss {
-    let surrogate = Surrogate::Clipped { low: clip, high: clip, dual: dual_clip };
+    let surrogate = Surrogate::Clipped { low: clip, high: clip, dual_clip };
     surrogate.loss(log_probs, old_log_probs, advantages)
 }
 
@@ -67,7 +67,7 @@ pub enum Surrogate {
         high: f64,
         /// c of the dual clip; TRL's `delta`, if it is above 1 + `high`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        dual: Option<f64>,
+        dual_clip: Option<f64>,
     },
     /// `−Â_t log π(y_t)`, the plain policy gradient ([Williams
     /// 1992](https://doi.org/10.1007/BF00992696)), for one optimizer step on responses of the
@@ -149,13 +149,13 @@ impl Surrogate {
             number(yes).where_self(sign, &number(no))
         };
         let (loss, clipped) = match self {
-            Self::Clipped { low, high, dual } => {
+            Self::Clipped { low, high, dual_clip } => {
                 let gain = -advantages;
                 let plain = &gain * ratio;
                 let clamped = &gain * ratio.clamp(1. - low, 1. + high);
                 let clipped = clamped.gt_tensor(&plain).to_kind(kind);
                 let mut loss = plain.maximum(&clamped);
-                if let Some(c) = dual {
+                if let Some(c) = dual_clip {
                     let bound = loss.minimum(&(&gain * c));
                     loss = bound.where_self(&advantages.lt(0.), &loss);
                 }

@@ -143,8 +143,8 @@ fn advantages_are_those_of_trl_and_verl() {
 
 /// The estimator and the loss of a golden.
 fn case(name: &str) -> (AdvantageEstimator, f64, PolicyObjective) {
-    let clipped = |low, high| Surrogate::Clipped { low, high, dual: None };
-    let dual = |high, c| Surrogate::Clipped { low: 0.2, high, dual: Some(c) };
+    let clipped = |low, high| Surrogate::Clipped { low, high, dual_clip: None };
+    let dual = |high, c| Surrogate::Clipped { low: 0.2, high, dual_clip: Some(c) };
     let tokens = PolicyObjective::new;
     let with = |average, surrogate| PolicyObjective { average, ..tokens(surrogate) };
     let sequence = |surrogate| PolicyObjective {
@@ -192,7 +192,7 @@ fn case(name: &str) -> (AdvantageEstimator, f64, PolicyObjective) {
             ..tokens(Surrogate::Gamma { positive: (2., 3.), negative: (3., 2.) })
         }),
         "opsm" => trl(PolicyObjective {
-            off_policy: Some(OffPolicyMask { most_kl: 0.05 }),
+            off_policy: Some(OffPolicyMask { max_kl: 0.05 }),
             ..tokens(clipped(0.2, 0.2))
         }),
         "token_truncate" => trl(corrected(truncate(RatioLevel::Token, 0., 1.05), 0.2)),

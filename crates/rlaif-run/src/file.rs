@@ -180,7 +180,8 @@ impl<T> OpenRun<T> {
     ) -> Result<(RunFolder, Option<Saved>), RunError> {
         let (folder, saved) = match world.first(|| self.folder(keep))? {
             Some((folder, saved)) => (folder.in_world(world), saved),
-            None => RunFolder::of_another(&self.out, keep, world, self.resume)?,
+            None if self.resume => RunFolder::resume_of_another(&self.out, keep, world)?,
+            None => (RunFolder::of_another(&self.out, keep, world)?, None),
         };
         let step = saved.as_ref().map_or(0, Saved::step);
         let remedy = "put the run's folder on a file system that all hosts share";

@@ -6,7 +6,7 @@ use std::{
 };
 
 use rlaif_core::{
-    AskedPair, BadSetting, ExamName, ExamQuestion, PairRow, Rendering, Seed, TextOrMessages,
+    AskedPair, BadSetting, ExamName, ExamQuestion, PairRow, Rendering, Seed, TextOrMessages, Ties,
     Unread, say,
 };
 use rlaif_data::{Import, ImportColumns, Reader};
@@ -63,17 +63,6 @@ pub struct LabelFile {
     /// Treatment of pairs of which neither response is better.
     #[serde(default)]
     pub ties: Ties,
-}
-
-/// Treatment of pairs of which neither response is better.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Ties {
-    /// Ties are left out.
-    #[default]
-    Drop,
-    /// Ties are kept, with a probability of 0.5.
-    Keep,
 }
 
 /// The pairs to be labelled.

@@ -128,7 +128,7 @@ pub use exam::{ExamData, ExamFile, ExamSettings};
 pub use fetch::{FetchError, model_files, model_folder};
 pub use file::{OpenRun, RunFile, RunRequest};
 pub use judge::{JudgeData, JudgeFile, JudgeSummary};
-pub use label::{LabelData, LabelFile, LabelSummary, Ties};
+pub use label::{LabelData, LabelFile, LabelSummary};
 pub use memory::{WeightsInMemory, longest, rows_of_pass};
 pub use model::{
     LoraBias, LoraInit, LoraSection, LoraTargets, ModelSection, Placement, tell_of_slow_dtype,
@@ -146,7 +146,7 @@ pub use red_team::{PromptFilter, RedTeamData, RedTeamFile, RedTeamSummary};
 pub use reinforce::ReinforceFile;
 pub use resume::{AtResume, Change};
 pub use revise::{
-    FirstResponse, ReviseData, ReviseFile, ReviseSummary, RevisedRows, RoundMeasures,
+    Critiques, FirstResponse, ReviseData, ReviseFile, ReviseSummary, RevisedRows, RoundMeasures,
 };
 pub use reward::{RewardColumns, RewardFile, encode_judged};
 pub use rewards::{rewards_for_file, rewards_from_config};

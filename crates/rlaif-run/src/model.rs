@@ -6,8 +6,8 @@ use rlaif_core::{BadSetting, say};
 use rlaif_lm::Policy;
 use rlaif_models::{
     ADAPTER, AdapterBase, CheckpointError, Classifier, ConvertError, Initialisation, LanguageModel,
-    LoadOptions, Lora, ModelError, ModelFiles, ModelNames, ModuleNames, PolicySetup, Quantization,
-    TargetModules, TrainedBiases,
+    LoadOptions, Lora, LoraVariant, ModelError, ModelFiles, ModelNames, ModuleNames, PolicySetup,
+    Quantization, TargetModules, TrainedBiases,
 };
 use rlaif_rewards::neural::tokenizer_folder;
 use rlaif_text::HfTokenizer;
@@ -79,8 +79,8 @@ pub struct LoraSection {
     pub dropout: f64,
     /// The layers with an adapter.
     pub targets: LoraTargets,
-    /// DoRA: each output of a layer has a trained magnitude.
-    pub dora: bool,
+    /// LoRA, or DoRA: each output of a layer has a trained magnitude.
+    pub variant: LoraVariant,
     /// The factors at the start of training.
     pub init: LoraInit,
     /// Biases that are trained with the factors.
@@ -128,7 +128,7 @@ impl Default for LoraSection {
             alpha: 32.,
             dropout: 0.,
             targets: LoraTargets::Pattern("all-linear".to_owned()),
-            dora: false,
+            variant: LoraVariant::Lora,
             init: LoraInit::Zero,
             bias: LoraBias::None,
         }
@@ -174,7 +174,7 @@ impl LoraSection {
                     TargetModules::Named(ModuleNames::Suffixes(names.clone()))
                 }
             },
-            dora: self.dora,
+            variant: self.variant,
             init: match self.init {
                 LoraInit::Zero => Initialisation::Zero,
                 LoraInit::Pissa => Initialisation::Pissa,

@@ -73,7 +73,7 @@ pub struct PpoFile {
 #[serde(deny_unknown_fields)]
 pub struct PretrainingSection {
     /// A file, or a pattern such as `shards/*.jsonl`.
-    pub path: String,
+    pub file: String,
     /// Format of its rows.
     #[serde(default)]
     pub columns: ColumnSection,
@@ -126,7 +126,7 @@ impl RunFile for PpoFile {
         all.extend(self.reference.as_mut());
         all.extend(self.value.model.as_mut());
         all.extend(self.value.head.as_mut());
-        all.extend(self.pretraining.as_mut().map(|section| &mut section.path));
+        all.extend(self.pretraining.as_mut().map(|section| &mut section.file));
         all.extend(self.reward.locations());
         all
     }
@@ -277,7 +277,7 @@ impl PpoFile {
             (Some(section), Some(_)) => section,
             (None, Some(_)) => {
                 let found = "given without `[pretraining]`";
-                let expected = "used with `pretraining.path`, the texts that it weighs";
+                let expected = "used with `pretraining.file`, the texts that it weighs";
                 return Err(BadSetting::new("ppo.pretraining", found, expected).into());
             }
             (Some(_), None) => {
@@ -288,13 +288,13 @@ impl PpoFile {
             }
         };
         let encoder = Encoder::new(codec, policy.spec(), section.max_tokens);
-        let (rows, left) = section.columns.read(&section.path, &self.prompt, &encoder)?;
+        let (rows, left) = section.columns.read(&section.file, &self.prompt, &encoder)?;
         if rows.is_empty() {
             let found = format!(
                 "`{}`, in which no row has anything to learn within `pretraining.max_tokens`",
-                section.path
+                section.file
             );
-            return Err(BadSetting::new("pretraining.path", found, "rows to learn from").into());
+            return Err(BadSetting::new("pretraining.file", found, "rows to learn from").into());
         }
         Ok(Some((rows, left)))
     }

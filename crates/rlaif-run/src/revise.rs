@@ -57,9 +57,9 @@ pub struct ReviseFile {
     /// The number of revisions of each response, each by a principle that is drawn for it.
     #[serde(default = "ReviseFile::rounds")]
     pub rounds: u32,
-    /// Each revision follows a critique, if the principle has a request for one.
-    #[serde(default = "ReviseFile::yes")]
-    pub critique: bool,
+    /// Critiques before revisions, for principles with a request for one.
+    #[serde(default)]
+    pub critique: Critiques,
     /// The revisions that become rows.
     #[serde(default)]
     pub rows: RevisedRows,
@@ -68,6 +68,17 @@ pub struct ReviseFile {
     /// A reward, such as a classifier, whose mean is told for the responses of each round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub harmlessness: Option<RewardConfig>,
+}
+
+/// Critiques before revisions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Critiques {
+    /// Each revision follows a critique.
+    #[default]
+    Written,
+    /// Revisions are requested at once.
+    Skipped,
 }
 
 /// The responses that are revised.
@@ -145,7 +156,7 @@ pub struct RoundMeasures {
 struct Revising<'a> {
     seed: Seed,
     rounds: u32,
-    critique: bool,
+    critique: Critiques,
     constitution: &'a Constitution,
     writer: &'a WriterConfig,
 }
@@ -193,10 +204,6 @@ impl ReviseFile {
         4
     }
 
-    fn yes() -> bool {
-        true
-    }
-
     fn constitution(&self) -> Result<Constitution, RunError> {
         let mut all = Constitution::from_files(&self.constitution)?;
         let own =
@@ -204,9 +211,9 @@ impl ReviseFile {
         own.check()?;
         all.principles.extend(own.principles);
         all.examples.extend(own.examples);
-        all.principles.retain(|principle| principle.revision.is_some());
+        all.principles.retain(|principle| principle.revision_request.is_some());
         if all.principles.is_empty() {
-            let found = "without a principle that has `revision`";
+            let found = "without a principle that has `revision_request`";
             let expected = "at least one request for a revision, in a file or in `principles`";
             return Err(BadSetting::new("constitution", found, expected).into());
         }
@@ -366,8 +373,8 @@ impl Plan<'_> {
 
     /// The request for a critique in a round of a row, if there is one.
     fn critique(&self, row: &Revised, round: usize) -> Option<&str> {
-        let request = self.principle(row, round)?.critique.as_deref();
-        request.filter(|_| self.file.critique)
+        let request = self.principle(row, round)?.critique_request.as_deref();
+        request.filter(|_| self.file.critique == Critiques::Written)
     }
 
     /// The prompt for a text of a row, given the texts before it; `None` if one of them is missing, or if
@@ -389,7 +396,7 @@ impl Plan<'_> {
             Some(request) => Some((request, of(step - 1)?)),
             None => None,
         };
-        Some(prompts.revision(critique, self.principle(row, round)?.revision.as_deref()?))
+        Some(prompts.revision(critique, self.principle(row, round)?.revision_request.as_deref()?))
     }
 
     /// Has the writer write what is missing among `known`, step by step.

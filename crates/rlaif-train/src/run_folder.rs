@@ -172,33 +172,38 @@ impl RunFolder {
         })
     }
 
-    /// The folder as a rank sees it that writes nothing into it: rank 0 has created or resumed it. With `resumed`,
-    /// returns the newest intact checkpoint; the folder must be in a file system that all hosts share.
+    /// The folder as a rank sees it that writes nothing into it: rank 0 has created it. It must be in a file system
+    /// that all hosts share.
     ///
     /// # Errors
-    /// [`TrainError::NoRun`] if this rank does not see the folder, [`TrainError::NoGoodCheckpoint`],
-    /// [`TrainError::Read`].
-    pub fn of_another(
-        root: &Path,
-        keep: Keep,
-        world: &World,
-        resumed: bool,
-    ) -> Result<(Self, Option<Saved>), TrainError> {
+    /// [`TrainError::NoRun`] if this rank does not see the folder.
+    pub fn of_another(root: &Path, keep: Keep, world: &World) -> Result<Self, TrainError> {
         if !root.join("run.toml").exists() {
             return Err(TrainError::NoRun { folder: root.to_owned() });
         }
-        let mut checkpoints = Checkpoints::of_another(&root.join("checkpoints"), keep);
-        let saved = if resumed { checkpoints.newest_valid()?.saved } else { None };
-        let run = Self {
+        Ok(Self {
             root: root.to_owned(),
-            checkpoints,
+            checkpoints: Checkpoints::of_another(&root.join("checkpoints"), keep),
             files: None,
             world: world.clone(),
             terminal: None,
             sinks: Sinks::default(),
             not_finite: BTreeMap::new(),
             next_run_file: None,
-        };
+        })
+    }
+
+    /// As [`RunFolder::of_another`], where rank 0 has resumed the run, with the newest intact checkpoint.
+    ///
+    /// # Errors
+    /// [`TrainError::NoRun`], [`TrainError::NoGoodCheckpoint`], [`TrainError::Read`].
+    pub fn resume_of_another(
+        root: &Path,
+        keep: Keep,
+        world: &World,
+    ) -> Result<(Self, Option<Saved>), TrainError> {
+        let mut run = Self::of_another(root, keep, world)?;
+        let saved = run.checkpoints.newest_valid()?.saved;
         Ok((run, saved))
     }
 

@@ -248,7 +248,7 @@ const SHORT_RLAIF: &str = "--set stages.candidates.data.take=8 --set stages.ques
 
 const SHORT_CONSTITUTION: &str = "--set stages.reviser.train={steps=1,batch_size=4} \
     --set stages.candidates.data.take=4 --set stages.answers.data.take=4 \
-    --set stages.revise.writer.sampling.max_tokens=12 --set stages.sft.train={steps=1,batch_size=4} \
+    --set stages.revise.writer.sampling.max_new_tokens=12 --set stages.sft.train={steps=1,batch_size=4} \
     --set stages.dpo.train={steps=1,batch_size=4} --set stages.eval.data.take=2 \
     --set stages.eval.generation.max_new_tokens=8";
 

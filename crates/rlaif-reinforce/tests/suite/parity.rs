@@ -63,7 +63,7 @@ fn settings(name: &str, trl: &Value) -> ReinforceConfig {
     assert!(trl.as_object().unwrap().keys().all(|key| known.contains(&key.as_str())), "{trl}");
     let (beta, low) = (number("beta", 0.), number("epsilon", 0.2));
     let high = number("epsilon_high", low);
-    let clipped = Surrogate::Clipped { low, high, dual: None };
+    let clipped = Surrogate::Clipped { low, high, dual_clip: None };
     let scale = match trl["scale_rewards"].as_str() {
         None => AdvantageScale::Group { eps: 1e-4 },
         Some("none") => AdvantageScale::None,

@@ -55,7 +55,7 @@ fn wrong_combinations_are_refused_with_the_reason() {
 fn doubtful_combinations_are_warned_about() {
     let _alone = alone();
     let wide = ReinforceConfig {
-        surrogate: Some(Surrogate::Clipped { low: 0.2, high: 0.2, dual: None }),
+        surrogate: Some(Surrogate::Clipped { low: 0.2, high: 0.2, dual_clip: None }),
         ..config(NamedAlgorithm::Gspo)
     };
     let trainer = trainer(Family::Llama, wide);

@@ -56,7 +56,7 @@ impl ComparerConfig {
     /// The policy that judges, if it is one.
     #[cfg(feature = "neural")]
     pub fn local_model(&self) -> Option<LocalModel<'_>> {
-        let explanation = self.sampling.max_tokens.unwrap_or(MAX_TOKENS);
+        let explanation = self.sampling.max_new_tokens.unwrap_or(MAX_TOKENS);
         self.api.local_model(match self.answer {
             PairAnswer::Label => None,
             PairAnswer::Explained => Some(explanation),

@@ -338,7 +338,7 @@ impl JudgeConfig {
         let tokens = match form {
             // Read from the probabilities of the next token.
             None | Some(AnswerForm::Expectation) => None,
-            Some(form) => Some(self.sampling.max_tokens.unwrap_or(form.shape().max_tokens)),
+            Some(form) => Some(self.sampling.max_new_tokens.unwrap_or(form.shape().max_tokens)),
         };
         self.api.local_model(tokens)
     }

@@ -69,7 +69,7 @@ pub(super) use with_service_keys;
 pub struct SamplingConfig {
     /// Maximum length of an answer, in tokens. By default: 16 for numbers, 4 for expectations, 300
     /// with a justification, 512 for a writer's text.
-    pub max_tokens: Option<u32>,
+    pub max_new_tokens: Option<u32>,
     /// The temperature.
     pub temperature: Option<f64>,
     /// The probability mass in top-p sampling.

@@ -31,7 +31,7 @@ impl LocalLlm {
         let (policy, codec) = policy_of(api, around)?;
         let asker = PolicyAsker::new(policy, codec).with_chat(chat_of(api))?;
         let how = GenerationConfig {
-            max_new_tokens: service.sampling.max_tokens.unwrap_or(max_tokens) as usize,
+            max_new_tokens: service.sampling.max_new_tokens.unwrap_or(max_tokens) as usize,
             batch_size: api.batch_size.unwrap_or(BATCH_SIZE),
             sampling,
             ..GenerationConfig::default()

@@ -47,7 +47,7 @@ impl WriterConfig {
     /// The policy that writes, if it is one.
     #[cfg(feature = "neural")]
     pub fn local_model(&self) -> Option<LocalModel<'_>> {
-        self.api.local_model(Some(self.sampling.max_tokens.unwrap_or(MAX_TOKENS)))
+        self.api.local_model(Some(self.sampling.max_new_tokens.unwrap_or(MAX_TOKENS)))
     }
 
     /// Every setting that may name a folder on this disk.

@@ -102,7 +102,7 @@ pub struct ClassifierOptions {
     input: Input,
     separator: String,
     chat: ChatOptions,
-    max_length: Option<usize>,
+    max_tokens: Option<usize>,
     batch_size: usize,
     report: Option<Reading>,
 }
@@ -131,7 +131,7 @@ impl ClassifierOptions {
             input: Input::default(),
             separator: String::new(),
             chat: ChatOptions::default(),
-            max_length: None,
+            max_tokens: None,
             batch_size: 32,
             report: None,
         }
@@ -190,8 +190,8 @@ impl ClassifierOptions {
     /// Sets the maximum length of a row, in tokens, special tokens included; by default, the
     /// model's limit.
     #[must_use]
-    pub fn max_length(mut self, tokens: usize) -> Self {
-        self.max_length = Some(tokens);
+    pub fn max_tokens(mut self, tokens: usize) -> Self {
+        self.max_tokens = Some(tokens);
         self
     }
 
@@ -346,7 +346,7 @@ impl ClassifierReward {
             let reported = options.report.as_ref();
             let reported =
                 reported.map(|reading| chosen(&model, Some(&reading.label))).transpose()?;
-            let limit = limit(&model, options.max_length)?;
+            let limit = limit(&model, options.max_tokens)?;
             if options.input == Input::Chat {
                 // A faulty template is reported now instead of at the first batch.
                 render(&model.tokenizer, &Exchange::new("a", "b"), &options.chat)
@@ -548,7 +548,7 @@ fn limit(model: &Model, asked: Option<usize>) -> Result<usize, ProviderError> {
     match asked {
         Some(asked) if !(least..=most).contains(&asked) => {
             Err(ProviderError::Setting(BadSetting::new(
-                "max_length",
+                "max_tokens",
                 asked,
                 match of_model {
                     Some(most) => format!("from {least} to the model's limit, {most}"),

@@ -103,7 +103,7 @@ pub struct ClassifierConfig {
     #[serde(skip_serializing_if = "Metadata::is_empty")]
     pub chat_template_kwargs: Metadata,
     /// The most tokens of a row; the model's limit by default.
-    pub max_length: Option<usize>,
+    pub max_tokens: Option<usize>,
     /// Maximum number of rows per batch; 32 by default.
     pub batch_size: Option<usize>,
     /// `cpu`, `cuda`, `cuda:N` or `auto`; by default, that of the run.
@@ -131,7 +131,7 @@ impl ClassifierConfig {
             separator: _,
             chat_template: _,
             chat_template_kwargs: _,
-            max_length: _,
+            max_tokens: _,
             batch_size: _,
             device: _,
             dtype: _,
@@ -179,8 +179,8 @@ impl ClassifierConfig {
         }
         let (template, kwargs) = (self.chat_template.clone(), self.chat_template_kwargs.clone());
         options = options.chat(ChatOptions { template, kwargs, ..ChatOptions::default() });
-        if let Some(tokens) = self.max_length {
-            options = options.max_length(tokens);
+        if let Some(tokens) = self.max_tokens {
+            options = options.max_tokens(tokens);
         }
         if let Some(rows) = self.batch_size {
             options = options.batch_size(rows);

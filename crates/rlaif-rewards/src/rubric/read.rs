@@ -124,7 +124,7 @@ pub enum NoVerdict {
         found: f64,
     },
     /// The answer ends within its number, or before it.
-    #[error("the judge's answer was cut short by `max_tokens`: {}", Excerpt(.answer))]
+    #[error("the judge's answer was cut short by `max_new_tokens`: {}", Excerpt(.answer))]
     CutShort {
         /// The answer.
         answer: String,

@@ -11,7 +11,7 @@ mod text;
 mod truth;
 
 pub use code::{CodeTests, TestScore};
-pub use instructions::Instructions;
+pub use instructions::{InstructionCheck, Instructions};
 pub use math::{AnswerPlace, MathAnswer, same_answer};
 pub use sandbox::{Ran, Sandbox, SandboxLimits};
 pub use schema::JsonSchemaCheck;

@@ -135,7 +135,7 @@ fn bedrock_invoke_model_signed() {
     let toml = format!(
         "rubric = \"toxicity\"\n[api]\nkind = \"bedrock-invoke\"\nregion = \"eu-west-3\"\nmodel = \
          \"anthropic.claude-3-sonnet-20240229-v1:0\"\nbase_url = \"{}\"\n[sampling]\ntemperature = \
-         0.0\ntop_p = 1.0\nmax_tokens = 300",
+         0.0\ntop_p = 1.0\nmax_new_tokens = 300",
         server.url
     );
     assert_eq!(score(&keyed(&toml)), -4.);

@@ -116,7 +116,7 @@ fn pairs_and_joined_texts_are_read_as_the_pipeline_reads_them() {
 fn a_joined_text_that_is_too_long_loses_its_beginning() {
     let reward = not_hate();
     let options = ClassifierOptions::preset(Preset::NotHate).input(Input::PromptAndResponse);
-    let joined = reward.with(options.max_length(12)).unwrap();
+    let joined = reward.with(options.max_tokens(12)).unwrap();
     let far = "Why? ".repeat(40);
     let long = [Exchange::new(&far, "I like you."), Exchange::new("No. ", "I like you.")];
     let scores = score(&joined, &long);
@@ -245,8 +245,8 @@ fn what_cannot_be_is_refused_with_advice() {
     assert!(refused(ClassifierOptions::new().label(2)).contains("`hate` (1)"));
     assert!(refused(ClassifierOptions::new()).contains("none was chosen"));
     let hate = || ClassifierOptions::preset(Preset::Hate);
-    assert!(refused(hate().max_length(65)).contains("from 3 to the model's limit, 64"));
-    assert!(refused(hate().max_length(2)).contains("`max_length`"));
+    assert!(refused(hate().max_tokens(65)).contains("from 3 to the model's limit, 64"));
+    assert!(refused(hate().max_tokens(2)).contains("`max_tokens`"));
     assert!(refused(hate().batch_size(0)).contains("`batch_size`"));
     assert!(refused(hate().separator(" ")).contains("prompt-and-response"));
     assert!(refused(hate().input(Input::Chat)).contains("chat template"));

@@ -104,7 +104,7 @@ impl DpoFile {
     ) -> Result<DpoRows, RunError> {
         let mut config = self.rows.clone();
         if let Some(data) = &self.data {
-            config.max_length = config.max_length.or(Some(data.max_tokens));
+            config.max_tokens = config.max_tokens.or(Some(data.max_tokens));
         }
         let reading = Reading { file: self, codec, spec, config, seed };
         if let (Objective::Unpaired(_), Some(data)) = (&self.dpo.objective, &self.data) {
@@ -330,7 +330,7 @@ fn prompts_to_answer(
         Some(_) => limit,
         None => limit.saturating_sub(answer),
     };
-    let limits = [config.max_prompt_length, config.max_length.map(room), spec.context.map(room)];
+    let limits = [config.max_prompt_tokens, config.max_tokens.map(room), spec.context.map(room)];
     let limit = limits.into_iter().flatten().min().unwrap_or(usize::MAX);
     let mut kept = Vec::with_capacity(prompts.len());
     for prompt in prompts {

@@ -271,7 +271,7 @@ fn cost(
 
 /// Tokens of a judge's answer about a pair: for estimates.
 fn answer_tokens(judge: &ComparerConfig) -> u32 {
-    judge.sampling.max_tokens.unwrap_or(match judge.answer {
+    judge.sampling.max_new_tokens.unwrap_or(match judge.answer {
         PairAnswer::Label => 8,
         PairAnswer::Explained => 300,
     })
@@ -291,7 +291,7 @@ fn plus(a: Option<f64>, b: Option<f64>) -> Option<f64> {
 impl Writes for RedTeamFile {
     fn size(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize {
         let included: Option<usize> = self.data.include.iter().map(|file| rows_of(file)).sum();
-        let output = self.writer.sampling.max_tokens.unwrap_or(512) as usize;
+        let output = self.writer.sampling.max_new_tokens.unwrap_or(512) as usize;
         let tokens = [PROMPT_TOKENS, output];
         let [cost, budget] =
             cost(self.writer.price, self.writer.budget, Some(self.prompts), tokens);
@@ -311,7 +311,7 @@ impl Writes for CandidatesFile {
         }
         for writer in &self.writers {
             let questions = rows.map(|rows| rows * writer.responses as usize);
-            let output = writer.sampling.max_tokens.unwrap_or(512) as usize;
+            let output = writer.sampling.max_new_tokens.unwrap_or(512) as usize;
             let [own, budget] =
                 cost(writer.price, writer.budget, questions, [PROMPT_TOKENS, output]);
             size.cost = plus(size.cost, own);
@@ -357,8 +357,10 @@ impl Writes for ReviseFile {
         let about = rows.map_or_else(String::new, |rows| {
             format!("{rows} responses, {} revisions", rows * rounds)
         });
-        let questions = rows.map(|rows| rows * rounds * if self.critique { 2 } else { 1 });
-        let output = self.writer.sampling.max_tokens.unwrap_or(512) as usize;
+        let questions = rows.map(|rows| {
+            rows * rounds * if self.critique == crate::Critiques::Written { 2 } else { 1 }
+        });
+        let output = self.writer.sampling.max_new_tokens.unwrap_or(512) as usize;
         let [cost, budget] =
             cost(self.writer.price, self.writer.budget, questions, [PAIR_TOKENS, output]);
         let of_each = match self.rows {

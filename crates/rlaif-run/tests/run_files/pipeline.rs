@@ -166,7 +166,7 @@ fn the_plan_has_rows_costs_and_the_order_of_stages() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let text = "[stages.z]\ncommand = 'candidates'\ndata = { file = 'builtin:held-out', take = 100 }\n\
-                [[stages.z.writers]]\nresponses = 2\nsampling = { temperature = 1.0, max_tokens = 100 }\n\
+                [[stages.z.writers]]\nresponses = 2\nsampling = { temperature = 1.0, max_new_tokens = 100 }\n\
                 api = { kind = 'anthropic', model = 'm' }\n\
                 price = { input_per_million = 1.0, output_per_million = 5.0 }\n\
                 budget = { money = 0.5 }\n\

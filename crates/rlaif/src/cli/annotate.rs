@@ -6,10 +6,10 @@ use std::{
 };
 
 use clap::{Args, Subcommand, ValueEnum};
-use rlaif_core::{Seed, say};
+use rlaif_core::{Seed, Ties, say};
 use rlaif_people::{
-    AnnotatorRole, LabelOptions, PeopleAgreement, PeopleLabels, Study, StudyAgreement, StudyForm,
-    StudySettings, read_answers, read_evaluations, read_items, write_answers,
+    AnnotatorRole, ItemPurpose, LabelOptions, PeopleAgreement, PeopleLabels, Study, StudyAgreement,
+    StudyForm, StudySettings, read_answers, read_evaluations, read_items, write_answers,
 };
 use serde_json::json;
 
@@ -92,9 +92,10 @@ impl Add {
     }
 
     fn run(&self) -> Result<(), CliError> {
+        let purpose = if self.known { ItemPurpose::Measure } else { ItemPurpose::Answer };
         let mut items = Vec::new();
         for file in &self.files {
-            items.extend(read_items(file, self.known)?);
+            items.extend(read_items(file, purpose)?);
         }
         match self.evaluation.as_slice() {
             [] => {}
@@ -331,9 +332,9 @@ pub(crate) struct Export {
     /// The file to write.
     #[arg(long)]
     out: PathBuf,
-    /// The form.
-    #[arg(long, value_enum, default_value = "preferences")]
-    form: Form,
+    /// The format.
+    #[arg(long, alias = "form", value_enum, default_value = "preferences")]
+    format: Form,
     /// Treatment of ties in preferences.
     #[arg(long, value_enum, default_value = "drop")]
     ties: TiedVotes,
@@ -348,7 +349,7 @@ pub(crate) struct Export {
 impl Export {
     fn run(&self) -> Result<(), CliError> {
         let contents = Study::open(&self.study)?.contents()?;
-        let form = match self.form {
+        let form = match self.format {
             Form::Preferences => return self.preferences(&contents),
             Form::Demonstrations => {
                 let rows = contents.demonstrations();
@@ -366,7 +367,10 @@ impl Export {
 
     fn preferences(&self, contents: &rlaif_people::StudyContents) -> Result<(), CliError> {
         let options = LabelOptions {
-            keep_ties: self.ties == TiedVotes::Keep,
+            ties: match self.ties {
+                TiedVotes::Drop => Ties::Drop,
+                TiedVotes::Keep => Ties::Keep,
+            },
             least_known: self.least_known,
             keep_known: self.keep_known,
         };

@@ -77,6 +77,10 @@ impl FromStr for Sequence {
     }
 }
 
+fn eos(name: &str) -> Result<Eos, String> {
+    serde_json::from_value(name.into()).map_err(|_| "expected ends or ignored".to_owned())
+}
+
 #[derive(Debug, Args)]
 struct Settings {
     /// Maximum length of a response, in tokens; a row may have its own `max_new_tokens`.
@@ -88,19 +92,19 @@ struct Settings {
     #[command(flatten)]
     sampling: SamplingArguments,
     /// A text that ends a response, and is left out of it; may be given several times. For special
-    /// tokens, which are not text, use --stop-id.
-    #[arg(long, allow_hyphen_values = true)]
-    stop: Vec<String>,
+    /// tokens, which are not text, use --stop-ids.
+    #[arg(long, alias = "stop", allow_hyphen_values = true)]
+    stop_strings: Vec<String>,
     /// A token id that ends a response, also of a special token; may be given several times.
-    #[arg(long)]
-    stop_id: Vec<u32>,
+    #[arg(long, alias = "stop-id")]
+    stop_ids: Vec<u32>,
     /// Consecutive ids that must not occur in a response, such as 5,6,7; may be given several
     /// times.
     #[arg(long, value_name = "ID,ID,..")]
     bad_ids: Vec<Sequence>,
-    /// Continues after an end of sequence, to the full length.
-    #[arg(long)]
-    ignore_eos: bool,
+    /// Effect of an end of sequence: `ends` the response, or is `ignored`, so that it has its full length.
+    #[arg(long, default_value = "ends", value_parser = eos)]
+    eos: Eos,
     /// Seed of the draws. A row's tokens depend on the seed and the row's number only.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -113,9 +117,9 @@ impl Settings {
             min_new_tokens: self.min_new_tokens,
             sampling: self.sampling.sampling(),
             repetition_penalty: self.sampling.repetition_penalty,
-            eos: if self.ignore_eos { Eos::Ignored } else { Eos::Ends },
-            stop_ids: self.stop_id.clone(),
-            stop_strings: self.stop.clone(),
+            eos: self.eos,
+            stop_ids: self.stop_ids.clone(),
+            stop_strings: self.stop_strings.clone(),
             bad_ids: self.bad_ids.iter().map(|Sequence(ids)| ids.clone()).collect(),
             batch_size,
             ..GenerationConfig::default()

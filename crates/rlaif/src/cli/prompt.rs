@@ -14,8 +14,8 @@ pub(crate) struct AskedArguments {
     #[arg(long, value_enum)]
     plain: Option<Plain>,
     /// Text around prompts that are texts, with {prompt} in place of the prompt.
-    #[arg(long)]
-    prompt_template: Option<String>,
+    #[arg(long, alias = "prompt-template")]
+    template: Option<String>,
     /// The system message of conversations that have none.
     #[arg(long)]
     system: Option<String>,
@@ -50,7 +50,7 @@ impl AskedArguments {
         if let Some(system) = &self.system {
             section.system = Some(system.clone());
         }
-        if let Some(template) = &self.prompt_template {
+        if let Some(template) = &self.template {
             section.template = Some(template.clone());
             section.check().map_err(|_| {
                 CliError::flag("prompt-template", template, "a text with {prompt} in it, once")

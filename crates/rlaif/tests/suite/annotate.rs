@@ -106,7 +106,7 @@ fn answers_of_three_tools_become_agreement_and_labels() {
     let keep = "export people.sqlite --out ties.jsonl --ties keep";
     succeeded(&annotate(folder, &keep.split(' ').collect::<Vec<_>>()));
     assert_eq!(read_rows(&folder.join("ties.jsonl"))[2]["probability"], 0.5);
-    let argilla = "export people.sqlite --form argilla --out records.jsonl";
+    let argilla = "export people.sqlite --format argilla --out records.jsonl";
     succeeded(&annotate(folder, &argilla.split(' ').collect::<Vec<_>>()));
     succeeded(&annotate(folder, &["read", "again.sqlite", "records.jsonl"]));
     let again = rows(&annotate(folder, &["people", "again.sqlite"]));

@@ -266,11 +266,11 @@ fn bad_input_is_named_and_nothing_is_written() {
     assert!(error.contains("columns.format"), "{error}");
     let error = refuse("cached", "[online.reward]\nkind = 'length'\nlongest = 3\nper = 1.0\n");
     assert!(error.contains("dpo.reference") && error.contains("live"), "{error}");
-    let long = refuse("long", "[rows]\nmax_length = 8\ntoo_long = 'error'\n");
+    let long = refuse("long", "[rows]\nmax_tokens = 8\ntoo_long = 'error'\n");
     assert!(long.contains("the limit of 8") && long.contains(".jsonl, line 1: "), "{long}");
 
-    let none = refuse("rows", "[rows]\nmax_length = 0\n");
-    assert!(none.contains("`rows.max_length` is 0; expected at least 2"), "{none}");
+    let none = refuse("rows", "[rows]\nmax_tokens = 0\n");
+    assert!(none.contains("`rows.max_tokens` is 0; expected at least 2"), "{none}");
 
     // Prompts to which no answer would fit are left out before any is sampled.
     let online = |answer: usize| {

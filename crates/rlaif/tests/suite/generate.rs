@@ -142,13 +142,15 @@ fn a_stop_string_ends_the_response_and_is_left_out() {
     let tokenizer = HfTokenizer::from_folder(Path::new(&model)).unwrap();
     let base = ["generate", "--model", &model, "--input", "-", "--max-new-tokens", "24"];
     let rows_in = [json!({ "prompt_ids": [5, 6, 7] })];
-    let free = rows(&run(&[&base[..], &["--ignore-eos"]].concat(), &input(&rows_in)));
+    let free = rows(&run(&[&base[..], &["--eos", "ignored"]].concat(), &input(&rows_in)));
     let text = free[0]["response"].as_str().unwrap().to_owned();
     let letters: Vec<char> = text.chars().filter(char::is_ascii_alphanumeric).collect();
     let stop = letters[letters.len() / 2].to_string();
     let before = &text[..text.find(&stop).unwrap()];
-    let got =
-        rows(&run(&[&base[..], &["--ignore-eos", "--stop", &stop]].concat(), &input(&rows_in)));
+    let got = rows(&run(
+        &[&base[..], &["--eos", "ignored", "--stop-strings", &stop]].concat(),
+        &input(&rows_in),
+    ));
     assert_eq!(got[0]["response"], json!(before));
     assert_eq!(got[0]["finish_reason"], "stop");
     let ids: Vec<u32> = serde_json::from_value(got[0]["response_ids"].clone()).unwrap();
@@ -158,8 +160,10 @@ fn a_stop_string_ends_the_response_and_is_left_out() {
         got[0]["response_ids"].as_array().unwrap()[..]
     );
     // One that never comes.
-    let never =
-        rows(&run(&[&base[..], &["--ignore-eos", "--stop", "☃☃☃"]].concat(), &input(&rows_in)));
+    let never = rows(&run(
+        &[&base[..], &["--eos", "ignored", "--stop-strings", "☃☃☃"]].concat(),
+        &input(&rows_in),
+    ));
     assert_eq!(never, free);
     assert_eq!(never[0]["finish_reason"], "length");
 
@@ -177,7 +181,7 @@ fn a_stop_string_ends_the_response_and_is_left_out() {
 fn bad_ids_do_not_follow_one_another() {
     let model = fixture("llama3");
     let base = ["generate", "--model", model.to_str().unwrap(), "--input", "-", "--greedy"];
-    let base = [&base[..], &["--max-new-tokens", "8", "--ignore-eos"]].concat();
+    let base = [&base[..], &["--max-new-tokens", "8", "--eos", "ignored"]].concat();
     let ids = |more: &[&str]| -> Vec<u32> {
         let got = rows(&run(&[&base[..], more].concat(), "{\"prompt_ids\": [5, 6]}\n"));
         serde_json::from_value(got[0]["response_ids"].clone()).unwrap()
@@ -195,7 +199,7 @@ fn a_special_token_ends_a_response_by_its_id_alone() {
     let (_folder, model) = chat_folder();
     let tokenizer = HfTokenizer::from_folder(Path::new(&model)).unwrap();
     // As good as uniform, so that special tokens come up.
-    let base = ["generate", "--model", &model, "--input", "-", "--ignore-eos", "--seed", "5"];
+    let base = ["generate", "--model", &model, "--input", "-", "--eos", "ignored", "--seed", "5"];
     let base = [&base[..], &["--max-new-tokens", "200", "--temperature", "50"]].concat();
     let row = |more: &[&str]| {
         rows(&run(&[&base[..], more].concat(), "{\"prompt_ids\": [5, 6]}\n")).remove(0)
@@ -206,8 +210,8 @@ fn a_special_token_ends_a_response_by_its_id_alone() {
     let at = ids.iter().position(special).expect("the draw comes upon one");
     let text = decode(ids[at], Specials::Include);
     assert!(text.starts_with("<|"), "{text}");
-    assert_eq!(row(&["--stop", &text])["finish_reason"], "length");
-    let by_id = row(&["--stop-id", &ids[at].to_string()]);
+    assert_eq!(row(&["--stop-strings", &text])["finish_reason"], "length");
+    let by_id = row(&["--stop-ids", &ids[at].to_string()]);
     assert_eq!(by_id["finish_reason"], "stop");
     assert_eq!(by_id["response_ids"].as_array().unwrap().len(), at + 1);
 }
@@ -243,8 +247,8 @@ fn bad_input_is_refused_by_name() {
         (&["--greedy", "--top-k", "3"], "--top-k"),
         (&["--min-new-tokens", "5"], "min_new_tokens"),
         (&["--batch-size", "0"], "batch_size"),
-        (&["--stop", "x"], "tokenizer"),
-        (&["--stop-id", "96"], "stop_ids"),
+        (&["--stop-strings", "x"], "tokenizer"),
+        (&["--stop-ids", "96"], "stop_ids"),
         (&["--bad-ids", "5,96"], "bad_ids"),
         (&["--bad-ids", "5,,6"], "--bad-ids"),
         (&["--prompt", "x"], "--input"),

@@ -351,9 +351,9 @@ fn responses_are_criticised_and_revised_by_drawn_principles_and_nothing_is_asked
     let asked: Arc<Mutex<Vec<String>>> = Arc::default();
     let rows_of = |n: usize| format!("{}\n", json!({"prompt": format!("Question {n}?")}));
     fs::write(folder.join("prompts.jsonl"), (0..4).map(rows_of).collect::<String>()).unwrap();
-    let constitution = "[[principles]]\nname = 'insults'\ncritique = 'Count the insults.'\n\
-                        revision = 'Take an insult out.'\n[[principles]]\nname = 'threats'\n\
-                        critique = 'Count the threats.'\nrevision = 'Take a threat out.'\n";
+    let constitution = "[[principles]]\nname = 'insults'\ncritique_request = 'Count the insults.'\n\
+                        revision_request = 'Take an insult out.'\n[[principles]]\nname = 'threats'\n\
+                        critique_request = 'Count the threats.'\nrevision_request = 'Take a threat out.'\n";
     fs::write(folder.join("constitution.toml"), constitution).unwrap();
     let head = format!(
         "seed = 3\nrounds = 2\nconstitution = ['{at}/constitution.toml']\n\
@@ -414,7 +414,7 @@ fn responses_are_criticised_and_revised_by_drawn_principles_and_nothing_is_asked
     fs::write(folder.join("given.jsonl"), format!("{given}\n")).unwrap();
     let plain = config
         .replace("prompts.jsonl", "given.jsonl")
-        .replace("seed = 3", "seed = 3\ncritique = false\nrows = 'last'");
+        .replace("seed = 3", "seed = 3\ncritique = 'skipped'\nrows = 'last'");
     succeeded(&run("revise", folder, &plain, "plain.jsonl"));
     assert_eq!(asked.lock().unwrap().len(), 2);
     let found = rows(&folder.join("plain.jsonl"));
@@ -466,7 +466,7 @@ fn a_facet_with_a_constitution_compares_each_pair_by_a_drawn_principle() {
     }
     let kind = found.iter().filter(|row| row["chosen"] == "kind").count();
     assert!((1..12).contains(&kind), "{kind}");
-    let none = config.replace("compare =", "revision =");
+    let none = config.replace("compare =", "revision_request =");
     let said = refusal(&run("label", folder, &none, "none.jsonl"), 2);
     assert!(said.contains("without a principle that has `compare`"), "{said}");
 }

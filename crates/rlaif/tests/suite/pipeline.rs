@@ -35,7 +35,7 @@ impl Place {
              [stages.sft]\ncommand = 'sft'\nseed = 1\n{cpu}model.path = '{model}'\ndata.train = '{rows}'\n\
              train = {{ steps = 6, batch_size = 4, checkpoint_every = 1 }}\n\
              [stages.answers]\ncommand = 'candidates'\ndata.file = '{rows}'\n\
-             [[stages.answers.writers]]\nname = 'policy'\nresponses = 3\nsampling = {{ temperature = 1.0, max_tokens = 8 }}\n\
+             [[stages.answers.writers]]\nname = 'policy'\nresponses = 3\nsampling = {{ temperature = 1.0, max_new_tokens = 8 }}\n\
              api = {{ kind = 'policy', model = '@sft', batch_size = 4 }}\n\
              [stages.labels]\ncommand = 'label'\ndata = {{ file = '@answers', pairing = 'neighbours' }}\n\
              facets = [{{ name = 'brief', reward = {{ kind = 'length', longest = 1, per = 1.0, unit = 'characters' }} }}]\n\
@@ -185,7 +185,7 @@ fn rounds_end_when_the_judge_finds_no_gain_and_every_rounds_model_is_kept() {
         "[rounds]\nstages = ['answers', 'labels', 'dpo', 'gain']\nmost = 3\nfirst = {{ dpo = '{model}' }}\n\
          gain = {{ stage = 'gain', metric = 'judge' }}\n\
          [stages.answers]\ncommand = 'candidates'\ndata.file = '{rows}'\n\
-         [[stages.answers.writers]]\nresponses = 2\nsampling = {{ temperature = 1.0, max_tokens = 8 }}\n\
+         [[stages.answers.writers]]\nresponses = 2\nsampling = {{ temperature = 1.0, max_new_tokens = 8 }}\n\
          api = {{ kind = 'policy', model = '@previous.dpo' }}\n\
          [stages.labels]\ncommand = 'label'\ndata.file = '@answers'\n\
          facets = [{{ name = 'brief', reward = {{ kind = 'length', longest = 1, per = 1.0, unit = 'characters' }} }}]\n\

@@ -159,7 +159,7 @@ fn pretraining_texts_are_mixed_in() {
         .map(|i| format!("{{\"prompt\": \"Number {i}\", \"response\": \"is a number\"}}\n"))
         .collect();
     fs::write(&texts, rows).unwrap();
-    let section = format!("[pretraining]\npath = \"{}\"\n", texts.display());
+    let section = format!("[pretraining]\nfile = \"{}\"\n", texts.display());
     let config = prepare(root.path(), 3, &section);
     let weights = "ppo.pretraining={coef=2.0, rows=2}";
 
@@ -188,7 +188,7 @@ fn pretraining_texts_are_mixed_in() {
     refused(
         &config,
         &["--set", weights],
-        "`ppo.pretraining` is given without `[pretraining]`; expected used with `pretraining.path`",
+        "`ppo.pretraining` is given without `[pretraining]`; expected used with `pretraining.file`",
     );
 }
 

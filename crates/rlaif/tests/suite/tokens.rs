@@ -94,8 +94,7 @@ fn generate_score_logprobs_and_judge_read_a_conversation_alike_in_any_form() {
         let policy = ["generate", "--model", policy.to_str().unwrap(), "--input", "-"];
         let policy = [&policy[..], &["--greedy", "--max-new-tokens", "2"]].concat();
         // The flags have the names of a run file's `[prompt]`.
-        let flags =
-            ["--plain", "chat", "--system", "Be brief.", "--prompt-template", "Name {prompt}"];
+        let flags = ["--plain", "chat", "--system", "Be brief.", "--template", "Name {prompt}"];
         let chat = golden["rows"].as_array().unwrap().iter();
         let chat = chat.filter(|row| row["tokenizer"] == *name && row["form"] == "messages");
         for row in chat {

@@ -19,7 +19,7 @@ pub(in crate::judge) struct Ask<'a> {
 
 impl Ask<'_> {
     pub(in crate::judge) fn max_tokens(&self) -> u32 {
-        self.sampling.max_tokens.unwrap_or(self.shape.max_tokens)
+        self.sampling.max_new_tokens.unwrap_or(self.shape.max_tokens)
     }
 
     fn unless<T>(&self, dropped: Optional, value: Option<T>) -> Option<T> {

@@ -5,6 +5,8 @@ mod sentences;
 
 use regex::{Regex, RegexBuilder};
 use rlaif_core::{Exchange, RewardError, RewardModel, Scores};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::{language::language, sentences::count_sentences};
@@ -12,6 +14,17 @@ use super::{
     code::TestScore,
     truth::{Truth, kind, scored},
 };
+
+/// The texts that instructions are checked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstructionCheck {
+    /// The response.
+    #[default]
+    Strict,
+    /// The response, or the response without its first line, its last line, or its asterisks.
+    Loose,
+}
 
 /// The share of a row's instructions that a response follows, or 1 if it follows all.
 ///
@@ -35,20 +48,19 @@ use super::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Instructions {
     score: TestScore,
-    loose: bool,
+    check: InstructionCheck,
 }
 
 impl Instructions {
-    /// A check of the responses as they are.
+    /// A strict check.
     pub fn new(score: TestScore) -> Self {
-        Self { score, loose: false }
+        Self { score, check: InstructionCheck::Strict }
     }
 
-    /// The same, which also accepts a response without its first line, its last line, or its asterisks, as
-    /// IFEval's loose accuracy does.
+    /// Sets the texts that are checked.
     #[must_use]
-    pub fn loose(self) -> Self {
-        Self { loose: true, ..self }
+    pub fn check(self, check: InstructionCheck) -> Self {
+        Self { check, ..self }
     }
 
     fn one(self, exchange: &Exchange<'_>) -> Result<f32, String> {
@@ -66,10 +78,9 @@ impl Instructions {
                 kwargs.len()
             ));
         }
-        let versions = if self.loose {
-            loosened(exchange.response)
-        } else {
-            vec![exchange.response.to_owned()]
+        let versions = match self.check {
+            InstructionCheck::Strict => vec![exchange.response.to_owned()],
+            InstructionCheck::Loose => loosened(exchange.response),
         };
         let mut followed = 0;
         for (name, arguments) in names.iter().zip(kwargs) {
@@ -360,11 +371,16 @@ mod tests {
 
     use super::*;
 
-    fn followed(name: &str, kwargs: &Value, response: &str, loose: bool) -> Result<bool, String> {
+    fn followed(
+        name: &str,
+        kwargs: &Value,
+        response: &str,
+        check: InstructionCheck,
+    ) -> Result<bool, String> {
         let row = json!({"instruction_id_list": [name], "kwargs": [kwargs]});
         let exchange =
             Exchange { metadata: row.as_object(), ..Exchange::new("Name a prime.", response) };
-        let reward = Instructions { loose, ..Instructions::new(TestScore::All) };
+        let reward = Instructions { check, ..Instructions::new(TestScore::All) };
         let scores = reward.score(&[exchange]).unwrap();
         let found = scores.total[0].map(|score| score.get() == 1.);
         found.ok_or_else(|| scores.reasons[0].1.clone())
@@ -382,7 +398,8 @@ mod tests {
             let (name, verdicts) =
                 (row["name"].as_str().unwrap(), row["followed"].as_str().unwrap());
             for (response, verdict) in responses.iter().zip(verdicts.chars()) {
-                let found = followed(name, &row["kwargs"], response, false).unwrap();
+                let found =
+                    followed(name, &row["kwargs"], response, InstructionCheck::Strict).unwrap();
                 all += 1;
                 if found != (verdict == '1') {
                     off.push((name.to_owned(), response.clone()));
@@ -405,9 +422,15 @@ mod tests {
     fn loose_accuracy_forgives_first_and_last_lines_and_asterisks() {
         let end = json!({"end_phrase": "the end"});
         let said = "Sure!\nIt is *the end*\nAnything else?";
-        assert_eq!(followed("startend:end_checker", &end, said, false), Ok(false));
-        assert_eq!(followed("startend:end_checker", &end, said, true), Ok(true));
-        assert_eq!(followed("punctuation:no_comma", &json!({}), "", true), Ok(false));
+        assert_eq!(
+            followed("startend:end_checker", &end, said, InstructionCheck::Strict),
+            Ok(false)
+        );
+        assert_eq!(followed("startend:end_checker", &end, said, InstructionCheck::Loose), Ok(true));
+        assert_eq!(
+            followed("punctuation:no_comma", &json!({}), "", InstructionCheck::Loose),
+            Ok(false)
+        );
     }
 
     #[test]
@@ -421,7 +444,7 @@ mod tests {
                 "at least",
             ),
         ] {
-            let error = followed(name, &kwargs, "text", false).unwrap_err();
+            let error = followed(name, &kwargs, "text", InstructionCheck::Strict).unwrap_err();
             assert!(error.contains(says), "{error}");
         }
         let none = Instructions::default().score(&[Exchange::new("p", "r")]).unwrap();
