@@ -77,7 +77,8 @@ impl Links {
             return "yes".to_owned();
         }
         let features = self.0.get(name).into_iter().flat_map(|one| one.features.keys());
-        let own = features.filter(|feature| *feature != "default" && self.links(name, [feature.as_str()]));
+        let own = features
+            .filter(|feature| *feature != "default" && self.links(name, [feature.as_str()]));
         let own: Vec<_> = own.map(|feature| format!("`{feature}`")).collect();
         match (own.is_empty(), self.links(name, ["default"])) {
             (true, false) => "no".to_owned(),
