@@ -1,17 +1,19 @@
 //! The study's file: SQLite, in which every answer is on disk before it is acknowledged.
 
+mod records;
+mod tables;
+
 use std::{
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use rlaif_core::FileAction;
-use rlaif_files::{CreateTables, DatabaseKind};
+use rlaif_files::DatabaseKind;
 use rusqlite::{
     Connection, ErrorCode, OptionalExtension as _, Transaction, TransactionBehavior, params,
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
@@ -21,113 +23,13 @@ use crate::{
     settings::StudySettings,
 };
 
-/// Files of this kind: `rlap` in ASCII.
-const KIND: DatabaseKind = DatabaseKind { application: 0x726c_6170, layout: 1 };
+pub use records::{
+    AddedItems, Annotator, AnnotatorRole, ShownItem, StoredAnswer, StudyContents, StudyProgress,
+};
+use tables::{CONFLICTS, KIND, KNOWN, PLAIN, prepared, private_file, text};
+
 /// Time after which an item that an annotator has seen and not answered is given to another one.
 const CLAIM_MS: i64 = 30 * 60 * 1000;
-
-/// Tasks of an annotator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AnnotatorRole {
-    /// A person who answers items.
-    Annotator,
-    /// A person who decides items on which annotators disagree.
-    Referee,
-    /// A model, or an import from another tool: it has answers and no page.
-    Judge,
-}
-
-impl AnnotatorRole {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Annotator => "annotator",
-            Self::Referee => "referee",
-            Self::Judge => "judge",
-        }
-    }
-
-    fn of(name: &str) -> Self {
-        match name {
-            "referee" => Self::Referee,
-            "judge" => Self::Judge,
-            _ => Self::Annotator,
-        }
-    }
-}
-
-/// One who answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Annotator {
-    /// The number in the study, from 1.
-    pub number: i64,
-    /// The name.
-    pub name: String,
-    /// The task.
-    pub role: AnnotatorRole,
-    /// The secret in the annotator's link. A judge has none.
-    #[serde(skip)]
-    pub token: Option<String>,
-}
-
-/// An item as one annotator sees it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ShownItem {
-    /// The number in the study, from 1.
-    pub number: i64,
-    /// The item.
-    pub item: StudyItem,
-    /// The order of its responses: `order[n]` is the place of the n-th shown one.
-    pub order: Vec<usize>,
-    /// The unfinished answer that the page has saved.
-    pub draft: Option<Value>,
-}
-
-/// Counts of an annotator's items.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct StudyProgress {
-    /// Items answered, skipped ones included.
-    pub done: i64,
-    /// Items that are left for this annotator.
-    pub left: i64,
-}
-
-/// An answer in the study.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StoredAnswer {
-    /// The annotator's number.
-    pub annotator: i64,
-    /// The item's number.
-    pub item: i64,
-    /// The answer, with places in the study.
-    pub answer: PeopleAnswer,
-    /// The order in which the responses were shown; empty for imports.
-    pub order: Vec<usize>,
-    /// The time of the answer, in milliseconds since 1970.
-    pub at_ms: i64,
-}
-
-/// Everything that a study has.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StudyContents {
-    /// The settings.
-    pub settings: StudySettings,
-    /// The items with their numbers, in the order of import.
-    pub items: Vec<(i64, StudyItem)>,
-    /// The annotators.
-    pub annotators: Vec<Annotator>,
-    /// The answers in force, in the order of time.
-    pub answers: Vec<StoredAnswer>,
-}
-
-/// Counts of items by outcome.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct AddedItems {
-    /// New items.
-    pub added: usize,
-    /// Items that were in the study already.
-    pub equal: usize,
-}
 
 /// A study on disk. Threads and processes may share the file.
 #[derive(Debug)]
@@ -665,25 +567,6 @@ impl Study {
     }
 }
 
-/// Items without a known answer that are left for annotator ?1: shared ones, and those that nobody else has
-/// answered or, since ?2, seen.
-const PLAIN: &str = "SELECT i.number FROM items i WHERE i.known = 0 \
-    AND NOT EXISTS (SELECT 1 FROM answers a WHERE a.item = i.number AND a.annotator = ?1) \
-    AND (i.shared = 1 OR (NOT EXISTS (SELECT 1 FROM answers a JOIN annotators p ON p.number = a.annotator \
-            WHERE a.item = i.number AND a.skipped = 0 AND p.role = 'annotator') \
-        AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.item = i.number AND c.annotator <> ?1 AND c.at > ?2 \
-            AND NOT EXISTS (SELECT 1 FROM answers s WHERE s.item = i.number AND s.annotator = c.annotator))))";
-
-/// Items with a known answer that annotator ?1 has not answered.
-const KNOWN: &str = "SELECT i.number FROM items i WHERE i.known = 1 \
-    AND NOT EXISTS (SELECT 1 FROM answers a WHERE a.item = i.number AND a.annotator = ?1)";
-
-/// Items on which annotators disagree, and that referee ?1 has not answered.
-const CONFLICTS: &str = "SELECT i.number FROM items i WHERE \
-    (SELECT count(DISTINCT a.verdict) FROM answers a JOIN annotators p ON p.number = a.annotator \
-        WHERE a.item = i.number AND a.skipped = 0 AND p.role = 'annotator') > 1 \
-    AND NOT EXISTS (SELECT 1 FROM answers a WHERE a.item = i.number AND a.annotator = ?1)";
-
 fn insert(
     transaction: &Transaction<'_>,
     annotator: i64,
@@ -728,10 +611,6 @@ fn json<T: DeserializeOwned>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite
     })
 }
 
-fn text(value: &impl Serialize) -> rusqlite::Result<String> {
-    serde_json::to_string(value).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))
-}
-
 fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
@@ -745,86 +624,3 @@ pub fn random_token() -> Result<String, PeopleError> {
     getrandom::fill(&mut bytes).map_err(|e| PeopleError::Random(e.to_string()))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
-
-/// Makes sure that the file, which has texts and tokens, is readable by its owner alone if it is new.
-fn private_file(path: &Path, create: bool) -> Result<(), PeopleError> {
-    let failed =
-        |source| PeopleError::Io { action: FileAction::Create, path: path.to_owned(), source };
-    if !create || path.exists() {
-        return Ok(());
-    }
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(path) {
-        // Another process was faster.
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.map(|_| ()).map_err(failed),
-    }
-}
-
-fn prepared(path: &Path, settings: Option<&StudySettings>) -> rusqlite::Result<Connection> {
-    let create = |tables: &Transaction<'_>| {
-        let Some(settings) = settings else { return Ok(()) };
-        tables.execute_batch(TABLES)?;
-        let insert = "INSERT INTO meta (key, value) VALUES ('settings', ?)";
-        tables.execute(insert, [text(settings)?]).map(|_| ())
-    };
-    let connection = KIND.open(path, settings.is_some().then_some(&create as CreateTables<'_>))?;
-    // The log is synced at each commit, so that a power cut loses no acknowledged answer either.
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "foreign_keys", true)?;
-    Ok(connection)
-}
-
-const TABLES: &str = "
-    CREATE TABLE meta (key TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL) WITHOUT ROWID;
-    CREATE TABLE items (
-        number INTEGER PRIMARY KEY AUTOINCREMENT,
-        id TEXT NOT NULL UNIQUE,
-        body TEXT NOT NULL,
-        shared INTEGER NOT NULL,
-        known INTEGER NOT NULL
-    );
-    CREATE TABLE annotators (
-        number INTEGER PRIMARY KEY AUTOINCREMENT,
-        name TEXT NOT NULL UNIQUE,
-        role TEXT NOT NULL,
-        token TEXT UNIQUE
-    );
-    CREATE TABLE history (
-        number INTEGER PRIMARY KEY AUTOINCREMENT,
-        annotator INTEGER NOT NULL REFERENCES annotators,
-        item INTEGER NOT NULL REFERENCES items,
-        key TEXT NOT NULL,
-        body TEXT NOT NULL,
-        shown TEXT NOT NULL,
-        at INTEGER NOT NULL,
-        undone_at INTEGER,
-        UNIQUE (annotator, key)
-    );
-    CREATE TABLE answers (
-        number INTEGER PRIMARY KEY NOT NULL,
-        annotator INTEGER NOT NULL REFERENCES annotators,
-        item INTEGER NOT NULL REFERENCES items,
-        body TEXT NOT NULL,
-        shown TEXT NOT NULL,
-        at INTEGER NOT NULL,
-        skipped INTEGER NOT NULL,
-        verdict TEXT NOT NULL,
-        UNIQUE (item, annotator)
-    );
-    CREATE INDEX answers_of_annotator ON answers (annotator, number);
-    CREATE TABLE claims (
-        item INTEGER PRIMARY KEY NOT NULL,
-        annotator INTEGER NOT NULL,
-        at INTEGER NOT NULL
-    );
-    CREATE TABLE drafts (
-        annotator INTEGER NOT NULL,
-        item INTEGER NOT NULL,
-        body TEXT NOT NULL,
-        PRIMARY KEY (annotator, item)
-    ) WITHOUT ROWID;
-";

@@ -4,39 +4,33 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use rlaif_core::{
-    AskedPair, BadSetting, ChatOptions, PromptRecord, PromptRow, Rendering, RewardModel, Seed,
-    TextCodec, Unread, say,
+    AskedPair, BadSetting, PromptRecord, PromptRow, Rendering, RewardModel, Seed, TextCodec,
+    Unread, say,
 };
-use rlaif_data::builtin::{self, Part};
-use rlaif_data::corpora::{Corpus, DialogSum, DialogSumRecord, Hh, HhRecord, RealToxicityPrompts};
-use rlaif_data::{
-    Dataset, HubDataset, Import, ImportColumns, PromptBuilder, PromptForm, PromptTemplate, Reader,
-};
-use rlaif_eval::text::{
-    Declined, LengthMetric, LengthUnit, RepetitionMetric, Rouge, RougeKind, Stemming,
-};
+use rlaif_data::{Dataset, Import, ImportColumns, PromptTemplate, Reader};
+use rlaif_eval::text::Rouge;
 use rlaif_eval::{
-    Better, CompareOptions, Details, Metric, MetricInfo, Missing, PairJudge, Report, RewardMetric,
-    ScoreJudge, ScorerCard, SliceBy, preference_accuracy, read_curves,
+    CompareOptions, Details, Metric, Missing, PairJudge, Report, ScoreJudge, SliceBy,
+    preference_accuracy, read_curves,
 };
-use rlaif_hub::Hub;
 use rlaif_lm::generate::GenerationConfig;
 use rlaif_lm::{Forward, Policy};
 use rlaif_models::{AnswerBatch, LanguageModel, LoadOptions, ModelError, ModelNames};
 use rlaif_rewards::neural::{Copies, LocalModel, ModelDtype, tokenizer_folder};
-use rlaif_rewards::{ClassifierConfig, Input, Preset, RewardConfig, RewardInput, Surroundings};
+use rlaif_rewards::{RewardConfig, RewardInput, Surroundings};
 use rlaif_text::HfTokenizer;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::Device;
 
+use super::data::EvalData;
+use super::metric::{MetricConfig, card};
 use super::responses::check_references;
 use super::training;
-use crate::error::RunError;
-
 use super::{Evaluate, EvaluateProgress, LikelihoodMetrics, Responder, tell_of_training};
 use crate::{
+    error::RunError,
     fetch::model_files,
     file::RunFile,
     model::{Placement, tell_of_slow_dtype, tell_of_unread},
@@ -144,36 +138,6 @@ pub struct PolicyConfig {
     pub dtype: Option<ModelDtype>,
 }
 
-/// Held-out prompts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct EvalData {
-    /// `prompts`: rows of `file` in any form that has prompts, texts or messages. `hh`,
-    /// `dialogsum`, `real-toxicity-prompts`: these corpora, from `file` or else the hub's test
-    /// split. `builtin`: the held-out part of the built-in corpus.
-    pub corpus: CorpusName,
-    /// A file, or a pattern such as `shards/*.parquet`.
-    pub file: Option<String>,
-    /// The split of the hub's dataset; `test` by default.
-    pub split: Option<String>,
-    /// The column of reference responses, of `prompts`.
-    pub reference: Option<String>,
-    /// The column of ids, of `prompts`; by default, the hash of the prompt.
-    pub id: Option<String>,
-    /// Columns that `slices` and `prompt_toxicity` name, of `prompts`.
-    #[serde(default)]
-    pub metadata: Vec<String>,
-    /// The instruction around a dialogue, with `{dialogue}`; by default, to summarise it. By
-    /// default, prompts of `prompts` and `real-toxicity-prompts` are unchanged.
-    pub instruction: Option<String>,
-    /// Maximum length of a prompt, in tokens.
-    pub max_tokens: Option<NonZeroUsize>,
-    /// Minimum and maximum length of a dialogue, in characters.
-    pub characters: Option<(usize, usize)>,
-    /// Maximum number of prompts, from the beginning.
-    pub take: Option<usize>,
-}
-
 /// Agreement of a reward with the recorded preferences.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -204,166 +168,6 @@ impl PreferenceCheck {
         let pairs = pairs.into_records().into_iter().map(|row| row.asked(&how, reference));
         Ok(pairs.collect::<Result<_, _>>()?)
     }
-}
-
-/// Source of prompts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum CorpusName {
-    /// Columns of a file.
-    Prompts,
-    /// Anthropic's HH.
-    Hh,
-    /// DialogSum.
-    Dialogsum,
-    /// RealToxicityPrompts.
-    RealToxicityPrompts,
-    /// The built-in corpus.
-    Builtin,
-}
-
-/// A metric of responses.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-#[non_exhaustive]
-pub enum MetricConfig {
-    /// The probability of hate speech; a response counts as toxic from 0.5.
-    Toxicity {
-        /// The name in the report.
-        #[serde(default = "MetricConfig::toxicity")]
-        name: String,
-        /// The classifier; by default, the RoBERTa model of hate speech. With `input =
-        /// "prompt-and-response"` it reads both, one space between.
-        #[serde(default = "MetricConfig::hate")]
-        classifier: Box<ClassifierConfig>,
-    },
-    /// Any reward's score.
-    Reward {
-        /// The name in the report.
-        name: String,
-        /// The better direction.
-        better: Better,
-        /// The value at which a response counts.
-        threshold: Option<f64>,
-        /// The reward.
-        reward: RewardConfig,
-    },
-    /// F1 of words shared with the reference response.
-    Rouge {
-        /// `1`, `2`, ..; `L` by default.
-        n: Option<usize>,
-        /// Reduction of words to their stems.
-        #[serde(default)]
-        stemming: Stemming,
-    },
-    /// Length.
-    Length {
-        /// The unit.
-        #[serde(default)]
-        unit: LengthUnit,
-    },
-    /// Share of runs of `n` words that occurred earlier in the response.
-    Repetition {
-        /// The length of the runs.
-        n: usize,
-    },
-    /// Share of responses that decline, by English phrases.
-    Refusal {},
-    /// Share of responses that neither answer nor explain, by English phrases.
-    Evasion {},
-}
-
-impl MetricConfig {
-    fn toxicity() -> String {
-        "toxicity".to_owned()
-    }
-
-    fn hate() -> Box<ClassifierConfig> {
-        Box::new(ClassifierConfig { preset: Some(Preset::Hate), ..ClassifierConfig::default() })
-    }
-
-    /// The reward behind it, with its defaults.
-    fn as_reward(&self) -> Option<RewardConfig> {
-        match self {
-            Self::Toxicity { classifier, .. } => {
-                Some(RewardConfig::Classifier(of_toxicity(classifier)))
-            }
-            Self::Reward { reward, .. } => Some(reward.clone()),
-            Self::Rouge { .. }
-            | Self::Length { .. }
-            | Self::Repetition { .. }
-            | Self::Refusal {}
-            | Self::Evasion {} => None,
-        }
-    }
-
-    /// The configured reward, if it is one.
-    fn reward(&self) -> Option<&RewardConfig> {
-        match self {
-            Self::Reward { reward, .. } => Some(reward),
-            // Its classifier is of the response, or of one text of both.
-            Self::Toxicity { .. }
-            | Self::Rouge { .. }
-            | Self::Length { .. }
-            | Self::Repetition { .. }
-            | Self::Refusal {}
-            | Self::Evasion {} => None,
-        }
-    }
-
-    fn build(&self, around: &Surroundings<'_>) -> Result<Box<dyn Metric>, RunError> {
-        // The journal is keyed by the description, so the description must name everything that the score
-        // depends on.
-        Ok(match self {
-            Self::Toxicity { name, classifier } => {
-                let classifier = of_toxicity(classifier);
-                let about = about("P(hate)", &classifier);
-                let info = MetricInfo::new(name, Better::Lower).threshold(0.5).about(about);
-                let reward = RewardConfig::Classifier(classifier).build(around)?;
-                Box::new(RewardMetric::new(info, reward))
-            }
-            Self::Reward { name, better, threshold, reward } => {
-                let mut info = MetricInfo::new(name, *better).about(about("reward", reward));
-                info.threshold = *threshold;
-                Box::new(RewardMetric::new(info, reward.build(around)?))
-            }
-            Self::Rouge { n, stemming } => {
-                Box::new(Rouge::new(n.map_or(RougeKind::L, RougeKind::N), *stemming)?)
-            }
-            Self::Length { unit } => Box::new(LengthMetric::new(*unit)),
-            Self::Repetition { n } => Box::new(RepetitionMetric::new(*n)?),
-            Self::Refusal {} => Box::new(Declined::refusals()),
-            Self::Evasion {} => Box::new(Declined::evasions()),
-        })
-    }
-}
-
-/// The classifier of toxicity with its defaults.
-fn of_toxicity(classifier: &ClassifierConfig) -> Box<ClassifierConfig> {
-    let mut classifier = Box::new(classifier.clone());
-    classifier.preset.get_or_insert(Preset::Hate);
-    if classifier.input == Some(Input::PromptAndResponse) {
-        classifier.separator.get_or_insert_with(|| " ".to_owned());
-    }
-    classifier
-}
-
-/// Describes a metric by its configuration in one line of JSON, without keys that are not set.
-fn about(what: &str, config: &impl Serialize) -> String {
-    fn told(value: Value) -> Value {
-        match value {
-            Value::Object(map) => Value::Object(
-                map.into_iter()
-                    .filter(|(_, value)| !value.is_null())
-                    .map(|(key, value)| (key, told(value)))
-                    .collect(),
-            ),
-            Value::Array(list) => Value::Array(list.into_iter().map(told).collect()),
-            other => other,
-        }
-    }
-    let config = serde_json::to_value(config).map(told).unwrap_or_default();
-    format!("{what} {config}")
 }
 
 impl PolicyConfig {
@@ -418,126 +222,6 @@ impl Loaded {
             forward: Forward::default(),
             codec: &self.codec,
         }
-    }
-}
-
-impl EvalData {
-    /// Converts these rows to prompts for the policy of this tokenizer.
-    fn prompts(
-        &self,
-        rows: &Dataset<PromptRow>,
-        codec: &HfTokenizer,
-        how: Rendering,
-    ) -> Result<Dataset<PromptRecord>, RunError> {
-        let plain = matches!(self.corpus, CorpusName::Prompts | CorpusName::RealToxicityPrompts);
-        let template = match &self.instruction {
-            Some(template) => PromptTemplate::new(template)?,
-            None if plain => PromptTemplate::new("{dialogue}")?,
-            None => PromptTemplate::summarise(),
-        };
-        let mut builder = PromptBuilder::new(template).form(PromptForm::Rendered(how));
-        if let Some(tokens) = self.max_tokens {
-            builder = builder.limit(tokens);
-        }
-        Ok(builder.build_rows(codec, rows)?)
-    }
-
-    /// The rows behind the prompts.
-    fn rows(&self) -> Result<Dataset<PromptRow>, RunError> {
-        let rows = match self.corpus {
-            CorpusName::Prompts => self.named()?,
-            _ => self.of_corpus()?.map(as_row),
-        };
-        let rows = rows.deduplicate(|row| row.id.as_str().into());
-        let rows = match self.characters {
-            Some((least, most)) => {
-                rows.keep_characters(least..=most, |row| row.prompt.readable().into())
-            }
-            None => rows,
-        };
-        Ok(match self.take {
-            Some(count) => rows.take(count),
-            None => rows,
-        })
-    }
-
-    /// Rows of a file with prompts.
-    fn named(&self) -> Result<Dataset<PromptRow>, RunError> {
-        let Some(file) = &self.file else { return Err(no_file()) };
-        let columns = ImportColumns {
-            id: self.id.clone(),
-            reference: self.reference.clone(),
-            metadata: self.metadata.clone(),
-            ..ImportColumns::default()
-        };
-        let source = source(file)?;
-        let import = Import::find_named(&source, columns)?;
-        Ok(import.prompts(Reader::new(source))?)
-    }
-
-    fn of_corpus(&self) -> Result<Dataset<PromptRecord>, RunError> {
-        Ok(match self.corpus {
-            CorpusName::Prompts => return Err(no_file()),
-            CorpusName::Hh => {
-                self.read(Some(HubDataset::hh()), Hh::default())?.map(|record: HhRecord| {
-                    let mut prompt = PromptRecord::new(record.pair.id.clone(), record.dialogue());
-                    if let Some(subset) = record.subset {
-                        prompt.metadata.insert("subset".to_owned(), Value::from(subset));
-                    }
-                    prompt
-                })
-            }
-            CorpusName::Dialogsum => self.read(Some(HubDataset::dialogsum()), DialogSum)?.map(
-                |record: DialogSumRecord| {
-                    PromptRecord::new(record.id, record.dialogue).with_reference(record.summary)
-                },
-            ),
-            CorpusName::RealToxicityPrompts => self
-                .read(Some(HubDataset::real_toxicity_prompts()), RealToxicityPrompts)?
-                .map(|record| {
-                    let mut prompt = record.prompt_record();
-                    if let Some(toxicity) = record.prompt.scores.toxicity {
-                        prompt.metadata.insert("prompt_toxicity".to_owned(), Value::from(toxicity));
-                    }
-                    prompt
-                }),
-            CorpusName::Builtin => builtin::dialogues(Part::HeldOut).map(|record| {
-                let mut prompt =
-                    PromptRecord::new(record.id, record.dialogue).with_reference(record.summary);
-                prompt.metadata.insert("topic".to_owned(), Value::from(record.topic));
-                prompt
-            }),
-        })
-    }
-
-    fn read<C: Corpus>(
-        &self,
-        dataset: Option<HubDataset>,
-        corpus: C,
-    ) -> Result<Dataset<C::Record>, RunError> {
-        let source = match (&self.file, dataset) {
-            (Some(file), _) => source(file)?,
-            (None, Some(dataset)) => {
-                let hub = Hub::from_env().map_err(crate::FetchError::from)?;
-                dataset.split(self.split.as_deref().unwrap_or("test")).source(&hub)?
-            }
-            (None, None) => return Err(no_file()),
-        };
-        Ok(Reader::new(source).dataset(corpus)?)
-    }
-}
-
-fn no_file() -> RunError {
-    RunError::Setting(BadSetting::new("data.file", "nothing", "a file, for the corpus `prompts`"))
-}
-
-fn as_row(record: PromptRecord) -> PromptRow {
-    PromptRow {
-        id: record.id,
-        prompt: record.prompt.into(),
-        reference: record.reference,
-        chat: ChatOptions::default(),
-        metadata: record.metadata,
     }
 }
 
@@ -798,24 +482,4 @@ impl Work for EvalFile {
     ) -> Result<Report, RunError> {
         self.run(base, out, progress)
     }
-}
-
-/// Known facts about the model behind a metric.
-fn card(metric: &MetricConfig) -> Option<ScorerCard> {
-    let (name, settings) = match metric {
-        MetricConfig::Toxicity { name, classifier, .. } => (name, serde_json::to_value(classifier)),
-        MetricConfig::Reward { name, reward, .. } => (name, serde_json::to_value(reward)),
-        MetricConfig::Rouge { .. }
-        | MetricConfig::Length { .. }
-        | MetricConfig::Repetition { .. }
-        | MetricConfig::Refusal {}
-        | MetricConfig::Evasion {} => return None,
-    };
-    let Ok(Value::Object(settings)) = settings else { return None };
-    let fact = |(key, value): (String, Value)| match value {
-        Value::Null => None,
-        Value::String(text) => Some((key, text)),
-        other => Some((key, other.to_string())),
-    };
-    Some(ScorerCard { name: name.clone(), facts: settings.into_iter().filter_map(fact).collect() })
 }

@@ -1,7 +1,9 @@
 //! From two policies to a report: responses to held-out prompts, scores, comparison.
 
 mod config;
+mod data;
 mod error;
+mod metric;
 mod response;
 mod responses;
 mod training;
@@ -23,8 +25,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use config::{CorpusName, EvalData, EvalFile, MetricConfig, PolicyConfig, PreferenceCheck};
+pub use config::{EvalFile, PolicyConfig, PreferenceCheck};
+pub use data::{CorpusName, EvalData};
 pub use error::EvaluateError;
+pub use metric::MetricConfig;
 use response::Response;
 pub use training::tell_of_training;
 
