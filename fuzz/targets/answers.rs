@@ -88,7 +88,7 @@ pub(crate) fn instruction(input: &[u8], _: &Path) -> String {
     scored(&Instructions::new(TestScore::Share).check(InstructionCheck::Loose), &exchange)
 }
 
-fn scored(reward: &dyn RewardModel, exchange: &Exchange<'_>) -> String {
+pub(crate) fn scored(reward: &dyn RewardModel, exchange: &Exchange<'_>) -> String {
     match reward.score(std::slice::from_ref(exchange)) {
         Ok(scores) => {
             let reasons = &scores.reasons;

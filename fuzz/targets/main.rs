@@ -53,7 +53,7 @@ const TARGETS: &[Target] = &[
     Target {
         name: "safetensors",
         words: JSON,
-        seeds: weights::weights::safetensors,
+        seeds: weights::safetensors,
         read: weights::weights,
     },
     Target { name: "pickle", words: PICKLE, seeds: weights::pickles, read: weights::pickle },

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use rlaif::core::{ChatOptions, GenerationPrompt, Message, Specials};
+use rlaif::core::{ChatOptions, GenerationPrompt, Message, Specials, TextCodec};
 use rlaif::models::Config;
 use rlaif::text::HfTokenizer;
 use serde_json::Value;
 
-use crate::files::{beside, each, files, outcome, put, text, told};
+use crate::files::{beside, each, files, outcome, put, told};
 
 pub(crate) fn configs() -> Vec<Vec<u8>> {
     each("fixtures/models", "config.json", 1 << 16)

@@ -10,7 +10,7 @@ use rlaif::rewards::judge::{JudgeConfig, LlmApi};
 use rlaif::run::{DpoFile, PpoFile, RunFile, RunRequest, SftFile};
 use rlaif::train::Saved;
 
-use crate::files::{files, outcome, put, text, texts_of};
+use crate::files::{outcome, put, text, texts_of};
 
 pub(crate) fn run_files() -> Vec<Vec<u8>> {
     texts_of(&[

@@ -1,6 +1,5 @@
 //! Replies of servers.
 
-use std::error::Error;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -8,11 +7,12 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use std::{fs, thread};
 
-use rlaif::core::{Exchange, Message};
+use rlaif::core::Exchange;
 use rlaif::hub::{Hub, Network, Quiet, RepoKind, Retry};
 use rlaif::rewards::judge::{JudgeConfig, LlmApi, LlmJudge};
 
-use crate::files::{outcome, text, told};
+use crate::answers::scored;
+use crate::files::{outcome, told};
 
 /// A server that answers every request with the same bytes.
 fn served(input: &[u8]) -> u16 {

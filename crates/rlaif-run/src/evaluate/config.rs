@@ -7,8 +7,7 @@ use rlaif_core::{
     AskedPair, BadSetting, PromptRecord, PromptRow, Rendering, RewardModel, Seed, TextCodec,
     Unread, say,
 };
-use rlaif_data::{Dataset, Import, ImportColumns, PromptTemplate, Reader};
-use rlaif_eval::text::Rouge;
+use rlaif_data::{Dataset, Import, ImportColumns, Reader};
 use rlaif_eval::{
     CompareOptions, Details, Metric, Missing, PairJudge, Report, ScoreJudge, SliceBy,
     preference_accuracy, read_curves,
