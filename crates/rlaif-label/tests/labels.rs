@@ -382,8 +382,8 @@ fn constitutions_that_cannot_be_are_refused_by_file_and_key() {
         ("a.toml", "[[principle]]\nname = 'x'", "line 1: unknown key `principle`"),
         (
             "a.toml",
-            "[[principles]]\nname = 'x'\nrevison = 'y'",
-            "unknown key `revison`; did you mean `revision_request`?",
+            "[[principles]]\nname = 'x'\nrevison_request = 'y'",
+            "unknown key `revison_request`; did you mean `revision_request`?",
         ),
         ("a.toml", "[[principles]]\nname = 'x'", "`principles[0]` is `x` without a request"),
         (

@@ -1,4 +1,4 @@
-//! What a study holds and hands out.
+//! Records of a study, and of its answers.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
