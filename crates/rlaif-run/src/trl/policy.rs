@@ -63,9 +63,9 @@ pub(super) fn import_grpo(fields: &mut Fields) -> Result<(), TrlError> {
     fields.key("beta", "reinforce.kl", kl);
     fields.becomes("use_bias_correction_kl", "reinforce.kl");
     if let Some(most) = fields.maybe_number("off_policy_mask_threshold")? {
-        fields.set("reinforce.off_policy.most_kl", most);
+        fields.set("reinforce.off_policy.max_kl", most);
     }
-    fields.becomes("off_policy_mask_threshold", "reinforce.off_policy.most_kl");
+    fields.becomes("off_policy_mask_threshold", "reinforce.off_policy.max_kl");
     for (field, off) in [("entropy_coef", 0.), ("top_entropy_quantile", 1.)] {
         if fields.number(field)? == off {
             fields.elsewhere(field, "the loss has no entropy");
@@ -260,7 +260,7 @@ fn surrogate_of(fields: &Fields, loss: &str) -> Result<Table, TrlError> {
             if let (Some(bound), Some(table)) =
                 (fields.maybe_number("delta")?, clipped["clipped"].as_table_mut())
             {
-                table.insert("dual".to_owned(), bound.into());
+                table.insert("dual_clip".to_owned(), bound.into());
             }
             clipped
         }

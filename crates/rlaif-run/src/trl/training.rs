@@ -114,7 +114,7 @@ fn adapter(fields: &mut Fields) -> Result<(), TrlError> {
             fields.set("model.lora.targets", targets);
         }
         if fields.flag("use_dora")? {
-            fields.set("model.lora.dora", true);
+            fields.set("model.lora.variant", "dora");
         }
     }
     fields.becomes("use_peft", "model.lora");
@@ -123,7 +123,7 @@ fn adapter(fields: &mut Fields) -> Result<(), TrlError> {
     fields.becomes("use_rslora", "model.lora.alpha");
     fields.becomes("lora_dropout", "model.lora.dropout");
     fields.becomes("lora_target_modules", "model.lora.targets");
-    fields.becomes("use_dora", "model.lora.dora");
+    fields.becomes("use_dora", "model.lora.variant");
     if lora && fields.value("lora_target_modules").is_null() {
         let difference = "peft has a default for each family; here all linear layers have an adapter: \
                           name them in `model.lora.targets`";
