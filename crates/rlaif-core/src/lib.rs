@@ -25,6 +25,7 @@ mod provenance;
 pub mod python_json;
 mod record;
 mod reply;
+mod responder;
 mod reward;
 mod rows;
 mod say;
@@ -52,6 +53,10 @@ pub use record::{
     Sample, TextKind, UnpairedPreference,
 };
 pub use reply::Reply;
+pub use responder::{
+    Responder, ResponderError, ResponseEnd, ResponseEndReason, ResponseEvent, ResponsePrompt,
+    ResponseReport, ResponseRequest, ResponseToken, ShownToken,
+};
 pub use reward::{
     NonFinite, RewardError, RewardModel, Score, Scores, StepScore, Tell, undone_if_interrupted,
 };

@@ -9,7 +9,8 @@ use rlaif_core::Seed;
 use rlaif_lm::{
     Adapters, DecodeState, Dropout, Forward, LmError, Padding, Policy, TokenBatch,
     generate::{
-        Ask, Eos, FinishReason, Generated, GenerationConfig, Hooks, NewToken, Sampling, generate,
+        Ask, Eos, FinishReason, Generated, GenerationConfig, Hooks, JoiningRow, NewToken,
+        OpenBatch, Sampling, generate,
     },
     token_log_probs,
 };
@@ -139,6 +140,92 @@ fn tokens_depend_on_seed_row_id_and_step_alone() {
         };
         assert_ne!(other(5, 3), alone);
         assert_ne!(other(6, 2), alone);
+    }
+}
+
+/// Rows with different settings and seeds join at different steps, some with the same prompt, and one leaves.
+#[test]
+fn rows_that_join_between_steps_are_those_of_calls_of_their_own() {
+    for name in [CAUSAL[0], T5[0]] {
+        let policy = load(name);
+        let config = |row: usize| GenerationConfig {
+            sampling: match row % 4 {
+                0 => Sampling::Greedy,
+                1 => Sampling::at(1.),
+                2 => Sampling::Sample {
+                    temperature: 0.7,
+                    top_k: Some(9),
+                    top_p: Some(0.9),
+                    min_p: None,
+                },
+                _ => Sampling::at(0.5),
+            },
+            repetition_penalty: if row.is_multiple_of(5) { 1.3 } else { 1. },
+            min_new_tokens: usize::from(row % 3 == 1),
+            eos: if row.is_multiple_of(2) { Eos::Ends } else { Eos::Ignored },
+            ..GenerationConfig::default()
+        };
+        let asks = many(name);
+        let joining: Vec<JoiningRow> = (asks.iter().enumerate())
+            .map(|(row, ask)| JoiningRow {
+                number: 100 + row,
+                ask: ask.clone(),
+                config: config(row),
+                seed: Seed::new(row as u64 / 3),
+                alternatives: row % 3,
+            })
+            .collect();
+        let spec = policy.spec();
+        for row in &joining {
+            OpenBatch::check(row, spec, 60).unwrap();
+        }
+        let mut batch = OpenBatch::new(&policy, Forward::default(), 5, 60).unwrap();
+        let mut waiting = joining.clone();
+        let mut got: Vec<Vec<_>> = vec![Vec::new(); joining.len()];
+        let mut turn = 0;
+        while !(batch.is_empty() && waiting.is_empty()) {
+            // One more row at each step, as requests arrive.
+            let count = batch.free().min(1 + turn % 2).min(waiting.len());
+            batch.join(waiting.drain(..count).collect()).unwrap();
+            for token in batch.step(None).unwrap() {
+                got[token.number - 100].push(token);
+            }
+            if turn == 3 {
+                batch.leave(101);
+            }
+            turn += 1;
+        }
+        assert!(got[1].last().unwrap().finish.is_none(), "the second row has left");
+        for (row, (joined, got)) in
+            joining.iter().zip(&got).enumerate().filter(|(row, _)| *row != 1)
+        {
+            let ask = std::slice::from_ref(&joined.ask);
+            let (config, hooks) = (&joined.config, Hooks::default());
+            let alone =
+                generate(&policy, ask, config, joined.seed, 0, Forward::default(), hooks).unwrap();
+            let ids: Vec<u32> = got.iter().map(|token| token.id).collect();
+            let log_probs: Vec<f32> = got.iter().map(|token| token.log_prob).collect();
+            let finish = got.last().and_then(|token| token.finish);
+            assert_eq!((&ids, finish), (&alone[0].ids, Some(alone[0].finish)), "{name}, row {row}");
+            assert_eq!(log_probs, alone[0].log_probs, "{name}, row {row}");
+            for token in got {
+                assert_eq!(token.alternatives.len(), joined.alternatives);
+                assert!(token.alternatives.is_sorted_by(|a, b| a.1 >= b.1 - 1e-5));
+                let own = token.alternatives.iter().find(|(id, _)| *id == token.id);
+                assert!(own.is_none_or(|(_, p)| *p == token.log_prob));
+                let best = token.alternatives.first();
+                assert!(best.is_none_or(|(_, p)| *p > token.log_prob - 1e-5));
+            }
+        }
+        let long = JoiningRow {
+            ask: Ask { max_new_tokens: Some(60), ..asks[0].clone() },
+            ..joining[0].clone()
+        };
+        let refused = batch.join(vec![long]);
+        match spec.decoder_start_id {
+            None => assert!(matches!(refused, Err(LmError::TooLong { context: 60, .. })), "{name}"),
+            Some(_) => refused.unwrap(),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header::AUTHORIZATION},
     response::{IntoResponse, Response},
 };
+use rlaif_core::Responder;
 use rlaif_people::{
     Annotator, AnnotatorRole, LabelOptions, PeopleAnswer, PeopleError, PeopleLabels, ShownItem,
     Study, StudyAgreement, StudyForm, write_answers,
@@ -27,6 +28,8 @@ pub(crate) struct App {
     pub(crate) study: Option<Study>,
     /// The folder of runs.
     pub(crate) runs: Option<PathBuf>,
+    /// The models that answer.
+    pub(crate) models: Vec<Arc<dyn Responder>>,
     /// The owner's token.
     pub(crate) token: String,
 }

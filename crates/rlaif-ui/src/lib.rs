@@ -1,13 +1,14 @@
 //! The local web page of rlaif.
 //!
-//! A [`Page`] serves a study of people's answers ([`rlaif_people::Study`]) and the curves of runs on one address. Its files are inside
-//! the program, and it talks to no other host. Each request needs a token: the owner's is new at each start,
+//! A [`Page`] serves a study of people's answers ([`rlaif_people::Study`]), the curves of runs, and models on one address. Models
+//! also answer in OpenAI's form. The page's files are inside the program, and it talks to no other host. Each request needs a token: the owner's is new at each start,
 //! annotators have theirs in the study. Requests that name another host or come from another site are refused.
 
 mod assets;
 mod error;
 mod guard;
 mod labelling;
+mod openai;
 mod runs;
 mod server;
 mod shown;
@@ -20,6 +21,7 @@ use axum::{
     middleware::from_fn_with_state,
     routing::{get, post, put},
 };
+use rlaif_core::Responder;
 use rlaif_people::{Study, random_token};
 
 pub use error::UiError;
@@ -38,6 +40,8 @@ pub struct Page {
     pub study: Option<Study>,
     /// The folder with runs to watch: folders with a metrics.jsonl, up to two levels below it.
     pub runs: Option<PathBuf>,
+    /// The models that answer, with different names.
+    pub models: Vec<Arc<dyn Responder>>,
 }
 
 /// A page on its address, not yet served.
@@ -63,7 +67,8 @@ impl Page {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn on(self, server: UiServer) -> Result<ServedPage, UiError> {
-        let app = App { study: self.study, runs: self.runs, token: random_token()? };
+        let Self { study, runs, models } = self;
+        let app = App { study, runs, models, token: random_token()? };
         Ok(ServedPage { server, app: Arc::new(app) })
     }
 }
@@ -77,6 +82,11 @@ impl ServedPage {
     /// The address to open with a token. The token is in the fragment, which browsers send to nobody.
     pub fn link(&self, token: &str) -> String {
         format!("http://{}/#{token}", self.server.address())
+    }
+
+    /// The address of the models for clients of OpenAI's interface. Their key is the owner's token.
+    pub fn api(&self) -> String {
+        format!("http://{}/v1", self.server.address())
     }
 
     /// The study.
@@ -105,6 +115,7 @@ impl ServedPage {
             .route("/api/run/{*name}", get(runs::run))
             .route("/api/curves/{*name}", get(runs::curves))
             .layer(DefaultBodyLimit::max(BODY))
+            .merge(openai::routes())
             .layer(from_fn_with_state(state, guard))
             .with_state(self.app);
         self.server.serve(router, stop);

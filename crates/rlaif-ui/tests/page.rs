@@ -2,24 +2,26 @@
 
 #[path = "../../rlaif-eval/tests/browser/command.rs"]
 mod browser;
+mod served;
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{
-        Arc, Mutex,
+        Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
 use rlaif_people::{AnnotatorRole, PeopleChoice, Study, StudyAgreement, StudyItem, StudySettings};
 use rlaif_ui::{Page, UiServer};
 use serde_json::{Value, json};
+use served::{Response, Served, exchange, request};
 use tempfile::TempDir;
 
 fn settings() -> StudySettings {
@@ -48,90 +50,8 @@ fn study(items: usize) -> (TempDir, Study) {
     (folder, study)
 }
 
-/// A page served by a thread of this process, until it is dropped.
-struct Served {
-    address: SocketAddr,
-    owner: String,
-    tokens: Vec<String>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Served {
-    fn new(study: Study, names: &[&str]) -> Self {
-        Self::with_runs(study, names, None)
-    }
-
-    fn with_runs(study: Study, names: &[&str], runs: Option<PathBuf>) -> Self {
-        let add = |name: &&str| {
-            let who = study.add_annotator(name, AnnotatorRole::Annotator).unwrap();
-            who.token.unwrap()
-        };
-        let tokens = names.iter().map(add).collect();
-        let server = UiServer::bind(([127, 0, 0, 1], 0).into()).unwrap();
-        let address = server.address();
-        let page = Page { study: Some(study), runs }.on(server).unwrap();
-        let (owner, stop) = (page.token().to_owned(), Arc::new(AtomicBool::new(false)));
-        let stopped = stop.clone();
-        let thread = thread::spawn(move || page.serve(&|| stopped.load(Ordering::SeqCst)));
-        Self { address, owner, tokens, stop, thread: Some(thread) }
-    }
-
-    fn ask(&self, method: &str, path: &str, token: &str, body: &str) -> (u16, Value) {
-        let answer = self.raw(&request(self.address, method, path, token, body, ""));
-        (answer.status, serde_json::from_str(&answer.body).unwrap_or(Value::String(answer.body)))
-    }
-
-    fn raw(&self, request: &str) -> Response {
-        exchange(self.address, request).unwrap()
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn request(
-    to: SocketAddr,
-    method: &str,
-    path: &str,
-    token: &str,
-    body: &str,
-    more: &str,
-) -> String {
-    format!(
-        "{method} {path} HTTP/1.1\r\nhost: {to}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\
-         content-length: {}\r\n{more}\r\n{body}",
-        body.len()
-    )
-}
-
-struct Response {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-fn exchange(to: SocketAddr, request: &str) -> std::io::Result<Response> {
-    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    stream.write_all(request.as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    // A body that a kill has cut does not count.
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
-    if length.is_some_and(|length: usize| length != body.len()) {
-        return Err(std::io::ErrorKind::UnexpectedEof.into());
-    }
-    let status = status.ok_or(std::io::ErrorKind::InvalidData)?;
-    Ok(Response { status, head: head.to_lowercase(), body: body.to_owned() })
+fn of(study: Study) -> Page {
+    Page { study: Some(study), ..Page::default() }
 }
 
 /// The place of the good answer on the page, as a choice.
@@ -145,7 +65,7 @@ fn good(item: &Value) -> &'static str {
 #[test]
 fn answers_are_stored_in_the_studys_order_and_makers_stay_unknown() {
     let (folder, study) = study(12);
-    let served = Served::new(study, &["ann"]);
+    let served = Served::new(of(study), &["ann"]);
     let token = served.tokens[0].clone();
     let (status, mut reply) = served.ask("GET", "/api/next", &token, "");
     assert_eq!(status, 200, "{reply}");
@@ -176,7 +96,7 @@ fn answers_are_stored_in_the_studys_order_and_makers_stay_unknown() {
 #[test]
 fn requests_of_others_are_refused_and_say_nothing() {
     let (_folder, study) = study(3);
-    let served = Served::new(study, &["ann"]);
+    let served = Served::new(of(study), &["ann"]);
     let (to, token) = (served.address, served.tokens[0].clone());
     let port = to.port();
     // Another site's name for this address, another site's page, no token, a wrong one.
@@ -254,7 +174,7 @@ fn a_thousand_connections_and_long_answers_leave_the_server_well() {
     study
         .add_items(&[StudyItem::pair("1", "p", "a".repeat(1 << 20), "b".repeat(1 << 20))])
         .unwrap();
-    let served = Served::new(study, &["ann"]);
+    let served = Served::new(of(study), &["ann"]);
     let idle: Vec<TcpStream> =
         (0..1000).map_while(|_| TcpStream::connect(served.address).ok()).collect();
     assert!(idle.len() > 300, "{} connections", idle.len());
@@ -294,7 +214,7 @@ fn curves_of_runs_arrive_as_they_grow() {
     write_run(&folder.path().join("outside"), 3);
     #[cfg(unix)]
     std::os::unix::fs::symlink(folder.path().join("outside"), runs.join("link")).unwrap();
-    let served = Served::with_runs(study, &["ann"], Some(runs.clone()));
+    let served = Served::new(Page { runs: Some(runs.clone()), ..of(study) }, &["ann"]);
     let (status, list) = served.ask("GET", "/api/runs", &served.owner, "");
     assert_eq!(status, 200);
     let list = list.as_array().unwrap();
@@ -444,7 +364,7 @@ fn two_people_label_thirty_pairs_by_keys_alone() {
     let path = folder.path().join("people.sqlite");
     let runs = folder.path().join("runs");
     (1..=3).for_each(|n| write_run(&runs.join(format!("run-{n}")), 50 * n));
-    let served = Served::with_runs(study, &["ann", "bob"], Some(runs));
+    let served = Served::new(Page { runs: Some(runs), ..of(study) }, &["ann", "bob"]);
     let link = |token: &str| format!("http://{}/#{token}", served.address);
     let annotator = |at: usize, name, width, height, scheme| {
         json!({"link": link(&served.tokens[at]), "name": name, "width": width, "height": height,

@@ -101,6 +101,13 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         Test("crates/rlaif/tests/suite/annotate.rs", "the_page_is_served_until_ctrl_c"),
     ),
     (
+        "rlaif ui --model llama=runs/sft/model",
+        Test(
+            "crates/rlaif/tests/suite/serve.rs",
+            "openais_python_client_gets_the_responses_of_generate",
+        ),
+    ),
+    (
         "rlaif candidates --config candidates.toml --out candidates.jsonl",
         Test(
             "crates/rlaif/tests/suite/label.rs",

@@ -17,33 +17,32 @@
 
 mod choose;
 mod config;
+mod open;
 mod philox;
 mod rollout;
+mod rows;
 mod step;
 
 use std::{
     collections::{HashMap, VecDeque},
     ops::ControlFlow,
+    sync::Arc,
 };
 
-use rlaif_core::{BadSetting, Interrupted, Seed, Specials, TextCodec};
+use rlaif_core::{BadSetting, Interrupted, Seed, TextCodec};
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Tensor, no_grad};
 
 pub use crate::concern::RolloutConcern;
 pub use config::{Eos, GenerationConfig, Sampling};
+pub use open::{JoiningRow, OpenBatch, OpenToken};
 pub use rollout::{check_rollout, end_concerns, rollout_concerns};
 
 use crate::{
-    batch::{Padding, TokenBatch, int},
-    cache::{DecodeState, Room},
-    error::LmError,
-    forward::Forward,
-    policy::Policy,
-    spec::{ForcedIds, LmSpec},
+    batch::int, cache::Room, error::LmError, forward::Forward, policy::Policy, spec::LmSpec,
 };
-use choose::{Choice, Situation};
-use step::Stepper;
+use choose::Choice;
+use rows::{Active, Entry, Rows, Settings};
 
 /// A prompt to be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,9 +178,10 @@ pub fn generate(
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let job = Job { policy, rows, config, forward, key: seed.derive("generate", step).get() };
+    let job = Job { policy, rows, config, forward };
     let room = job.room()?;
-    no_grad(|| job.run(room, hooks))
+    let settings = Arc::new(Settings::new(config.clone(), policy.spec(), seed, step));
+    no_grad(|| job.run(room, &settings, hooks))
 }
 
 /// The text before the first occurrence of any of `stops`; the whole text without one.
@@ -202,27 +202,6 @@ struct Job<'a> {
     rows: &'a [Ask],
     config: &'a GenerationConfig,
     forward: Forward<'a>,
-    key: u64,
-}
-
-/// A row in decoding.
-struct Active {
-    row: usize,
-    /// The state after the prompt was read.
-    start: Start,
-    /// The input token of the next step.
-    input: u32,
-    ids: Vec<u32>,
-    log_probs: Vec<f32>,
-}
-
-/// Initial state of a row, common to all rows with the same prompt.
-#[derive(Clone, Copy)]
-struct Start {
-    /// Number of the prompt's tokens in the cache.
-    held: usize,
-    /// The input token of the first step.
-    input: u32,
 }
 
 impl Job<'_> {
@@ -243,15 +222,6 @@ impl Job<'_> {
         }
         room.rows = self.config.batch_size.min(self.rows.len());
         Ok(room)
-    }
-
-    /// Ids that end a response.
-    fn ends(&self) -> Vec<u32> {
-        let eos = match self.config.eos {
-            Eos::Ends => self.policy.spec().eos_ids.as_slice(),
-            Eos::Ignored => &[],
-        };
-        [eos, &self.config.stop_ids].concat()
     }
 
     /// Number of tokens between two checks for finished rows.
@@ -290,92 +260,88 @@ impl Job<'_> {
         queue.into()
     }
 
-    fn run(&self, mut room: Room, mut hooks: Hooks<'_>) -> Result<Vec<Generated>, LmError> {
+    fn run(
+        &self,
+        mut room: Room,
+        settings: &Arc<Settings>,
+        mut hooks: Hooks<'_>,
+    ) -> Result<Vec<Generated>, LmError> {
         let prompts = self.prompts();
         let mut queue = self.queue(&prompts);
-        let ends = self.ends();
         let stride = self.stride(&hooks);
         // Tokens decoded between a row's end and the next check.
         room.response = room.response.saturating_add(stride - 1);
         room.total = room.total.saturating_add(stride - 1);
-        let mut state = self.policy.open(room)?;
-        let mut stepper = Stepper::new(self.policy, self.forward);
-        let mut active: Vec<Active> = Vec::with_capacity(room.rows);
+        let mut rows = Rows::new(self.policy, self.forward, room)?;
         let mut done: Vec<Option<Generated>> = self.rows.iter().map(|_| None).collect();
+        let entry = |row: usize| {
+            let ask = Arc::new(self.rows[row].clone());
+            Entry { row, ask, settings: settings.clone() }
+        };
         loop {
             Interrupted::check()?;
-            let free = room.rows - active.len();
-            let entering: Vec<usize> = queue.drain(..free.min(queue.len())).collect();
+            let free = room.rows - rows.active.len();
+            let entering: Vec<Entry> = queue.drain(..free.min(queue.len())).map(entry).collect();
             if !entering.is_empty() {
-                self.enter(&entering, &prompts, &mut state, &mut active)?;
+                rows.enter(entering)?;
             }
-            if active.is_empty() {
+            if rows.active.is_empty() {
                 break;
             }
             let finishes = if stride == 1 {
-                let inputs = self.inputs(&active);
-                let logits = stepper.step(&mut state, &inputs)?;
-                let choices = self.choose(&logits, &active, &ends)?;
-                state.advance();
-                self.accept(&mut active, &choices, &mut hooks)?
+                let logits = rows.logits(&rows.inputs())?;
+                let choices = rows.choose(&logits)?;
+                rows.state.advance();
+                let rows = rows.active.iter_mut().zip(choices);
+                rows.map(|(row, choice)| self.take(row, choice, &mut hooks))
+                    .collect::<Result<_, _>>()?
             } else {
-                self.stretch(&mut stepper, &mut state, &mut active, stride, &mut hooks)?
+                self.stretch(&mut rows, stride, &mut hooks)?
             };
             // Iterates backwards: `swap_remove` fills the gap with the last row, which has then
             // already been handled.
             for (place, finish) in finishes.into_iter().enumerate().rev() {
                 let Some(finish) = finish else { continue };
-                let prompt = prompts[active[place].row];
+                let prompt = prompts[rows.active[place].entry.row];
                 // The next response to the same prompt starts from the same state. It must start
                 // now: such rows are consecutive in the queue, so a prompt is read only once, for
                 // any batch size.
                 let ended = match queue.pop_front_if(|next| prompts[*next] == prompt) {
                     Some(next) => {
-                        let start = active[place].start;
-                        state.rewind(place, start.held);
-                        std::mem::replace(&mut active[place], self.active(next, start))
+                        let start = rows.active[place].start;
+                        rows.state.rewind(place, start.held);
+                        std::mem::replace(&mut rows.active[place], entry(next).starts(start))
                     }
-                    None => {
-                        state.swap_remove(place);
-                        active.swap_remove(place)
-                    }
+                    None => rows.swap_remove(place),
                 };
-                let Active { row, ids, log_probs, .. } = ended;
-                done[row] = Some(Generated { ids, log_probs, finish });
+                let Active { entry, ids, log_probs, .. } = ended;
+                done[entry.row] = Some(Generated { ids, log_probs, finish });
             }
         }
         Ok(done.into_iter().map(|row| row.expect("every row is decoded to its end")).collect())
-    }
-
-    /// The input tokens of the next step, int64 `[B]`.
-    fn inputs(&self, active: &[Active]) -> Tensor {
-        let inputs: Vec<i64> = active.iter().map(|row| i64::from(row.input)).collect();
-        Tensor::from_slice(&inputs).to_device(self.policy.spec().device)
     }
 
     /// Decodes `stride` tokens for each row without waiting for them, and then accepts those up to
     /// each row's end.
     fn stretch(
         &self,
-        stepper: &mut Stepper<'_>,
-        state: &mut DecodeState,
-        active: &mut [Active],
+        rows: &mut Rows<'_>,
         stride: usize,
         hooks: &mut Hooks<'_>,
     ) -> Result<Vec<Option<FinishReason>>, LmError> {
         let device = self.policy.spec().device;
         let uniforms: Vec<f64> = (0..stride)
-            .flat_map(|ahead| active.iter().map(move |row| (row, ahead)))
-            .map(|(row, ahead)| self.uniform(row, ahead))
+            .flat_map(|ahead| rows.active.iter().map(move |row| (row, ahead)))
+            .map(|(row, ahead)| row.uniform(ahead))
             .collect();
-        let size = [int(stride), int(active.len())];
+        let size = [int(stride), int(rows.active.len())];
         let uniforms = Tensor::from_slice(&uniforms).view(size).to_device(device);
-        let mut inputs = self.inputs(active);
+        let mut inputs = rows.inputs();
         let (mut ids, mut log_probs) = (Vec::with_capacity(stride), Vec::with_capacity(stride));
         for ahead in 0..int(stride) {
-            let logits = stepper.step(state, &inputs)?;
+            let logits = rows.logits(&inputs)?;
             let drawn = step::draw(&logits, &self.config.sampling, &uniforms.get(ahead));
-            state.advance();
+            rows.state.advance();
             inputs = drawn.ids.shallow_clone();
             ids.push(drawn.ids);
             log_probs.push(drawn.log_probs);
@@ -384,13 +350,13 @@ impl Job<'_> {
         let ids = Vec::<Vec<i64>>::try_from(&Tensor::stack(&ids, 0).to_device(Device::Cpu))?;
         let log_probs =
             Vec::<Vec<f32>>::try_from(&Tensor::stack(&log_probs, 0).to_device(Device::Cpu))?;
-        let mut finishes = vec![None; active.len()];
+        let mut finishes = vec![None; rows.active.len()];
         for (ids, log_probs) in ids.into_iter().zip(log_probs) {
             for (place, (id, log_prob)) in ids.into_iter().zip(log_probs).enumerate() {
                 if finishes[place].is_none() {
-                    let row = &mut active[place];
+                    let row = &mut rows.active[place];
                     if log_prob.is_nan() {
-                        return Err(LmError::not_finite(row.row, row.ids.len()));
+                        return Err(LmError::not_finite(row.entry.row, row.ids.len()));
                     }
                     finishes[place] = self.take(row, Choice { id, log_prob }, hooks)?;
                 }
@@ -399,157 +365,21 @@ impl Job<'_> {
         Ok(finishes)
     }
 
-    /// The random number of a row's next token, or of a later one.
-    fn uniform(&self, row: &Active, ahead: usize) -> f64 {
-        philox::uniform(self.key, self.rows[row.row].id, (row.ids.len() + ahead) as u64)
-    }
-
-    /// Reads the prompts that no row in use has, and copies those that one has.
-    fn enter(
-        &self,
-        entering: &[usize],
-        prompts: &[usize],
-        state: &mut DecodeState,
-        active: &mut Vec<Active>,
-    ) -> Result<(), LmError> {
-        let mut known: HashMap<usize, usize> =
-            (active.iter().enumerate()).map(|(place, row)| (prompts[row.row], place)).collect();
-        let mut fresh = Vec::new();
-        let mut copies = Vec::new();
-        for &row in entering {
-            match known.get(&prompts[row]) {
-                Some(&place) => copies.push((row, place)),
-                None => {
-                    known.insert(prompts[row], active.len() + fresh.len());
-                    fresh.push(row);
-                }
-            }
-        }
-        if !fresh.is_empty() {
-            let ids = fresh.iter().map(|&row| self.rows[row].prompt.clone()).collect();
-            let batch = TokenBatch::collate(ids, self.policy.spec(), Padding::Right)?;
-            let firsts = self.policy.enter(state, &batch, self.forward)?;
-            let held = state.cache.layers().lengths()[active.len()..].to_vec();
-            active.extend(
-                fresh
-                    .into_iter()
-                    .zip(firsts)
-                    .zip(held)
-                    .map(|((row, input), held)| self.active(row, Start { held, input })),
-            );
-        }
-        if !copies.is_empty() {
-            let places: Vec<usize> = copies.iter().map(|&(_, place)| place).collect();
-            let held: Vec<usize> = places.iter().map(|&place| active[place].start.held).collect();
-            state.repeat(&places, &held)?;
-            for (row, place) in copies {
-                let start = active[place].start;
-                active.push(self.active(row, start));
-            }
-        }
-        Ok(())
-    }
-
-    /// A row before its first token.
-    fn active(&self, row: usize, start: Start) -> Active {
-        let limit = self.limit(row).min(1024);
-        let (ids, log_probs) = (Vec::with_capacity(limit), Vec::with_capacity(limit));
-        Active { row, start, input: start.input, ids, log_probs }
-    }
-
-    /// The token that a row must have next.
-    fn forced(&self, row: &Active) -> Option<u32> {
-        let ForcedIds { first, last } = self.policy.spec().forced;
-        let is_last = row.ids.len() + 1 >= self.limit(row.row);
-        // As in transformers, the end has precedence.
-        let last = last.filter(|_| is_last && self.config.eos == Eos::Ends);
-        last.or(first.filter(|_| row.ids.is_empty()))
-    }
-
-    /// Chooses a token for each row.
-    fn choose(
-        &self,
-        logits: &Tensor,
-        active: &[Active],
-        ends: &[u32],
-    ) -> Result<Vec<Choice>, LmError> {
-        let start: Vec<u32> = self.policy.spec().decoder_start_id.into_iter().collect();
-        let situations: Vec<Situation<'_>> = active
-            .iter()
-            .map(|row| Situation {
-                row: row.row,
-                before: if start.is_empty() { &self.rows[row.row].prompt } else { &start },
-                response: &row.ids,
-                ends,
-                forced: self.forced(row),
-                uniform: self.uniform(row, 0),
-            })
-            .collect();
-        let logits = logits.to_kind(Kind::Float).to_device(Device::Cpu).contiguous();
-        choose::choose(logits, &situations, self.config)
-    }
-
-    /// Accepts a token for each row, and returns the rows that ended with it.
-    fn accept(
-        &self,
-        active: &mut [Active],
-        choices: &[Choice],
-        hooks: &mut Hooks<'_>,
-    ) -> Result<Vec<Option<FinishReason>>, LmError> {
-        let rows = active.iter_mut().zip(choices);
-        rows.map(|(row, choice)| self.take(row, *choice, hooks)).collect()
-    }
-
     /// Accepts a row's next token, and returns the reason if the row ended with it.
     fn take(
         &self,
         row: &mut Active,
-        Choice { id, log_prob }: Choice,
+        choice: Choice,
         hooks: &mut Hooks<'_>,
     ) -> Result<Option<FinishReason>, LmError> {
-        let index = row.ids.len();
-        let id = u32::try_from(id).expect("an id of the vocabulary");
-        row.input = id;
-        row.ids.push(id);
-        row.log_probs.push(log_prob);
-        let finish = self.finish(row, hooks.codec)?;
+        let finish = row.take(choice, self.policy.spec(), hooks.codec)?;
         if let Some(on_token) = &mut hooks.on_token {
-            let new = NewToken { row: row.row, index, id, log_prob, finish };
-            if on_token(new).is_break() {
+            let index = row.ids.len() - 1;
+            let (id, log_prob) = (row.ids[index], choice.log_prob);
+            if on_token(NewToken { row: row.entry.row, index, id, log_prob, finish }).is_break() {
                 return Err(LmError::Interrupted);
             }
         }
         Ok(finish)
-    }
-
-    /// The reason if the row ends with its last token.
-    fn finish(
-        &self,
-        active: &Active,
-        codec: Option<&dyn TextCodec>,
-    ) -> Result<Option<FinishReason>, LmError> {
-        let last = active.input;
-        if self.config.eos == Eos::Ends && self.policy.spec().is_eos(last) {
-            return Ok(Some(FinishReason::Eos));
-        }
-        if self.config.stop_ids.contains(&last) || self.stops(&active.ids, codec)? {
-            return Ok(Some(FinishReason::Stop));
-        }
-        let full = active.ids.len() >= self.limit(active.row);
-        Ok(full.then_some(FinishReason::Length))
-    }
-
-    /// `true` if the text ends, or nearly ends, with a stop string: its last token may hold more
-    /// text.
-    fn stops(&self, ids: &[u32], codec: Option<&dyn TextCodec>) -> Result<bool, LmError> {
-        let stops = &self.config.stop_strings;
-        let (Some(longest), Some(codec)) = (stops.iter().map(String::len).max(), codec) else {
-            return Ok(false);
-        };
-        // A token is at least one byte of text, except for special tokens, of which there are few.
-        const SPARE: usize = 16;
-        let tail = &ids[ids.len().saturating_sub(longest + SPARE)..];
-        let text = codec.decode(tail, Specials::Exclude)?;
-        Ok(stops.iter().any(|stop| text.contains(stop.as_str())))
     }
 }

@@ -140,7 +140,7 @@ fn stream(
 
 /// The part of the text so far that later tokens cannot change: without a possible beginning of a
 /// stop string, or of a character.
-fn ready<'t>(text: &'t str, stops: &[String], finish: Option<FinishReason>) -> &'t str {
+pub(super) fn ready<'t>(text: &'t str, stops: &[String], finish: Option<FinishReason>) -> &'t str {
     let text = before_stop(text, stops);
     if finish.is_some() {
         return text;

@@ -2,25 +2,38 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use clap::Args;
-use rlaif_core::{Interrupted, say};
+use rlaif_core::{Interrupted, Responder, say};
 use rlaif_people::{AnnotatorRole, Study};
-use rlaif_run::RunError;
+use rlaif_run::{RunError, command::ResponderModel};
 use rlaif_train::Interrupt;
 use rlaif_ui::{Page, UiServer};
 
-use super::{error::CliError, print::print};
+use super::{error::CliError, model::Placement, print::print};
 
 #[derive(Debug, Args)]
 pub(crate) struct Ui {
     /// The study that people answer; `rlaif annotate add STUDY FILE` makes one.
     study: Option<PathBuf>,
     /// A folder with runs to watch, up to two levels below it.
-    #[arg(long, required_unless_present = "study")]
+    #[arg(long, required_unless_present_any = ["study", "model"])]
     runs: Option<PathBuf>,
+    /// A model that answers in OpenAI's form, below /v1: folder, hub id, or LoRA adapter, or NAME=MODEL for another name than
+    /// that; may be given several times.
+    #[arg(long, value_name = "MODEL")]
+    model: Vec<String>,
+    /// Responses of a model that are decoded together.
+    #[arg(long, default_value_t = 64, requires = "model")]
+    batch_size: usize,
+    /// Maximum number of tokens of a prompt and its response; by default the model's context, at most 4096.
+    #[arg(long, requires = "model")]
+    context: Option<usize>,
+    #[command(flatten)]
+    placement: Placement,
     /// The address to listen on. Others than loopback addresses let other machines in.
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     host: IpAddr,
@@ -33,6 +46,29 @@ pub(crate) struct Ui {
 }
 
 impl Ui {
+    /// Loads the models.
+    fn models(&self) -> Result<Vec<Arc<dyn Responder>>, CliError> {
+        let mut models: Vec<Arc<dyn Responder>> = Vec::new();
+        for given in &self.model {
+            let (name, model) = named(given);
+            if models.iter().any(|known| known.name() == name) {
+                return Err(CliError::flag(
+                    "model",
+                    given,
+                    "models of different names: `--model NAME=MODEL`",
+                ));
+            }
+            let responder = ResponderModel {
+                name: name.to_owned(),
+                model: self.placement.model(model),
+                batch_size: self.batch_size,
+                context: self.context,
+            };
+            models.push(Arc::new(responder.start()?));
+        }
+        Ok(models)
+    }
+
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let study = self.study.as_deref().map(Study::open).transpose()?;
         if let Some(folder) = self.runs.as_deref().filter(|folder| !folder.is_dir()) {
@@ -52,13 +88,17 @@ impl Ui {
             }
             None => {}
         }
-        let page = Page { study, runs: self.runs.clone() };
+        let models = self.models()?;
+        let page = Page { study, runs: self.runs.clone(), models };
         let page = page.on(UiServer::bind(SocketAddr::new(self.host, self.port))?)?;
         if !self.host.is_loopback() {
             say("other machines can open the page, and its connections are not encrypted");
         }
         Interrupt::install().map_err(RunError::from)?;
         print(format_args!("owner {}", page.link(page.token())))?;
+        if !self.model.is_empty() {
+            print(format_args!("api {} {}", page.api(), page.token()))?;
+        }
         for who in people {
             if let Some(token) = &who.token {
                 print(format_args!("{} {}", who.name, page.link(token)))?;
@@ -66,5 +106,13 @@ impl Ui {
         }
         page.serve(&|| Interrupted::check().is_err());
         Ok(())
+    }
+}
+
+/// Name and model of `--model`.
+fn named(given: &str) -> (&str, &str) {
+    match given.split_once('=') {
+        Some((name, model)) if !name.is_empty() && !Path::new(given).exists() => (name, model),
+        _ => (given, given),
     }
 }

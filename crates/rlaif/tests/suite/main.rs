@@ -20,6 +20,7 @@ mod ppo;
 mod ranks;
 mod reinforce;
 mod rl;
+mod serve;
 mod support;
 mod tokens;
 mod train;
