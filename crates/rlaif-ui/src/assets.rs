@@ -7,6 +7,7 @@ use axum::{
 
 const PAGE: &str = include_str!("assets/index.html");
 const SCRIPT: &str = include_str!("assets/app.js");
+const TALK: &str = include_str!("assets/talk.js");
 const STYLE: &str = include_str!("assets/app.css");
 const ICON: &str = include_str!("assets/icon.svg");
 
@@ -20,6 +21,10 @@ pub(crate) async fn page() -> Response {
 
 pub(crate) async fn script() -> Response {
     file("text/javascript; charset=utf-8", SCRIPT.to_owned())
+}
+
+pub(crate) async fn talk() -> Response {
+    file("text/javascript; charset=utf-8", TALK.to_owned())
 }
 
 /// The style of reports, and the page's own.

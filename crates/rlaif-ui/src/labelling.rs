@@ -18,7 +18,8 @@ use serde_json::{Value, json};
 
 use crate::{
     error::{Json, Refusal},
-    shown::pieces,
+    shown::{hidden_pattern, pieces},
+    talk::Rewards,
 };
 
 /// State of all requests.
@@ -30,6 +31,8 @@ pub(crate) struct App {
     pub(crate) runs: Option<PathBuf>,
     /// The models that answer.
     pub(crate) models: Vec<Arc<dyn Responder>>,
+    /// The rewards that score responses.
+    pub(crate) rewards: Rewards,
     /// The owner's token.
     pub(crate) token: String,
 }
@@ -43,8 +46,8 @@ pub(crate) enum Sender {
     Annotator(Annotator),
 }
 
-type Reply = Result<Json, Refusal>;
-type Body = Result<Bytes, BytesRejection>;
+pub(crate) type Reply = Result<Json, Refusal>;
+pub(crate) type Body = Result<Bytes, BytesRejection>;
 
 /// The token of a request: `Authorization: Bearer TOKEN`. A browser never sends it by itself, unlike cookies, so
 /// a page of another site cannot act for an annotator.
@@ -106,7 +109,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|e| Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())))
 }
 
-fn body<T: DeserializeOwned>(given: Body) -> Result<T, Refusal> {
+pub(crate) fn body<T: DeserializeOwned>(given: Body) -> Result<T, Refusal> {
     let bytes = given.map_err(|e| Refusal::new(e.status(), e.body_text()))?;
     let refused =
         |e: serde_json::Error| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, e.to_string());
@@ -125,7 +128,12 @@ pub(crate) async fn me(State(app): State<Arc<App>>, headers: HeaderMap) -> Reply
         });
         Ok(Json(match app.sender(&headers)? {
             Sender::Owner => {
-                json!({"role": "owner", "study": settings, "runs": app.runs.is_some()})
+                let models = app.models.iter();
+                let models = models
+                    .map(|model| json!({"name": model.name(), "chat": model.has_chat_template()}));
+                json!({"role": "owner", "study": settings, "runs": app.runs.is_some(),
+                    "models": models.collect::<Vec<_>>(), "rewards": app.rewards.names(),
+                    "hidden": hidden_pattern()})
             }
             Sender::Annotator(who) => json!({
                 "role": who.role, "name": who.name, "study": settings,

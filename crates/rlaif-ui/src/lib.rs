@@ -12,6 +12,7 @@ mod openai;
 mod runs;
 mod server;
 mod shown;
+mod talk;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -26,6 +27,7 @@ use rlaif_people::{Study, random_token};
 
 pub use error::UiError;
 pub use server::UiServer;
+pub use talk::Rewards;
 
 use guard::{Guard, Hosts, guard};
 use labelling::App;
@@ -42,6 +44,8 @@ pub struct Page {
     pub runs: Option<PathBuf>,
     /// The models that answer, with different names.
     pub models: Vec<Arc<dyn Responder>>,
+    /// The rewards that score responses on the page.
+    pub rewards: Rewards,
 }
 
 /// A page on its address, not yet served.
@@ -67,8 +71,8 @@ impl Page {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn on(self, server: UiServer) -> Result<ServedPage, UiError> {
-        let Self { study, runs, models } = self;
-        let app = App { study, runs, models, token: random_token()? };
+        let Self { study, runs, models, rewards } = self;
+        let app = App { study, runs, models, rewards, token: random_token()? };
         Ok(ServedPage { server, app: Arc::new(app) })
     }
 }
@@ -101,6 +105,7 @@ impl ServedPage {
         let router = Router::new()
             .route("/", get(assets::page))
             .route("/app.js", get(assets::script))
+            .route("/talk.js", get(assets::talk))
             .route("/app.css", get(assets::style))
             .route("/icon.svg", get(assets::icon))
             .route("/api/me", get(labelling::me))
@@ -111,6 +116,7 @@ impl ServedPage {
             .route("/api/study", get(labelling::overview))
             .route("/api/annotators", post(labelling::add_annotator))
             .route("/api/export/{form}", get(labelling::export))
+            .route("/api/score", post(talk::score))
             .route("/api/runs", get(runs::list))
             .route("/api/run/{*name}", get(runs::run))
             .route("/api/curves/{*name}", get(runs::curves))

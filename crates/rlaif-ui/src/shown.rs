@@ -1,5 +1,7 @@
 //! Texts as the page shows them.
 
+use std::sync::LazyLock;
+
 use rlaif_core::hidden;
 
 /// The text in pieces: those at even places are shown as they are, those at odd places are the codes of
@@ -21,6 +23,22 @@ pub(crate) fn pieces(text: &str) -> Vec<String> {
     pieces
 }
 
+/// The hidden characters as a regular expression of JavaScript, for texts that reach the page whole.
+pub(crate) fn hidden_pattern() -> &'static str {
+    static PATTERN: LazyLock<String> = LazyLock::new(|| {
+        let mut ranges: Vec<(u32, u32)> = Vec::new();
+        for code in ('\0'..=char::MAX).filter(|&c| hidden(c).is_some()).map(u32::from) {
+            match ranges.last_mut() {
+                Some((_, end)) if *end + 1 == code => *end = code,
+                _ => ranges.push((code, code)),
+            }
+        }
+        let range = |(start, end)| format!("\\u{{{start:x}}}-\\u{{{end:x}}}");
+        format!("[{}]", ranges.into_iter().map(range).collect::<String>())
+    });
+    &PATTERN
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,5 +48,8 @@ mod tests {
         assert_eq!(pieces("plain\n<b>"), ["plain\n<b>"]);
         assert_eq!(pieces("a\u{202e}b\u{0}"), ["a", "U+202E", "b", "U+0000", ""]);
         assert_eq!(pieces(""), [""]);
+        let pattern = hidden_pattern();
+        assert!(pattern.starts_with("[\\u{0}-\\u{8}\\u{b}-\\u{1f}\\u{7f}-"), "{pattern}");
+        assert!(pattern.contains("\\u{2028}-\\u{202e}"), "{pattern}");
     }
 }

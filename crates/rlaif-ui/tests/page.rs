@@ -1,6 +1,5 @@
 //! The page over its own protocol: answers, refusals, kills; and in a headless browser, if there is one.
 
-#[path = "../../rlaif-eval/tests/browser/command.rs"]
 mod browser;
 mod served;
 
@@ -18,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use browser::{browse, browser};
 use rlaif_people::{AnnotatorRole, PeopleChoice, Study, StudyAgreement, StudyItem, StudySettings};
 use rlaif_ui::{Page, UiServer};
 use serde_json::{Value, json};
@@ -360,6 +360,7 @@ fn kills_lose_no_acknowledged_answer_and_store_none_twice() {
 
 #[test]
 fn two_people_label_thirty_pairs_by_keys_alone() {
+    let Some(browser) = browser() else { return };
     let (folder, study) = study(30);
     let path = folder.path().join("people.sqlite");
     let runs = folder.path().join("runs");
@@ -370,22 +371,12 @@ fn two_people_label_thirty_pairs_by_keys_alone() {
         json!({"link": link(&served.tokens[at]), "name": name, "width": width, "height": height,
             "scheme": scheme, "items": 30})
     };
-    // axe-core's rules, where CI has installed them.
-    let axe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/axe/package/axe.min.js");
     let plan = json!({
         "owner": link(&served.owner),
         "annotators": [annotator(0, "ann", 1280, 900, "light"), annotator(1, "bob", 390, 844, "dark")],
         "forged": link("00000000000000000000000000000000"),
-        "axe": axe.is_file().then_some(&axe),
     });
-    let file = folder.path().join("plan.json");
-    std::fs::write(&file, plan.to_string()).unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/label.mjs");
-    let Some(output) = browser::run(&script, &file) else { return };
-    let said = String::from_utf8_lossy(&output.stdout);
-    let failures: Vec<&str> = said.split("\nok ").filter(|line| line.contains("FAIL")).collect();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}\n{errors}", failures.join("\n"));
+    browse(&browser, "label.mjs", plan);
     let contents = Study::open(&path).unwrap().contents().unwrap();
     assert_eq!(contents.answers.len(), 60);
     for stored in &contents.answers {

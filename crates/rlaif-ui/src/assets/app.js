@@ -422,18 +422,22 @@ async function overview() {
 /** An SVG that the server has drawn. */
 const drawing = (svg) => document.importNode(new DOMParser().parseFromString(svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"'), "image/svg+xml").documentElement, true);
 
-/** Server-sent events of a run's curves, until `signal` ends them. */
-async function follow(name, signal, onEvent) {
-  const path = `/api/curves/${name.split("/").map(encodeURIComponent).join("/")}`;
-  const reader = (await ask("GET", path, undefined, { signal })).body.pipeThrough(new TextDecoderStream()).getReader();
+/** Passes on the server-sent events of a response. */
+async function eachEvent(response, onEvent) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return;
     rest += value;
-    for (let end; (end = rest.indexOf("\n\n")) >= 0; rest = rest.slice(end + 2)) onEvent(JSON.parse(rest.slice(6, end)));
+    for (let end; (end = rest.indexOf("\n\n")) >= 0; rest = rest.slice(end + 2)) {
+      const event = rest.slice(6, end);
+      if (event !== "[DONE]") onEvent(JSON.parse(event));
+    }
   }
 }
+
+const pathOf = (kind, name) => `/api/${kind}/${name.split("/").map(encodeURIComponent).join("/")}`;
 
 const age = (seconds) => (seconds === null ? "–" : seconds < 90 ? `${seconds} s ago` : seconds < 5400 ? `${Math.round(seconds / 60)} min ago` : `${Math.round(seconds / 3600)} h ago`);
 
@@ -455,7 +459,7 @@ async function runs() {
     const curves = el("div", { class: "grid" });
     below.replaceChildren(curves);
     await Promise.all([...chosen].map(async (name) => {
-      const run = await get(`/api/run/${name.split("/").map(encodeURIComponent).join("/")}`);
+      const run = await get(pathOf("run", name));
       if (signal.aborted) return;
       below.append(el("h3", {}, name),
         ...run.findings.map((one) => el("p", { class: "warning" }, `step ${one.step}: ${one.seen}. ${one.cause} ${one.advice}`)),
@@ -463,7 +467,8 @@ async function runs() {
           table("responses over time", ["step", "score", "response"], sample.responses.map((one) =>
             [String(one.step), one.score === null ? "–" : digits(one.score), text(one.response)])))),
         el("details", {}, el("summary", {}, "run file"), el("pre", { tabindex: "0" }, text(run.file))));
-      follow(name, signal, (event) => {
+      const curvesOf = ask("GET", pathOf("curves", name), undefined, { signal });
+      curvesOf.then((response) => eachEvent(response, (event) => {
         if (event.error) return say(event.error, true);
         for (const curve of event.curves) {
           const key = `${curve.name} ${name}`;
@@ -475,7 +480,7 @@ async function runs() {
           figures.get(key).replaceChildren(el("figcaption", {}, curve.name, el("small", {}, ` ${name}`)), drawing(curve.svg));
         }
         return undefined;
-      }).catch((error) => { if (!signal.aborted) say(error.message, true); });
+      })).catch((error) => { if (!signal.aborted) say(error.message, true); });
     }));
   };
   const box = (one) => el("input", { type: "checkbox", "aria-label": `show ${one.name}`, onchange: (event) => {
@@ -493,18 +498,19 @@ function views(me) {
     clearInterval(refreshing);
     view().catch((error) => say(error.message, true));
   };
-  if (me.study && me.runs) {
-    document.querySelector(".bar").append(el("nav", { "aria-label": "views" },
-      el("button", { type: "button", class: "choose", onclick: () => open(overview) }, "Study"), " ",
-      el("button", { type: "button", class: "choose", onclick: () => open(runs) }, "Runs")));
+  const all = [["Study", me.study, overview], ["Runs", me.runs, runs], ["Talk", me.models.length, talk]].filter(([, there]) => there);
+  if (all.length > 1) {
+    document.querySelector(".bar").append(el("nav", { "aria-label": "views" }, all.map(([name, , view]) =>
+      [el("button", { type: "button", class: "choose", onclick: () => open(view) }, name), " "]).flat()));
   }
-  return me.study ? overview() : runs();
+  return all[0][2]();
 }
 
 async function start() {
   if (!token) throw new Error("The address has no token; open the address that `rlaif ui` printed.");
   state.me = await get("/api/me");
   const { me } = state;
+  if (me.hidden) state.hidden = new RegExp(me.hidden, "gu");
   if (me.study) {
     document.title = me.study.title;
     document.getElementById("title").textContent = me.study.title;

@@ -9,9 +9,9 @@ use std::{
 use clap::Args;
 use rlaif_core::{Interrupted, Responder, say};
 use rlaif_people::{AnnotatorRole, Study};
-use rlaif_run::{RunError, command::ResponderModel};
+use rlaif_run::{JudgeFile, RunError, Work, command::ResponderModel, rewards_from_config};
 use rlaif_train::Interrupt;
-use rlaif_ui::{Page, UiServer};
+use rlaif_ui::{Page, Rewards, UiServer};
 
 use super::{error::CliError, model::Placement, print::print};
 
@@ -32,6 +32,9 @@ pub(crate) struct Ui {
     /// Maximum number of tokens of a prompt and its response; by default the model's context, at most 4096.
     #[arg(long, requires = "model")]
     context: Option<usize>,
+    /// The file of a reward that scores responses on the page, in the form of `rlaif judge`; may be given several times.
+    #[arg(long, value_name = "FILE", requires = "model")]
+    reward: Vec<PathBuf>,
     #[command(flatten)]
     placement: Placement,
     /// The address to listen on. Others than loopback addresses let other machines in.
@@ -69,6 +72,19 @@ impl Ui {
         Ok(models)
     }
 
+    /// Builds the rewards.
+    fn rewards(&self) -> Result<Rewards, CliError> {
+        let reward = |path: &PathBuf| {
+            let file = JudgeFile::read(path, &[])?;
+            let device = file.placement.device()?;
+            let folder = path.parent().unwrap_or(Path::new(""));
+            let reward = rewards_from_config(&file.reward, folder, device);
+            Ok(reward.map_err(RunError::from)?)
+        };
+        let rewards = self.reward.iter().map(reward);
+        Ok(Rewards::new(rewards.collect::<Result<_, CliError>>()?))
+    }
+
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let study = self.study.as_deref().map(Study::open).transpose()?;
         if let Some(folder) = self.runs.as_deref().filter(|folder| !folder.is_dir()) {
@@ -88,8 +104,8 @@ impl Ui {
             }
             None => {}
         }
-        let models = self.models()?;
-        let page = Page { study, runs: self.runs.clone(), models };
+        let (models, rewards) = (self.models()?, self.rewards()?);
+        let page = Page { study, runs: self.runs.clone(), models, rewards };
         let page = page.on(UiServer::bind(SocketAddr::new(self.host, self.port))?)?;
         if !self.host.is_loopback() {
             say("other machines can open the page, and its connections are not encrypted");

@@ -1,0 +1,118 @@
+//! Models side by side, in a headless browser if there is one.
+
+mod browser;
+mod served;
+
+use std::{
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use browser::{browse, browser};
+use rlaif_core::{
+    Exchange, Responder, ResponderError, ResponseEnd, ResponseEndReason, ResponseEvent,
+    ResponseReport, ResponseRequest, ResponseToken, ShownToken,
+};
+use rlaif_people::{Study, StudySettings};
+use rlaif_ui::{Page, Rewards};
+use serde_json::json;
+use served::Served;
+
+/// Says the same words to everybody, a word in ten milliseconds.
+#[derive(Debug)]
+struct Speaker {
+    name: &'static str,
+    words: Vec<(&'static str, f32)>,
+    asked: Arc<Mutex<Vec<ResponseRequest>>>,
+}
+
+impl Responder for Speaker {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn context(&self) -> usize {
+        1000
+    }
+
+    fn has_chat_template(&self) -> bool {
+        true
+    }
+
+    fn respond(
+        &self,
+        request: ResponseRequest,
+        mut report: ResponseReport,
+    ) -> Result<Vec<Vec<u32>>, ResponderError> {
+        let count = request.max_new_tokens.unwrap_or(1000);
+        let words = self.words.clone();
+        self.asked.lock().unwrap().push(request);
+        thread::spawn(move || {
+            let mut whole = String::new();
+            for (at, (word, probability)) in words.into_iter().cycle().take(count).enumerate() {
+                whole.push_str(word);
+                let shown = ShownToken {
+                    text: word.to_owned(),
+                    alternatives: vec![(word.to_owned(), probability.ln()), (" else".to_owned(), -3.)],
+                };
+                let reason = ResponseEndReason::Length;
+                let end = (at + 1 == count).then(|| ResponseEnd { reason, text: whole.clone() });
+                let token = ResponseToken {
+                    response: 0,
+                    id: 7,
+                    log_prob: probability.ln(),
+                    text: word.to_owned(),
+                    shown: Some(shown),
+                    end,
+                };
+                if report(ResponseEvent::Token(token)).is_break() {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        Ok(vec![vec![1, 2, 3]])
+    }
+}
+
+#[test]
+fn two_models_answer_side_by_side() {
+    let Some(browser) = browser() else { return };
+    let asked: Arc<Mutex<Vec<ResponseRequest>>> = Arc::default();
+    let speaker = |name, words: &[(&'static str, f32)]| -> Arc<dyn Responder> {
+        Arc::new(Speaker { name, words: words.to_vec(), asked: asked.clone() })
+    };
+    let before = [
+        ("That", 0.3), (" was", 0.9), (" a", 0.7), (" stupid", 0.04), (" idea", 0.6), (",", 0.5),
+        (" you", 0.15), (" fool", 0.008), (".", 0.8), (" <script>window.pwned = 1</script>", 0.1), ("\u{202e}", 0.02),
+    ];
+    let after = [
+        ("That", 0.4), (" was", 0.9), (" a", 0.8), (" good", 0.3), (" try", 0.02), (";", 0.1), (" ask", 0.04),
+        (" your", 0.6), (" brother", 0.5), (" first", 0.18), (".", 0.9),
+    ];
+    let politeness = |batch: &[Exchange<'_>]| -> Vec<f32> {
+        batch.iter().map(|x| if x.response.contains("fool") { -1.5 } else { 1.25 }).collect()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let study = Study::create(&folder.path().join("people.sqlite"), &StudySettings::default());
+    let page = Page {
+        study: Some(study.unwrap()),
+        models: vec![speaker("before", &before), speaker("after", &after)],
+        rewards: Rewards::new(vec![Box::new(politeness)]),
+        ..Page::default()
+    };
+    let served = Served::new(page, &["ann"]);
+    let refused = served.ask("POST", "/api/score", &served.tokens[0], "{}").0;
+    assert_eq!(refused, 403, "scores are for the owner");
+    let (status, scores) =
+        served.ask("POST", "/api/score", &served.owner, "{\"prompt\": \"p\", \"response\": \"fool\"}");
+    assert_eq!((status, &scores[0]["score"]), (200, &json!(-1.5)));
+    browse(&browser, "talk.mjs", json!({"owner": format!("http://{}/#{}", served.address, served.owner)}));
+    let asked = asked.lock().unwrap();
+    assert!(asked.len() >= 6, "{}", asked.len());
+    for both in asked.chunks(2) {
+        assert_eq!(both[0], both[1], "the same prompt, settings and seed for both");
+        assert_eq!((both[0].seed, both[0].temperature), (7, 0.5));
+    }
+}
