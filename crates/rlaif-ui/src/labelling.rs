@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::{
     error::{Json, Refusal},
     shown::{hidden_pattern, pieces},
+    stop::Stopped,
     talk::Rewards,
 };
 
@@ -35,6 +36,8 @@ pub(crate) struct App {
     pub(crate) rewards: Rewards,
     /// The owner's token.
     pub(crate) token: String,
+    /// Runs that were asked to stop.
+    pub(crate) stopped: Stopped,
 }
 
 /// The sender of a request.

@@ -12,6 +12,7 @@ mod openai;
 mod runs;
 mod server;
 mod shown;
+mod stop;
 mod talk;
 
 use std::{path::PathBuf, sync::Arc};
@@ -31,6 +32,7 @@ pub use talk::Rewards;
 
 use guard::{Guard, Hosts, guard};
 use labelling::App;
+use stop::Stopped;
 
 /// Largest body of a request, in bytes: a note and an edited response.
 const BODY: usize = 1024 * 1024;
@@ -72,7 +74,8 @@ impl Page {
     /// ```
     pub fn on(self, server: UiServer) -> Result<ServedPage, UiError> {
         let Self { study, runs, models, rewards } = self;
-        let app = App { study, runs, models, rewards, token: random_token()? };
+        let (token, stopped) = (random_token()?, Stopped::default());
+        let app = App { study, runs, models, rewards, token, stopped };
         Ok(ServedPage { server, app: Arc::new(app) })
     }
 }
@@ -119,6 +122,7 @@ impl ServedPage {
             .route("/api/score", post(talk::score))
             .route("/api/runs", get(runs::list))
             .route("/api/run/{*name}", get(runs::run))
+            .route("/api/stop/{*name}", post(stop::stop))
             .route("/api/curves/{*name}", get(runs::curves))
             .layer(DefaultBodyLimit::max(BODY))
             .merge(openai::routes())

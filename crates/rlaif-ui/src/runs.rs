@@ -30,6 +30,7 @@ use crate::{
     error::{Json, Refusal},
     labelling::{App, blocking},
     shown::pieces,
+    stop::Locks,
 };
 
 /// Levels of folders below the root that are looked through for runs.
@@ -93,7 +94,7 @@ fn last_rows(path: &Path, tail: u64) -> Vec<Map<String, Value>> {
 
 /// The folder of a run in the list. Names are compared with the list, never joined to the root, so that no name
 /// leads out of it.
-fn folder(app: &App, name: &str) -> Result<PathBuf, Refusal> {
+pub(crate) fn folder(app: &App, name: &str) -> Result<PathBuf, Refusal> {
     let root = app.runs.as_ref().ok_or_else(|| Refusal::not_found("folder of runs"))?;
     let found = runs(root).into_iter().find(|(known, _)| known == name);
     found.map(|(_, folder)| folder).ok_or_else(|| Refusal::not_found("such run"))
@@ -104,6 +105,7 @@ pub(crate) async fn list(State(app): State<Arc<App>>, headers: HeaderMap) -> Res
     blocking(app, move |app| {
         app.owner(&headers)?;
         let root = app.runs.as_ref().ok_or_else(|| Refusal::not_found("folder of runs"))?;
+        let locks = Locks::read();
         let run = |(name, folder): (String, PathBuf)| {
             let metrics = folder.join("metrics.jsonl");
             let step = last_rows(&metrics, TAIL_OF_METRICS)
@@ -113,7 +115,8 @@ pub(crate) async fn list(State(app): State<Arc<App>>, headers: HeaderMap) -> Res
             let age = modified.and_then(|at| SystemTime::now().duration_since(at).ok());
             let findings = read_findings(&folder.join("findings.json")).map_or(0, |all| all.len());
             json!({"name": name, "step": step, "age_s": age.map(|age| age.as_secs()),
-                "findings": findings, "report": folder.join("report.json").is_file()})
+                "findings": findings, "report": folder.join("report.json").is_file(),
+                "running": locks.holder(&folder).is_some()})
         };
         Ok(Json(runs(root).into_iter().map(run).collect()))
     })

@@ -251,6 +251,57 @@ fn curves_of_runs_arrive_as_they_grow() {
     assert_ne!(first, second);
 }
 
+#[test]
+#[ignore = "the child process of the test below"]
+fn run_until_stopped() {
+    let Some(folder) = std::env::var_os("RLAIF_TEST_RUN") else { return };
+    let log = std::fs::File::create(Path::new(&folder).join("log.txt")).unwrap();
+    log.try_lock().unwrap();
+    println!("locked");
+    thread::sleep(Duration::from_secs(60));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_live_run_is_stopped_once_and_no_other_process_is() {
+    use std::os::unix::process::ExitStatusExt;
+    let (folder, study) = study(1);
+    let runs = folder.path().join("runs");
+    for name in ["live", "over"] {
+        write_run(&runs.join(name), 3);
+        std::fs::write(runs.join(name).join("log.txt"), "").unwrap();
+    }
+    // Another file of this process is locked, and so is no run.
+    let own = std::fs::File::create(folder.path().join("log.txt")).unwrap();
+    own.try_lock().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "run_until_stopped", "--nocapture"])
+        .env("RLAIF_TEST_RUN", runs.join("live"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.map_while(Result::ok).any(|line| line.contains("locked")));
+    let served = Served::new(Page { runs: Some(runs), ..of(study) }, &["ann"]);
+    let (_, list) = served.ask("GET", "/api/runs", &served.owner, "");
+    let running: Vec<&Value> = list.as_array().unwrap().iter().map(|run| &run["running"]).collect();
+    assert_eq!(running, [&json!(true), &json!(false)]);
+    for (name, token, expected) in [
+        ("live", &served.tokens[0], 403),
+        ("over", &served.owner, 409),
+        ("..", &served.owner, 404),
+        ("%2e%2e", &served.owner, 404),
+    ] {
+        assert_eq!(served.ask("POST", &format!("/api/stop/{name}"), token, "").0, expected, "{name}");
+    }
+    assert!(child.try_wait().unwrap().is_none(), "the run goes on");
+    let (status, reply) = served.ask("POST", "/api/stop/live", &served.owner, "");
+    assert_eq!((status, &reply["process"]), (200, &json!(child.id())));
+    // SIGINT, which ends a process without a handler.
+    assert_eq!(child.wait().unwrap().signal(), Some(2));
+    assert_eq!(served.ask("POST", "/api/stop/live", &served.owner, "").0, 409);
+}
+
 /// A server in a process of its own.
 struct ChildServer(Child);
 

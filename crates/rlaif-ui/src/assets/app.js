@@ -441,6 +441,24 @@ const pathOf = (kind, name) => `/api/${kind}/${name.split("/").map(encodeURIComp
 
 const age = (seconds) => (seconds === null ? "–" : seconds < 90 ? `${seconds} s ago` : seconds < 5400 ? `${Math.round(seconds / 60)} min ago` : `${Math.round(seconds / 3600)} h ago`);
 
+/** Asks before a run is stopped. */
+function confirmStop(name) {
+  const dialog = el("dialog", { "aria-labelledby": "stop", onclose: () => dialog.remove() },
+    el("h2", { id: "stop" }, "Stop this run?"),
+    el("p", {}, name, ": it finishes its step, writes a checkpoint and ends, as after Ctrl-C. ", el("code", {}, "--resume"), " continues it."),
+    el("form", { method: "dialog", class: "verdicts" }, el("button", { class: "choose", autofocus: true }, "Let it run"),
+      el("button", { class: "choose main", onclick: async () => {
+        try {
+          await ask("POST", pathOf("stop", name));
+          say(`${name} ends after its step`);
+        } catch (error) {
+          say(error.message, true);
+        }
+      } }, "Stop the run")));
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
 let watching = new AbortController();
 
 /** The list of runs; the chosen ones stand below it, curve beside curve. */
@@ -461,7 +479,8 @@ async function runs() {
     await Promise.all([...chosen].map(async (name) => {
       const run = await get(pathOf("run", name));
       if (signal.aborted) return;
-      below.append(el("h3", {}, name),
+      const { running } = found.find((one) => one.name === name);
+      below.append(el("h3", {}, name), running ? el("button", { type: "button", class: "choose", onclick: () => confirmStop(name) }, `Stop ${name}`) : "",
         ...run.findings.map((one) => el("p", { class: "warning" }, `step ${one.step}: ${one.seen}. ${one.cause} ${one.advice}`)),
         ...run.samples.map((sample) => el("details", {}, el("summary", {}, text(sample.prompt)),
           table("responses over time", ["step", "score", "response"], sample.responses.map((one) =>
@@ -487,8 +506,8 @@ async function runs() {
     chosen[event.target.checked ? "add" : "delete"](one.name);
     choose().catch((error) => say(error.message, true));
   } });
-  list.replaceChildren(table("runs", ["show", "run", "step", "last step", "findings", "report"],
-    found.map((one) => [box(one), one.name, one.step === null ? "–" : String(one.step), age(one.age_s), String(one.findings), one.report ? "yes" : "–"])));
+  list.replaceChildren(table("runs", ["show", "run", "step", "last step", "state", "findings", "report"],
+    found.map((one) => [box(one), one.name, one.step === null ? "–" : String(one.step), age(one.age_s), one.running ? "running" : "–", String(one.findings), one.report ? "yes" : "–"])));
   return undefined;
 }
 
