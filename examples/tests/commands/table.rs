@@ -108,6 +108,10 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         ),
     ),
     (
+        "rlaif ui --model before=models/base --model after=runs/ppo/model --reward reward.toml",
+        Test("crates/rlaif-ui/tests/talk.rs", "two_models_answer_side_by_side"),
+    ),
+    (
         "rlaif candidates --config candidates.toml --out candidates.jsonl",
         Test(
             "crates/rlaif/tests/suite/label.rs",
