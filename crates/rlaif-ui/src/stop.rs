@@ -61,7 +61,8 @@ fn flock(line: &str) -> Option<(u32, u64)> {
 /// `true` if the process has the file open. Inodes alone do not name a file: there are several file systems.
 fn has_open(pid: u32, file: &Path) -> bool {
     let open = std::fs::read_dir(format!("/proc/{pid}/fd"));
-    let mut links = open.into_iter().flatten().flatten().filter_map(|entry| entry.path().read_link().ok());
+    let mut links =
+        open.into_iter().flatten().flatten().filter_map(|entry| entry.path().read_link().ok());
     links.any(|link| link == file)
 }
 
@@ -93,7 +94,10 @@ pub(crate) async fn stop(
             return Ok(Json(json!({"process": pid})));
         }
         stopped.remove(&(folder, pid));
-        Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("process {pid} cannot be signalled")))
+        Err(Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("process {pid} cannot be signalled"),
+        ))
     })
     .await
 }
@@ -105,7 +109,12 @@ mod tests {
     #[test]
     fn locks_are_read_by_line() {
         assert_eq!(flock("3: FLOCK  ADVISORY  WRITE 8489 fe:00:1001 0 EOF"), Some((8489, 1001)));
-        for other in ["", "3: POSIX  ADVISORY  WRITE 8489 fe:00:1001 0 EOF", "3: FLOCK  ADVISORY  READ 8489 fe:00:1001 0 EOF", "3: -> FLOCK ADVISORY WRITE 1 fe:00:1 0 EOF"] {
+        for other in [
+            "",
+            "3: POSIX  ADVISORY  WRITE 8489 fe:00:1001 0 EOF",
+            "3: FLOCK  ADVISORY  READ 8489 fe:00:1001 0 EOF",
+            "3: -> FLOCK ADVISORY WRITE 1 fe:00:1 0 EOF",
+        ] {
             assert_eq!(flock(other), None, "{other}");
         }
     }

@@ -292,7 +292,11 @@ fn a_live_run_is_stopped_once_and_no_other_process_is() {
         ("..", &served.owner, 404),
         ("%2e%2e", &served.owner, 404),
     ] {
-        assert_eq!(served.ask("POST", &format!("/api/stop/{name}"), token, "").0, expected, "{name}");
+        assert_eq!(
+            served.ask("POST", &format!("/api/stop/{name}"), token, "").0,
+            expected,
+            "{name}"
+        );
     }
     assert!(child.try_wait().unwrap().is_none(), "the run goes on");
     let (status, reply) = served.ask("POST", "/api/stop/live", &served.owner, "");

@@ -17,7 +17,7 @@ use rlaif_core::{
 use rlaif_people::{Study, StudySettings};
 use rlaif_ui::{Page, Rewards};
 use serde_json::json;
-use served::Served;
+use served::{Served, request};
 
 /// Says the same words to everybody, a word in ten milliseconds.
 #[derive(Debug)]
@@ -54,7 +54,10 @@ impl Responder for Speaker {
                 whole.push_str(word);
                 let shown = ShownToken {
                     text: word.to_owned(),
-                    alternatives: vec![(word.to_owned(), probability.ln()), (" else".to_owned(), -3.)],
+                    alternatives: vec![
+                        (word.to_owned(), probability.ln()),
+                        (" else".to_owned(), -3.),
+                    ],
                 };
                 let reason = ResponseEndReason::Length;
                 let end = (at + 1 == count).then(|| ResponseEnd { reason, text: whole.clone() });
@@ -84,12 +87,30 @@ fn two_models_answer_side_by_side() {
         Arc::new(Speaker { name, words: words.to_vec(), asked: asked.clone() })
     };
     let before = [
-        ("That", 0.3), (" was", 0.9), (" a", 0.7), (" stupid", 0.04), (" idea", 0.6), (",", 0.5),
-        (" you", 0.15), (" fool", 0.008), (".", 0.8), (" <script>window.pwned = 1</script>", 0.1), ("\u{202e}", 0.02),
+        ("That", 0.3),
+        (" was", 0.9),
+        (" a", 0.7),
+        (" stupid", 0.04),
+        (" idea", 0.6),
+        (",", 0.5),
+        (" you", 0.15),
+        (" fool", 0.008),
+        (".", 0.8),
+        (" <script>window.pwned = 1</script>", 0.1),
+        ("\u{202e}", 0.02),
     ];
     let after = [
-        ("That", 0.4), (" was", 0.9), (" a", 0.8), (" good", 0.3), (" try", 0.02), (";", 0.1), (" ask", 0.04),
-        (" your", 0.6), (" brother", 0.5), (" first", 0.18), (".", 0.9),
+        ("That", 0.4),
+        (" was", 0.9),
+        (" a", 0.8),
+        (" good", 0.3),
+        (" try", 0.02),
+        (";", 0.1),
+        (" ask", 0.04),
+        (" your", 0.6),
+        (" brother", 0.5),
+        (" first", 0.18),
+        (".", 0.9),
     ];
     let politeness = |batch: &[Exchange<'_>]| -> Vec<f32> {
         batch.iter().map(|x| if x.response.contains("fool") { -1.5 } else { 1.25 }).collect()
@@ -105,10 +126,18 @@ fn two_models_answer_side_by_side() {
     let served = Served::new(page, &["ann"]);
     let refused = served.ask("POST", "/api/score", &served.tokens[0], "{}").0;
     assert_eq!(refused, 403, "scores are for the owner");
-    let (status, scores) =
-        served.ask("POST", "/api/score", &served.owner, "{\"prompt\": \"p\", \"response\": \"fool\"}");
+    let (status, scores) = served.ask(
+        "POST",
+        "/api/score",
+        &served.owner,
+        "{\"prompt\": \"p\", \"response\": \"fool\"}",
+    );
     assert_eq!((status, &scores[0]["score"]), (200, &json!(-1.5)));
-    browse(&browser, "talk.mjs", json!({"owner": format!("http://{}/#{}", served.address, served.owner)}));
+    browse(
+        &browser,
+        "talk.mjs",
+        json!({"owner": format!("http://{}/#{}", served.address, served.owner)}),
+    );
     let asked = asked.lock().unwrap();
     assert!(asked.len() >= 6, "{}", asked.len());
     for both in asked.chunks(2) {
