@@ -39,7 +39,12 @@ pub use open::{JoiningRow, OpenBatch, OpenToken};
 pub use rollout::{check_rollout, end_concerns, rollout_concerns};
 
 use crate::{
-    batch::int, cache::Room, error::LmError, forward::Forward, policy::Policy, spec::LmSpec,
+    batch::int,
+    cache::Room,
+    error::LmError,
+    forward::Forward,
+    policy::Policy,
+    spec::{ForcedIds, LmSpec},
 };
 use choose::Choice;
 use rows::{Active, Entry, Rows, Settings};
