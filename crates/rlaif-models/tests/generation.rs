@@ -146,7 +146,7 @@ fn tokens_depend_on_seed_row_id_and_step_alone() {
 /// Rows with different settings and seeds join at different steps, some with the same prompt, and one leaves.
 #[test]
 fn rows_that_join_between_steps_are_those_of_calls_of_their_own() {
-    for name in [CAUSAL[0], T5[0]] {
+    for name in [CAUSAL[0], SEQ2SEQ[0]] {
         let policy = load(name);
         let config = |row: usize| GenerationConfig {
             sampling: match row % 4 {

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rlaif_core::{BadSetting, say};
+use rlaif_core::{BadSetting, RewardModel, say};
 use rlaif_rewards::{ReadRows, RewardConfig, RewardInput, read_rows, score_in_order};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,18 @@ pub struct JudgeSummary {
     pub missing: usize,
     /// Metrics of the reward, such as requests, tokens and cost.
     pub metrics: Vec<(String, f64)>,
+}
+
+impl JudgeFile {
+    /// Builds the reward. Paths of caches are relative to `base`.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn build(&self, base: &Path) -> Result<Box<dyn RewardModel>, RunError> {
+        let device = self.placement.device()?;
+        self.placement.check_models(device, [], self.reward.local_models())?;
+        Ok(rewards_from_config(&self.reward, base, device)?)
+    }
 }
 
 impl RunFile for JudgeFile {

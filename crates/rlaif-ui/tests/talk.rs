@@ -133,6 +133,8 @@ fn two_models_answer_side_by_side() {
         "{\"prompt\": \"p\", \"response\": \"fool\"}",
     );
     assert_eq!((status, &scores[0]["score"]), (200, &json!(-1.5)));
+    let script = served.raw(&request(served.address, "GET", "/talk.js", "", "", ""));
+    assert!(script.status == 200 && script.head.contains("text/javascript"), "{}", script.head);
     browse(
         &browser,
         "talk.mjs",

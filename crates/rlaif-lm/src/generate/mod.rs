@@ -288,7 +288,7 @@ impl Job<'_> {
             let free = room.rows - rows.active.len();
             let entering: Vec<Entry> = queue.drain(..free.min(queue.len())).map(entry).collect();
             if !entering.is_empty() {
-                rows.enter(entering)?;
+                rows.enter(&entering)?;
             }
             if rows.active.is_empty() {
                 break;

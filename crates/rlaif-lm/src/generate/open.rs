@@ -149,7 +149,8 @@ impl<'a> OpenBatch<'a> {
             let entry = Entry { row: number, ask: Arc::new(ask), settings };
             entries.push((entry, alternatives.min(vocab)));
         }
-        no_grad(|| self.rows.enter(entries.iter().map(|(entry, _)| entry.clone()).collect()))?;
+        let all: Vec<Entry> = entries.iter().map(|(entry, _)| entry.clone()).collect();
+        no_grad(|| self.rows.enter(&all))?;
         // Rows whose prompts are copied enter after the others.
         for row in &self.rows.active[self.alternatives.len()..] {
             let own = entries.iter().find(|(entry, _)| entry.row == row.entry.row);

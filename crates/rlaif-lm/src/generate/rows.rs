@@ -164,14 +164,14 @@ impl<'a> Rows<'a> {
     }
 
     /// Reads the prompts that no row in use has, and copies those that one has.
-    pub(super) fn enter(&mut self, entering: Vec<Entry>) -> Result<(), LmError> {
+    pub(super) fn enter(&mut self, entering: &[Entry]) -> Result<(), LmError> {
         let active = &mut self.active;
         let places = active.iter().enumerate();
         let mut known: HashMap<&[u32], usize> =
             places.map(|(place, row)| (row.entry.ask.prompt.as_slice(), place)).collect();
         let mut fresh: Vec<Entry> = Vec::new();
         let mut copies = Vec::new();
-        for entry in &entering {
+        for entry in entering {
             match known.get(entry.ask.prompt.as_slice()) {
                 Some(&place) => copies.push((entry.clone(), place)),
                 None => {

@@ -116,7 +116,7 @@ async fn respond(
     let asked = ApiRequest::read(kind, &body)?;
     let (report, events) = reported();
     // Prompts are rendered and tokenised beside the server's thread.
-    let queued = blocking(app, move |app| Ok(queue(app, asked, report)));
+    let queued = blocking(app, move |app| Ok(queue(app, &asked, report)));
     let (frame, delivery) = queued.await??;
     match delivery {
         Delivery::Whole => whole(frame, events).await,
@@ -129,7 +129,7 @@ async fn respond(
 
 fn queue(
     app: &App,
-    asked: ApiRequest,
+    asked: &ApiRequest,
     report: ResponseReport,
 ) -> Result<(Frame, Delivery), ApiRefusal> {
     let missing = |reason| ApiRefusal::new(StatusCode::NOT_FOUND, reason);
@@ -140,7 +140,7 @@ fn queue(
     }
     let prompts = model.respond(asked.request.clone(), report)?;
     let id = random_token().map_err(crate::error::Refusal::from)?;
-    Ok((Frame::new(&id, &asked, prompts), asked.delivery))
+    Ok((Frame::new(&id, asked, prompts), asked.delivery))
 }
 
 /// Waits for all responses.

@@ -46,7 +46,7 @@ impl Frame {
         self.prompts.len() * self.responses
     }
 
-    fn object(&self, streams: bool, choices: Vec<Value>) -> Value {
+    fn object(&self, streams: bool, choices: &[Value]) -> Value {
         let object = match (self.kind, streams) {
             (ApiKind::Completion, _) => "text_completion",
             (ApiKind::Chat, false) => "chat.completion",
@@ -135,7 +135,7 @@ impl Frame {
             }
             choice
         });
-        let mut whole = self.object(false, choices.collect());
+        let mut whole = self.object(false, &choices.collect::<Vec<_>>());
         whole["usage"] = self.usage(responses.iter().map(Vec::len).sum());
         whole
     }
@@ -148,7 +148,7 @@ impl Frame {
         if self.ids {
             choice["prompt_token_ids"] = json!(self.prompt(response));
         }
-        (self.kind == ApiKind::Chat).then(|| self.object(true, vec![choice]))
+        (self.kind == ApiKind::Chat).then(|| self.object(true, &[choice]))
     }
 
     /// The piece of a token. `offset` is the length of the text of earlier tokens in characters.
@@ -166,12 +166,12 @@ impl Frame {
                 choice["prompt_token_ids"] = json!(self.prompt(token.response));
             }
         }
-        self.object(true, vec![choice])
+        self.object(true, &[choice])
     }
 
     /// The piece after all responses, with the counts of tokens.
     pub(super) fn last(&self, tokens: usize) -> Value {
-        let mut piece = self.object(true, Vec::new());
+        let mut piece = self.object(true, &[]);
         piece["usage"] = self.usage(tokens);
         piece
     }

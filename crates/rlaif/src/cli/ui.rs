@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 use rlaif_core::{Interrupted, Responder, say};
 use rlaif_people::{AnnotatorRole, Study};
-use rlaif_run::{JudgeFile, RunError, Work, command::ResponderModel, rewards_from_config};
+use rlaif_run::{JudgeFile, RunError, Work, command::ResponderModel};
 use rlaif_train::Interrupt;
 use rlaif_ui::{Page, Rewards, UiServer};
 
@@ -76,10 +76,8 @@ impl Ui {
     fn rewards(&self) -> Result<Rewards, CliError> {
         let reward = |path: &PathBuf| {
             let file = JudgeFile::read(path, &[])?;
-            let device = file.placement.device()?;
             let folder = path.parent().unwrap_or(Path::new(""));
-            let reward = rewards_from_config(&file.reward, folder, device);
-            Ok(reward.map_err(RunError::from)?)
+            Ok(file.build(folder)?)
         };
         let rewards = self.reward.iter().map(reward);
         Ok(Rewards::new(rewards.collect::<Result<_, CliError>>()?))
