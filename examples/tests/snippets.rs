@@ -188,6 +188,7 @@ fn a_sampler() -> Outcome {
                 text: "seven".to_owned(),
                 finish: FinishReason::Eos,
                 version: weights.version,
+                played: None,
             };
             Ok(vec![response; asks.len()])
         }
@@ -199,6 +200,41 @@ fn a_sampler() -> Outcome {
     let config = GenerationConfig::default();
     let responses = Always.sample(Weights::of(&policy), &asks, &config, draw)?;
     assert_eq!((responses[0].text.as_str(), responses.len()), ("seven", 1));
+    Ok(())
+}
+
+/// docs/extending.md.
+#[test]
+fn an_environment() -> Outcome {
+    use rlaif::core::{Message, PromptRecord, Seed};
+    use rlaif::rl::env::{Environment, EnvironmentError, Episode, Outcome, Started, Turn};
+
+    /// Says everything back, and ends with a reward of 1 once the model is silent.
+    struct Echo;
+
+    impl Environment for Echo {
+        fn name(&self) -> &str {
+            "echo"
+        }
+
+        fn reset(&self, _: &PromptRecord, _: Seed) -> Result<Started, EnvironmentError> {
+            Ok(Started::new(Echo))
+        }
+    }
+
+    impl Episode for Echo {
+        fn step(&mut self, turn: &Turn) -> Result<Outcome, EnvironmentError> {
+            Ok(match turn.text.trim() {
+                "" => Outcome::end(1.),
+                said => Outcome::say(Message::new("user", said)),
+            })
+        }
+    }
+
+    let mut episode = Echo.reset(&PromptRecord::new("a", "Hi."), Seed::new(1))?.episode;
+    let said = episode.step(&Turn { text: "So?".to_owned(), number: 0 })?;
+    assert_eq!(said, Outcome::say(Message::new("user", "So?")));
+    assert_eq!(episode.step(&Turn { text: String::new(), number: 1 })?, Outcome::end(1.));
     Ok(())
 }
 

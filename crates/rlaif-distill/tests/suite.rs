@@ -312,6 +312,7 @@ fn a_share_of_the_steps_learns_on_reference_responses() {
         text: "told".to_owned(),
         finish: FinishReason::Eos,
         version: 0,
+        played: None,
     };
     let references: Vec<Sampled> = (0..4).map(reference).collect();
     let of =

@@ -268,6 +268,7 @@ mod tests {
             text: String::new(),
             finish,
             version: 0,
+            played: None,
         };
         let [one, other] = [[3, 1], [4, 1]].map(|ids| response(&ids, FinishReason::Eos));
         let open = response(&[5, 6], FinishReason::Length);

@@ -253,6 +253,7 @@ fn online_pairs_can_be_made_of_recorded_responses() {
         text: text.to_owned(),
         finish: FinishReason::Eos,
         version: 0,
+        played: None,
     };
     let mut recorded = RecordedSampler::new(["cd", "ce", "gd", "dd"].map(response).to_vec());
     let online = OnlineConfig::default();
@@ -313,6 +314,7 @@ fn recorded_task<'a>(
         text: text.to_owned(),
         finish: FinishReason::Length,
         version: 0,
+        played: None,
     });
     let config_of_trainer = self::config(1e-3);
     let trainer =

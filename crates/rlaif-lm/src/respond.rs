@@ -54,6 +54,7 @@ pub fn respond(
                 text,
                 finish: response.finish,
                 version,
+                played: None,
             })
         })
         .collect()

@@ -1,6 +1,8 @@
 //! The input of a sampler's call beside the asks, and its output.
 
-use rlaif_core::Seed;
+use std::{collections::BTreeMap, ops::Range};
+
+use rlaif_core::{Message, Seed};
 use serde::{Deserialize, Serialize};
 
 use crate::{forward::Forward, generate::FinishReason, policy::Policy};
@@ -62,11 +64,57 @@ pub struct Sampled {
     /// The version of the weights that it was sampled from.
     #[serde(default)]
     pub version: u64,
+    /// The episode, for a response of several turns with an environment between them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub played: Option<Box<Played>>,
+}
+
+/// An episode: turns of a policy, and text of an environment between them, as one response.
+///
+/// The ids of the response are those that the policy sampled, as it sampled them, with the environment's
+/// between them. [`Played::given`] tells which are the environment's: the policy reads them, and does
+/// not learn them.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Played {
+    /// The ranges of the response's ids that the environment wrote.
+    pub given: Vec<Range<usize>>,
+    /// The prompt that the policy read, if the environment added its first messages to that of the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<Vec<u32>>,
+    /// The last token of each turn of the policy, and the environment's reward for the turn.
+    pub rewards: Vec<(usize, f64)>,
+    /// The turns of both as messages.
+    pub said: Vec<Message>,
+    /// The text of the policy's last turn.
+    pub answer: String,
+    /// The reason why the episode has no score, if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Events by name, for the metrics.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub counts: BTreeMap<String, u32>,
+}
+
+impl Played {
+    /// Number of the environment's tokens.
+    pub fn given_tokens(&self) -> usize {
+        self.given.iter().map(ExactSizeIterator::len).sum()
+    }
+
+    /// The sum of the environment's rewards.
+    pub fn reward(&self) -> f64 {
+        self.rewards.iter().map(|(_, reward)| reward).sum()
+    }
 }
 
 impl Sampled {
     /// `true` if the response ended by itself, not at the length limit.
     pub fn is_finished(&self) -> bool {
         self.finish != FinishReason::Length
+    }
+
+    /// Number of tokens that the policy sampled.
+    pub fn own_tokens(&self) -> usize {
+        self.ids.len() - self.played.as_ref().map_or(0, |played| played.given_tokens())
     }
 }

@@ -37,6 +37,7 @@ use crate::{
 ///             text: "seven".to_owned(),
 ///             finish: FinishReason::Eos,
 ///             version: weights.version,
+///             played: None,
 ///         };
 ///         Ok(vec![response; asks.len()])
 ///     }
@@ -56,6 +57,22 @@ pub trait Sampler {
         how: &GenerationConfig,
         draw: Draw,
     ) -> Result<Vec<Sampled>, LmError>;
+
+    /// One response to each prompt, in their order: as [`Sampler::sample`], by default. A sampler with
+    /// an environment plays an episode for each.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`].
+    fn play(
+        &mut self,
+        weights: Weights<'_>,
+        rows: &[NumberedPrompt],
+        how: &GenerationConfig,
+        draw: Draw,
+    ) -> Result<Vec<Sampled>, LmError> {
+        let asks: Vec<Ask> = rows.iter().map(NumberedPrompt::ask).collect();
+        self.sample(weights, &asks, how, draw)
+    }
 
     /// The number of first tokens of a response whose text is the first `bytes` of the response's, or
     /// more: where a step ends. `None`, the default, for a sampler that does not know texts.
@@ -83,22 +100,59 @@ pub fn sample(
     how: &GenerationConfig,
     draw: Draw,
 ) -> Result<Vec<Sampled>, LmError> {
-    let mut ids = RowIds::default();
-    let asks: Vec<Ask> = prompts
-        .iter()
-        .map(|prompt| Ask {
-            id: ids.of(&prompt.record.id),
-            prompt: prompt.ids.to_vec(),
-            max_new_tokens: None,
-        })
-        .collect();
-    let sampled = sampler.sample(weights, &asks, how, draw);
+    let rows = NumberedPrompt::number(prompts);
+    let asks: Vec<Ask> = rows.iter().map(NumberedPrompt::ask).collect();
+    complete(sampler.sample(weights, &asks, how, draw), prompts)
+}
+
+/// As [`sample`], with the episodes of a sampler that has an environment ([`Sampler::play`]).
+///
+/// # Errors
+/// As [`sample`].
+pub fn play(
+    sampler: &mut dyn Sampler,
+    weights: Weights<'_>,
+    prompts: &[Prompt],
+    how: &GenerationConfig,
+    draw: Draw,
+) -> Result<Vec<Sampled>, LmError> {
+    let rows = NumberedPrompt::number(prompts);
+    complete(sampler.play(weights, &rows, how, draw), prompts)
+}
+
+/// Checks that there is a response to each prompt.
+fn complete(
+    sampled: Result<Vec<Sampled>, LmError>,
+    prompts: &[Prompt],
+) -> Result<Vec<Sampled>, LmError> {
     let sampled = sampled.map_err(|error| error.in_row(place(prompts)))?;
     if sampled.len() != prompts.len() {
         let (expected, found) = (prompts.len(), sampled.len());
         return Err(LmError::BatchMismatch { what: "responses of the sampler", expected, found });
     }
     Ok(sampled)
+}
+
+/// A prompt with the number of its row.
+#[derive(Debug, Clone)]
+pub struct NumberedPrompt {
+    /// The number, from which the random numbers of the row's tokens are derived ([`RowIds`]).
+    pub id: u64,
+    /// The prompt.
+    pub prompt: Prompt,
+}
+
+impl NumberedPrompt {
+    /// The rows of prompts, with numbers by the ids of their records.
+    pub fn number(prompts: &[Prompt]) -> Vec<Self> {
+        let mut ids = RowIds::default();
+        let rows = prompts.iter();
+        rows.map(|prompt| Self { id: ids.of(&prompt.record.id), prompt: prompt.clone() }).collect()
+    }
+
+    fn ask(&self) -> Ask {
+        Ask { id: self.id, prompt: self.prompt.ids.to_vec(), max_new_tokens: None }
+    }
 }
 
 /// Samples from the policy itself, in this process.
@@ -225,6 +279,7 @@ mod tests {
             text: "c".to_owned(),
             finish: FinishReason::Eos,
             version: 4,
+            played: None,
         };
         let line = serde_json::to_string(&first).unwrap();
         fs::write(&path, format!("{line}\n\n{{\"ids\": [4], \"finish\": \"length\"}}\n")).unwrap();

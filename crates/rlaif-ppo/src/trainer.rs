@@ -10,7 +10,7 @@ use rlaif_lm::{
 };
 use rlaif_rl::{
     Advantage, Asking, Gae, Plan, Prompt, Rollout, RunningMoments, Whitening, check_prompts,
-    permutation, sample, score, score_tensor, token_rewards, trained_parameters,
+    permutation, play, score, score_tensor, token_rewards, trained_parameters,
 };
 use rlaif_train::{Advantages, KlController, Optimizer, SftRow};
 
@@ -242,7 +242,7 @@ impl<P: Policy> PpoTrainer<P> {
         let start = Instant::now();
         let weights = Weights { version: self.step, ..Weights::of(&self.policy) };
         let draw = Draw { seed: self.config.seed.derive("rollout", 0), step: self.step };
-        let sampled = sample(sampler, weights, prompts, &self.config.generation, draw)?;
+        let sampled = play(sampler, weights, prompts, &self.config.generation, draw)?;
         let generated = start.elapsed().as_secs_f64();
         let start = Instant::now();
         let scores = score(prompts, &sampled, reward)?;
@@ -290,6 +290,7 @@ impl<P: Policy> PpoTrainer<P> {
                 log_probs: None,
                 text: String::new(),
                 version: self.step,
+                played: None,
             })
             .collect();
         let prompts: Vec<Prompt> = (queries.into_iter().enumerate())

@@ -8,7 +8,7 @@ use rlaif_lm::{
     generate::{GenerationConfig, Sampling},
     place,
 };
-use rlaif_rl::{Prompt, RlError, ScoreConfig, sample, score};
+use rlaif_rl::{Prompt, RlError, ScoreConfig, play, score};
 
 use crate::{config::ReinforceConfig, curriculum::Solved, named::Settings};
 
@@ -84,7 +84,7 @@ impl Source<'_> {
             return Ok(all);
         }
         if let Some(overlong) = overlong {
-            let lengths = all.sampled.iter().map(|response| response.ids.len());
+            let lengths = all.sampled.iter().map(Sampled::own_tokens);
             let penalties: Vec<f64> = lengths.map(|n| overlong.penalty(n)).collect();
             add_part(&mut all.scores, "overlong", &penalties);
         }
@@ -101,7 +101,7 @@ impl Source<'_> {
         let seed = self.config.seed.derive("rollout", round);
         let how = &self.config.generation;
         let weights = Weights { version: self.step, ..Weights::of(self.policy) };
-        let sampled = sample(self.sampler, weights, rows, how, Draw { seed, step: self.step })?;
+        let sampled = play(self.sampler, weights, rows, how, Draw { seed, step: self.step })?;
         seconds[0].1 += start.elapsed().as_secs_f64();
         let start = Instant::now();
         let scores = score(rows, &sampled, self.reward)?;
@@ -119,11 +119,11 @@ impl Source<'_> {
         let how = GenerationConfig { sampling: Sampling::Greedy, ..self.config.generation.clone() };
         let draw = Draw { seed: self.config.seed.derive("greedy", 0), step: self.step };
         let weights = Weights { version: self.step, ..Weights::of(self.policy) };
-        let sampled = sample(self.sampler, weights, &prompts, &how, draw)?;
+        let sampled = play(self.sampler, weights, &prompts, &how, draw)?;
         let mut scores = score(&prompts, &sampled, self.reward)?;
         if let Some(overlong) = self.config.settings().overlong {
             let penalties: Vec<f64> =
-                sampled.iter().map(|response| overlong.penalty(response.ids.len())).collect();
+                sampled.iter().map(|response| overlong.penalty(response.own_tokens())).collect();
             add_part(&mut scores, "overlong", &penalties);
         }
         let ended: Vec<bool> = sampled.iter().map(Sampled::is_finished).collect();

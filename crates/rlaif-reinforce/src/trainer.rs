@@ -70,16 +70,19 @@ type Steps = Vec<Vec<(usize, f64)>>;
 /// The steps of responses; `None` if the reward scores no steps.
 fn steps_of(collected: &Collected, sampler: &dyn Sampler) -> Result<Option<Steps>, RlError> {
     if collected.scores.steps.is_empty() {
-        return Ok(None);
+        return Ok(turns_of(&collected.sampled));
     }
     let mut all = vec![Vec::new(); collected.sampled.len()];
     for (row, steps) in &collected.scores.steps {
         let Some((response, of_row)) = collected.sampled.get(*row).zip(all.get_mut(*row)) else {
             continue;
         };
+        // The reward has read the last turn of an episode.
+        let given = response.played.as_ref().and_then(|played| played.given.last());
+        let begin = given.map_or(0, |range| range.end);
         for step in steps {
-            let tokens = sampler.tokens_before(&response.ids, step.end)?;
-            let tokens = tokens.ok_or(RlError::NoTokensOfSteps)?.max(1);
+            let tokens = sampler.tokens_before(&response.ids[begin..], step.end)?;
+            let tokens = begin + tokens.ok_or(RlError::NoTokensOfSteps)?.max(1);
             of_row.push((tokens - 1, f64::from(step.score.get())));
         }
         // What ends the response belongs to its last step.
@@ -88,6 +91,14 @@ fn steps_of(collected: &Collected, sampler: &dyn Sampler) -> Result<Option<Steps
         }
     }
     Ok(Some(all))
+}
+
+/// The turns of episodes as steps; `None` without episodes.
+fn turns_of(sampled: &[Sampled]) -> Option<Steps> {
+    let of_row = |response: &Sampled| response.played.as_ref().map(|played| played.rewards.clone());
+    let turns: Vec<_> = sampled.iter().map(of_row).collect();
+    let any = turns.iter().any(Option::is_some);
+    any.then(|| turns.into_iter().map(Option::unwrap_or_default).collect())
 }
 
 /// Adds the statistics of sampled groups.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use rlaif_core::{BadSetting, Fault, is_bad_input_file};
+use rlaif_sandbox::SandboxError;
 
 /// Errors of reward providers, on creation and on scoring.
 ///
@@ -53,11 +54,8 @@ pub enum ProviderError {
         problem: String,
     },
     /// This machine cannot confine programs, or one could not be confined. None runs without.
-    #[error("programs cannot be run in a sandbox here: {problem}")]
-    Sandbox {
-        /// The fault found.
-        problem: String,
-    },
+    #[error(transparent)]
+    Sandbox(SandboxError),
     /// A file cannot be read or written.
     #[error("{}: {source}", .path.display())]
     File {
@@ -292,12 +290,16 @@ pub enum ProviderError {
     Reward(#[from] rlaif_core::RewardError),
 }
 
-impl ProviderError {
-    /// The error of a machine that cannot confine programs.
-    pub(crate) fn sandbox(problem: impl Into<String>) -> Self {
-        Self::Sandbox { problem: problem.into() }
+impl From<SandboxError> for ProviderError {
+    fn from(error: SandboxError) -> Self {
+        match error {
+            SandboxError::Setting(error) => Self::Setting(error),
+            other => Self::Sandbox(other),
+        }
     }
+}
 
+impl ProviderError {
     /// Returns the error of a model whose folder is unavailable.
     #[cfg(feature = "neural")]
     pub fn model_folder<E>(location: impl Into<String>, error: E) -> Self
@@ -318,7 +320,7 @@ impl Fault for ProviderError {
             | Self::Rubric { .. }
             | Self::Config { .. }
             | Self::Row { .. }
-            | Self::Sandbox { .. }
+            | Self::Sandbox(_)
             | Self::NotUtf8 { .. } => true,
             Self::File { source, .. } => is_bad_input_file(source),
             Self::Stream { .. } => false,

@@ -1,21 +1,29 @@
 //! Rows of a batch: the tokens that count, orders, chunks.
 
+use std::ops::Range;
+
 use rlaif_core::Seed;
 use rlaif_lm::{LmError, Mask, TokenBatch};
 use tch::{Device, Kind, Tensor};
 
 /// The mask of tokens that count: those of responses with a score, without the first `skipped`
-/// tokens.
-pub fn counted(responses: &TokenBatch, scores: &[Option<f64>], skipped: usize) -> Mask {
+/// tokens and those that an environment wrote (`given`, by row).
+pub fn counted(
+    responses: &TokenBatch,
+    scores: &[Option<f64>],
+    skipped: usize,
+    given: &[Vec<Range<usize>>],
+) -> Mask {
     let width = responses.width();
-    let real: Vec<bool> = responses
-        .rows()
-        .iter()
-        .zip(scores)
-        .flat_map(|(row, score)| {
-            (0..width).map(|t| score.is_some() && t >= skipped && t < row.len())
-        })
-        .collect();
+    let mut real = Vec::with_capacity(responses.len() * width);
+    for (row, score) in responses.rows().iter().zip(scores) {
+        real.extend((0..width).map(|t| score.is_some() && t >= skipped && t < row.len()));
+    }
+    for (row, given) in given.iter().enumerate() {
+        for t in given.iter().flat_map(Clone::clone).take_while(|t| *t < width) {
+            real[row * width + t] = false;
+        }
+    }
     let shape = [int(responses.len()), int(width)];
     Mask::new(Tensor::from_slice(&real).view(shape).to_device(responses.ids().device()))
 }

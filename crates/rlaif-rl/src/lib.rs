@@ -36,6 +36,7 @@ mod batch;
 mod combination;
 mod concern;
 mod correction;
+mod episodes;
 mod error;
 mod estimator;
 mod generation;
@@ -64,6 +65,7 @@ pub use batch::{counted, host, host_scalars, passes, permutation, pick, score_te
 pub use combination::{Combination, CombinationUse};
 pub use concern::CombinationConcern;
 pub use correction::{Correction, Mismatch, OffPolicyMask};
+pub use episodes::{EpisodeConfig, EpisodeSampler, History};
 pub use error::RlError;
 pub use estimator::{AdvantageEstimator, AdvantageScale, Rewarded, returns_to_go};
 pub use generation::{check_policy, check_prompts, check_sampling};
@@ -78,8 +80,8 @@ pub use ratio::RatioLevel;
 pub use resume::check_resumed;
 pub use rewards::token_rewards;
 pub use rlaif_core::stats::RunningMoments;
-pub use rlaif_lm::{Prompt, sample};
-pub use rollout::{Plan, Rollout, RolloutPart, sample_row};
+pub use rlaif_lm::{Prompt, play, sample};
+pub use rollout::{EpisodeStats, Plan, Rollout, RolloutPart, sample_row};
 pub use score::{score, unscored};
 pub use scores::{MissingScore, ScoreConfig, ScoreScaling};
 pub use stats::{Stats, peak_bytes, real, rollout_statistics};
@@ -87,4 +89,7 @@ pub use stop::{MetricStop, StopConfig, StopReason};
 pub use task::RlTask;
 pub use trainer::{RlStep, RlTrainer};
 pub use watch::{AdviceKeys, Symptom, Watch, Watched};
-pub use {rlaif_core as core, rlaif_lm as lm, rlaif_torch as torch, rlaif_train as train, tch};
+pub use {
+    rlaif_core as core, rlaif_env as env, rlaif_lm as lm, rlaif_torch as torch,
+    rlaif_train as train, tch,
+};

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores, StepScore};
 use rlaif_lm::{
-    Draw, LmError, Sampled, Sampler, Weights,
+    Draw, LmError, NumberedPrompt, Sampled, Sampler, Weights,
     generate::{Ask, GenerationConfig},
 };
 use rlaif_torch::{TorchError, dist::World};
@@ -48,20 +48,45 @@ impl Sampler for RankedSampler<'_> {
             true => Vec::new(),
             false => self.inner.sample(weights, own, how, draw)?,
         };
-        let failed = |error: serde_json::Error| LmError::Sampler {
-            sampler: "the ranks".to_owned(),
-            source: Box::new(error),
-        };
-        let bytes = serde_json::to_vec(&own).map_err(failed)?;
-        let mut all = Vec::with_capacity(asks.len());
-        for of_rank in self.world.gather(&bytes).map_err(LmError::from)? {
-            all.extend(serde_json::from_slice::<Vec<Sampled>>(&of_rank).map_err(failed)?);
+        self.gather(&own)
+    }
+
+    fn play(
+        &mut self,
+        weights: Weights<'_>,
+        rows: &[NumberedPrompt],
+        how: &GenerationConfig,
+        draw: Draw,
+    ) -> Result<Vec<Sampled>, LmError> {
+        if self.world.is_alone() {
+            return self.inner.play(weights, rows, how, draw);
         }
-        Ok(all)
+        let own = &rows[self.world.share(rows.len())];
+        let own = match own.is_empty() {
+            true => Vec::new(),
+            false => self.inner.play(weights, own, how, draw)?,
+        };
+        self.gather(&own)
     }
 
     fn tokens_before(&self, ids: &[u32], bytes: usize) -> Result<Option<usize>, LmError> {
         self.inner.tokens_before(ids, bytes)
+    }
+}
+
+impl RankedSampler<'_> {
+    /// The responses of all ranks, in the order of the rows.
+    fn gather(&self, own: &[Sampled]) -> Result<Vec<Sampled>, LmError> {
+        let failed = |error: serde_json::Error| LmError::Sampler {
+            sampler: "the ranks".to_owned(),
+            source: Box::new(error),
+        };
+        let bytes = serde_json::to_vec(own).map_err(failed)?;
+        let mut all = Vec::new();
+        for of_rank in self.world.gather(&bytes).map_err(LmError::from)? {
+            all.extend(serde_json::from_slice::<Vec<Sampled>>(&of_rank).map_err(failed)?);
+        }
+        Ok(all)
     }
 }
 

@@ -1,6 +1,6 @@
 //! One batch of experience: responses, scores, and the models' quantities for their tokens.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Instant};
 
 use rlaif_core::{PromptRecord, Score, Scores, stats::RunningMoments};
 use rlaif_lm::{Mask, Padding, Prompt, Sampled, TokenBatch, generate::FinishReason, place};
@@ -35,6 +35,10 @@ pub struct Rollout {
     pub mask: Mask,
     /// Number of first tokens of each response that do not count.
     pub skipped: usize,
+    /// Ranges of tokens that an environment wrote, by row; they do not count either.
+    pub given: Vec<Vec<Range<usize>>>,
+    /// Statistics of episodes, if the responses are episodes.
+    pub episodes: Option<EpisodeStats>,
     /// log π(y_t) under the weights that sampled.
     pub log_probs: Tensor,
     /// log π_ref(y_t).
@@ -63,6 +67,30 @@ pub struct Rollout {
     pub sampler_gap: Option<f64>,
     /// Seconds of each phase so far, with the names in `time/ppo/`.
     pub seconds: Vec<(&'static str, f64)>,
+}
+
+/// Statistics of the episodes of a rollout.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct EpisodeStats {
+    /// Turns of the policy in each.
+    pub turns: Vec<f64>,
+    /// Events by name, summed over all.
+    pub counts: BTreeMap<String, u32>,
+}
+
+impl EpisodeStats {
+    /// `None` if no response is an episode.
+    fn of(sampled: &[Sampled]) -> Option<Self> {
+        let mut all: Option<Self> = None;
+        for played in sampled.iter().filter_map(|response| response.played.as_deref()) {
+            let all = all.get_or_insert_default();
+            all.turns.push(played.rewards.len() as f64);
+            for (event, count) in &played.counts {
+                *all.counts.entry(event.clone()).or_default() += count;
+            }
+        }
+        all
+    }
 }
 
 /// The settings of a rollout that are not those of a model.
@@ -137,11 +165,18 @@ impl Rollout {
         let mut shaped_scores = scores.clone();
         plan.scores.shape(&mut shaped_scores, &mut moments);
 
+        let episodes = EpisodeStats::of(&sampled);
+        let queries = (prompts.iter().zip(&sampled)).map(|(prompt, response)| {
+            let own = response.played.as_ref().and_then(|played| played.prompt.clone());
+            own.unwrap_or_else(|| prompt.ids.to_vec())
+        });
+        let queries = queries.collect();
         let (mut texts, mut finish) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
-        let mut ids = Vec::with_capacity(rows);
+        let (mut ids, mut given_tokens) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
         let mut told = Some(Vec::with_capacity(rows));
         for response in sampled {
             ids.push(response.ids);
+            given_tokens.push(response.played.map(|played| played.given).unwrap_or_default());
             texts.push(response.text);
             finish.push(response.finish);
             told = told.zip(response.log_probs).map(|(mut told, log_probs)| {
@@ -150,10 +185,9 @@ impl Rollout {
             });
         }
         let spec = asking.policy.spec();
-        let queries = prompts.iter().map(|prompt| prompt.ids.to_vec()).collect();
         let queries = TokenBatch::collate(queries, spec, Padding::Right)?;
         let responses = TokenBatch::responses(ids, spec)?;
-        let mask = counted(&responses, &scores, plan.skipped);
+        let mask = counted(&responses, &scores, plan.skipped, &given_tokens);
         let asked = asking.ask(&queries, &responses, &plan.chunks)?;
         asked.check(&mask, prompts)?;
         let log_probs = mask.apply(&asked.log_probs);
@@ -177,6 +211,8 @@ impl Rollout {
             values: asked.values.map(|values| mask.apply(&values)),
             mask,
             skipped: plan.skipped,
+            given: given_tokens,
+            episodes,
             scores,
             unscored: unscored(reward, prompts, given),
             parts: given.parts.iter().map(of_part).collect(),
@@ -272,7 +308,10 @@ impl Rollout {
         if !self.counts(row) {
             return 0;
         }
-        self.responses.rows()[row].len().saturating_sub(self.skipped)
+        let given = self.given.get(row).into_iter().flatten();
+        let given: usize =
+            given.map(|range| range.end.saturating_sub(range.start.max(self.skipped))).sum();
+        self.responses.rows()[row].len().saturating_sub(self.skipped + given)
     }
 
     /// Number of tokens of some rows that count.

@@ -52,7 +52,21 @@ pub fn rollout_statistics(rollout: &Rollout, kl_coef: f64, start_tokens: usize) 
     of_objective(&mut stats, rollout, &rows, kl_coef);
     of_scores(&mut stats, rollout, &rows);
     of_lengths(&mut stats, rollout, start_tokens);
+    of_episodes(&mut stats, rollout);
     stats
+}
+
+fn of_episodes(stats: &mut Stats, rollout: &Rollout) {
+    let Some(episodes) = &rollout.episodes else { return };
+    stats.push("episodes/turns", mean_std(&episodes.turns).0);
+    let own: Vec<f64> = (0..rollout.len())
+        .filter(|&row| rollout.counts(row))
+        .map(|row| rollout.tokens(row) as f64)
+        .collect();
+    stats.push("episodes/own_tokens", mean_std(&own).0);
+    for (event, count) in &episodes.counts {
+        stats.push(format!("episodes/{event}"), f64::from(*count));
+    }
 }
 
 fn of_objective(stats: &mut Stats, rollout: &Rollout, rows: &[usize], coef: f64) {

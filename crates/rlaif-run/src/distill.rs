@@ -112,6 +112,7 @@ impl DistillFile {
             responses: self.distill.batch_size,
             prompts: (self.distill.batch_size, "`distill.batch_size`"),
             pass_rates: None,
+            environment: None,
             microbatch: self.distill.microbatch(),
             generation: &self.distill.generation,
             activations: self.distill.activations,
@@ -164,7 +165,7 @@ impl DistillFile {
             let whole = ids.len() <= longest;
             ids.truncate(longest);
             let finish = if whole { FinishReason::Eos } else { FinishReason::Length };
-            Sampled { ids, log_probs: None, text, finish, version: 0 }
+            Sampled { ids, log_probs: None, text, finish, version: 0, played: None }
         };
         Ok(joined.map(response).collect())
     }

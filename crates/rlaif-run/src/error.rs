@@ -10,6 +10,7 @@ use rlaif_label::LabelError;
 use rlaif_models::{CheckpointError, ConvertError, MemoryError, ModelError};
 use rlaif_ppo::PpoError;
 use rlaif_rewards::ProviderError;
+use rlaif_rl::env::SandboxError;
 use rlaif_text::{MaskError, TextError};
 use rlaif_torch::TorchError;
 use rlaif_train::TrainError;
@@ -127,6 +128,9 @@ pub enum RunError {
     /// A setting out of range, or one that contradicts another setting or the data.
     #[error(transparent)]
     Setting(#[from] BadSetting),
+    /// A sandbox for the tools of an environment that is not available.
+    #[error("`environment.tools`: {0}")]
+    Sandbox(#[source] SandboxError),
     /// A model that cannot become the one that is trained.
     #[error("`{key}`: {source}")]
     Convert {
@@ -366,6 +370,7 @@ impl RunError {
             | Self::Text(_)
             | Self::Codec(_)
             | Self::Data(_)
+            | Self::Sandbox(_)
             | Self::Torch(_)) => other,
         }
     }
@@ -406,6 +411,7 @@ impl Fault for RunError {
             Self::Vocabulary { .. } => true,
             Self::OtherVocabulary(error) => error.is_users(),
             Self::Grade { .. } => true,
+            Self::Sandbox(error) => error.is_users(),
             Self::Label(error) => error.is_users(),
             Self::Stage { source, .. } => source.is_users(),
             Self::Evaluate(error) => error.is_users(),

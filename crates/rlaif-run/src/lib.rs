@@ -150,7 +150,10 @@ pub use revise::{
 };
 pub use reward::{RewardColumns, RewardFile, encode_judged};
 pub use rewards::{rewards_for_file, rewards_from_config};
-pub use rl::{PromptData, RlFile, RlPrompts, RlSections, RlSettings, RlTrainSection};
+pub use rl::{
+    EnvironmentConfig, PromptData, RlFile, RlPrompts, RlSections, RlSettings, RlTrainSection,
+    ToolConfig,
+};
 pub use schema::{
     Key, commands_with_files, commands_with_runs, key_lines, key_table, keys, reward_table, schema,
 };

@@ -153,6 +153,7 @@ impl RlFile for PpoFile {
             responses: self.ppo.batch_size,
             pass_rates: None,
             prompts: (self.ppo.batch_size, "`ppo.batch_size`"),
+            environment: None,
             microbatch: self.ppo.microbatch(),
             generation: &self.ppo.generation,
             activations: self.ppo.activations,

@@ -1,11 +1,11 @@
 //! Policy gradients without a value function from a run file.
 
-use rlaif_core::Seed;
+use rlaif_core::{BadSetting, Seed};
 use rlaif_lm::Reference;
 use rlaif_models::{LanguageModel, LoadOptions};
 use rlaif_reinforce::{ReinforceConfig, ReinforceTrainer};
 use rlaif_rewards::RewardConfig;
-use rlaif_rl::RlError;
+use rlaif_rl::{EpisodeConfig, RlError};
 use rlaif_text::HfTokenizer;
 use rlaif_train::{RunFolder, Trainable};
 use schemars::JsonSchema;
@@ -17,8 +17,8 @@ use crate::{
     model::{ModelSection, Placement},
     prompt::PromptSection,
     rl::{
-        PromptData, RlFile, RlSections, RlSettings, RlTrainSection, in_section, policy,
-        policy_and_reference, sections_of,
+        EnvironmentConfig, PromptData, RlFile, RlSections, RlSettings, RlTrainSection, in_section,
+        policy, policy_and_reference, sections_of,
     },
 };
 
@@ -42,8 +42,16 @@ pub struct ReinforceFile {
     /// The text of a prompt.
     #[serde(default)]
     pub prompt: PromptSection,
-    /// The reward that scores responses; `docs/rewards.md` has every key.
-    pub reward: RewardConfig,
+    /// The reward that scores responses; `docs/rewards.md` has every key. It may be absent if there is an
+    /// environment that rewards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<RewardConfig>,
+    /// The environment, for responses of several turns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<EnvironmentConfig>,
+    /// Limits of episodes with the environment.
+    #[serde(default)]
+    pub episodes: EpisodeConfig,
     /// The reference, if it is another model than the initial policy. Without a KL penalty, a
     /// reference is only loaded if it is set here, and only to report the distance from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,6 +64,9 @@ pub struct ReinforceFile {
     pub train: RlTrainSection,
 }
 
+/// The reward of an environment that gives its own.
+static NOTHING: RewardConfig = RewardConfig::Constant { value: 0. };
+
 impl RunFile for ReinforceFile {
     const COMMAND: &'static str = "reinforce";
 
@@ -63,7 +74,8 @@ impl RunFile for ReinforceFile {
         let mut all = self.model.locations();
         all.push(&mut self.data.prompts);
         all.extend(self.reference.as_mut());
-        all.extend(self.reward.locations());
+        all.extend(self.reward.iter_mut().flat_map(RewardConfig::locations));
+        all.extend(self.environment.iter_mut().flat_map(EnvironmentConfig::locations));
         all
     }
 }
@@ -92,6 +104,7 @@ impl RlFile for ReinforceFile {
             pass_rates: (self.reinforce.curriculum.as_ref())
                 .and_then(|curriculum| curriculum.column.as_deref())
                 .map(|column| ("reinforce.curriculum.column", column)),
+            environment: self.environment.as_ref().map(|environment| (environment, &self.episodes)),
             microbatch: self.reinforce.microbatch(),
             generation: &self.reinforce.generation,
             activations: self.reinforce.activations,
@@ -99,11 +112,25 @@ impl RlFile for ReinforceFile {
     }
 
     fn reward(&self) -> &RewardConfig {
-        &self.reward
+        self.reward.as_ref().unwrap_or(&NOTHING)
     }
 
     fn check_settings(&self) -> Result<(), RlError> {
-        self.reinforce.check()
+        self.reinforce.check()?;
+        let rewards = self.environment.as_ref().is_some_and(EnvironmentConfig::rewards);
+        if self.reward.is_none() && !rewards {
+            let found = match self.environment {
+                Some(_) => "none, and an environment that gives no rewards",
+                None => "none, and no environment",
+            };
+            let error = BadSetting::new("reward", found, "a section `[reward]`");
+            return Err(error.into());
+        }
+        if let Some(environment) = &self.environment {
+            environment.check()?;
+            self.episodes.check().map_err(|error| error.within("episodes"))?;
+        }
+        Ok(())
     }
 
     fn fresh_trainer(&self, options: LoadOptions) -> Result<Self::Trainer, RunError> {

@@ -67,7 +67,7 @@ const KEYS: &[(AtResume, &[&str])] = &[
         ],
     ),
     // A run that stopped because of a missing score can continue.
-    (FromHere, &["ppo.scores.missing", "reinforce.scores.missing"]),
+    (FromHere, &["ppo.scores.missing", "reinforce.scores.missing", "episodes.time_limit_s"]),
     (Longer, &["train.steps", "train.epochs", "ppo.steps", "reinforce.steps", "distill.steps"]),
     (IfLast, &["data.held_out", "train.eval_every"]),
     (
@@ -216,6 +216,12 @@ const KEYS: &[(AtResume, &[&str])] = &[
             "distill.optimizer.max_grad_norm",
             "distill.optimizer.schedule",
             "distill.optimizer.warmup_steps",
+            "environment",
+            "episodes.max_turns",
+            "episodes.max_tokens",
+            "episodes.history",
+            "episodes.before",
+            "episodes.after",
             "reinforce.algorithm",
             "reinforce.batch_size",
             "reinforce.group_size",

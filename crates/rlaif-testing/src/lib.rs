@@ -150,7 +150,13 @@ impl TextCodec for Letters {
     }
 
     fn encode(&self, text: &str, _specials: Specials) -> Result<Vec<u32>, CodecError> {
-        Ok(text.chars().map(|c| u32::from(c) - u32::from('@')).collect())
+        let id = |c| {
+            u32::from(c).checked_sub(u32::from('@')).ok_or_else(|| CodecError::Tokenizer {
+                codec: "letters".to_owned(),
+                source: format!("{c:?} is not a letter").into(),
+            })
+        };
+        text.chars().map(id).collect()
     }
 
     fn decode(&self, ids: &[u32], _specials: Specials) -> Result<String, CodecError> {
@@ -164,6 +170,34 @@ impl TextCodec for Letters {
         _generation_prompt: GenerationPrompt,
     ) -> Result<String, CodecError> {
         Err(CodecError::NoChatTemplate { codec: "letters".into() })
+    }
+}
+
+/// A tokenizer whose token i is character i of this text, where `.` stands for tokens without a text.
+#[derive(Debug, Clone, Copy)]
+pub struct Characters(pub &'static str);
+
+impl TextCodec for Characters {
+    fn name(&self) -> &'static str {
+        "characters"
+    }
+
+    fn encode(&self, text: &str, _specials: Specials) -> Result<Vec<u32>, CodecError> {
+        let id = |c| self.0.find(c).and_then(|at| u32::try_from(at).ok());
+        Ok(text.chars().filter_map(id).collect())
+    }
+
+    fn decode(&self, ids: &[u32], _specials: Specials) -> Result<String, CodecError> {
+        let texts = ids.iter().filter_map(|id| self.0.chars().nth(*id as usize));
+        Ok(texts.filter(|c| *c != '.').collect())
+    }
+
+    fn render_chat(
+        &self,
+        _messages: &[Message],
+        _generation_prompt: GenerationPrompt,
+    ) -> Result<String, CodecError> {
+        Err(CodecError::NoChatTemplate { codec: "characters".into() })
     }
 }
 

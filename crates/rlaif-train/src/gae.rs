@@ -29,8 +29,8 @@ impl Advantages {
 /// Â_t = δ_t + γ λ Â_{t+1}              R_t = Â_t + V_t
 /// ```
 ///
-/// `rewards` and `values` are `[B, T]`; their masked elements are ignored. A response's tokens must
-/// be contiguous.
+/// `rewards` and `values` are `[B, T]`; their masked elements are ignored. Tokens that do not count between
+/// others, such as those of an environment, are skipped: t + 1 is the next token that counts.
 ///
 /// # Panics
 /// If the shapes differ.
@@ -56,13 +56,19 @@ pub fn gae(rewards: &Tensor, values: &Tensor, mask: &Mask, gamma: f64, lambda: f
             advantage = (advantage + next_value * gamma) + next_advantage * (gamma * lambda);
         }
         reversed.push(advantage.shallow_clone());
-        next = Some((value, advantage));
+        next = Some(match next {
+            Some((next_value, next_advantage)) => {
+                let real = mask.tensor().select(1, t);
+                (value.where_self(&real, &next_value), advantage.where_self(&real, &next_advantage))
+            }
+            None => (value, advantage),
+        });
     }
     reversed.reverse();
     if reversed.is_empty() {
         return Advantages::new(rewards.shallow_clone(), rewards);
     }
-    // If a response begins after column 0, the columns before it have accumulated advantage.
+    // Columns that do not count have those of others.
     let advantages = mask.apply(&Tensor::stack(&reversed, 1));
     let returns = &advantages + values;
     Advantages::new(advantages, returns)
@@ -138,6 +144,28 @@ mod tests {
             let outside = found.advantages.abs().sum(Kind::Double)
                 - inner(&found.advantages).abs().sum(Kind::Double);
             prop_assert!(outside.double_value(&[]).abs() < 1e-9);
+        }
+
+        #[test]
+        fn tokens_of_others_between_are_skipped(
+            rows in prop::collection::vec((-2f64..2., -2f64..2., 0usize..3), 1..12),
+            gamma in 0.5f64..1.,
+            lambda in 0f64..1.,
+        ) {
+            let (mut x, mut v, mut real) = (Vec::new(), Vec::new(), Vec::new());
+            for &(reward, value, others) in &rows {
+                x.extend(vec![f64::NAN; others]);
+                v.extend(vec![7.; others]);
+                real.extend(vec![false; others]);
+                x.push(reward);
+                v.push(value);
+                real.push(true);
+            }
+            let mask = Mask::new(Tensor::from_slice(&real).view([1, -1]));
+            let found = gae(&row(&x), &row(&v), &mask, gamma, lambda).advantages;
+            let (rewards, values): (Vec<f64>, Vec<f64>) = rows.iter().map(|r| (r.0, r.1)).unzip();
+            let own = found.masked_select(mask.tensor());
+            close(&own, &reference(&rewards, &values, gamma, lambda), 1e-9);
         }
 
         #[test]

@@ -323,6 +323,7 @@ fn a_sampler_gives_a_log_probability_for_each_token_or_none() {
             text: "ab".to_owned(),
             finish: FinishReason::Eos,
             version: 0,
+            played: None,
         };
         RecordedSampler::new(log_probs.map(response).into())
     };

@@ -169,7 +169,14 @@ fn padding_changes_nothing() {
                     let ids =
                         if (12..16).contains(&row) { vec![9; response] } else { own.collect() };
                     let text = Letters.decode(&ids, Specials::Exclude).unwrap();
-                    Sampled { ids, log_probs: None, text, finish: FinishReason::Length, version: 0 }
+                    Sampled {
+                        ids,
+                        log_probs: None,
+                        text,
+                        finish: FinishReason::Length,
+                        version: 0,
+                        played: None,
+                    }
                 });
                 let mut sampler = RecordedSampler::new(sampled.collect());
                 let reward = Undecided((12..16).collect());
@@ -554,6 +561,7 @@ fn a_token_has_the_scores_of_the_steps_that_end_with_it_or_later() {
         text: "AA".to_owned(),
         finish: FinishReason::Length,
         version: 0,
+        played: None,
     });
     let mut recorded = RecordedSampler::new(recorded.collect());
     assert!(matches!(without(&mut recorded, &Pairs), RlError::NoTokensOfSteps));

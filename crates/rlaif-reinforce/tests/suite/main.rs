@@ -2,6 +2,8 @@
 //! takes longer than most of them.
 
 mod common;
+mod episodes;
+mod guessing;
 mod invariants;
 mod learning;
 mod parity;

@@ -128,6 +128,7 @@ fn recorded(given: &Given) -> RecordedSampler {
         log_probs: None,
         text: reward.to_string(),
         version: 0,
+        played: None,
     });
     RecordedSampler::new(sampled.collect())
 }

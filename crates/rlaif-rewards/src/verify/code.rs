@@ -3,14 +3,12 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Scores};
+use rlaif_sandbox::{Ran, Sandbox, SandboxError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{
-    sandbox::{Ran, Sandbox},
-    truth::{Truth, collected, kind},
-};
+use super::truth::{Truth, collected, kind};
 use crate::ProviderError;
 
 /// The score of a program by its tests.
@@ -177,7 +175,7 @@ impl RewardModel for CodeTests {
                 (0..self.concurrency.min(batch.len())).map(|_| scope.spawn(work)).collect();
             let mut all = Vec::new();
             for worker in workers {
-                let ended = worker.join().map_err(|_| ProviderError::Sandbox {
+                let ended = worker.join().map_err(|_| SandboxError::Unavailable {
                     problem: "a thread that runs programs ended early".to_owned(),
                 })?;
                 all.extend(ended?);
@@ -219,6 +217,9 @@ fn program(response: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_os = "linux")]
+    use rlaif_sandbox::SandboxLimits;
+
     use super::*;
 
     #[test]
@@ -242,13 +243,24 @@ mod tests {
     }
 
     #[cfg(target_os = "linux")]
+    /// A sandbox, where there is a Python to run in it.
+    fn sandbox(limits: SandboxLimits) -> Option<Sandbox> {
+        let python = std::env::var("RLAIF_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+        match Sandbox::new(&python, limits) {
+            Ok(sandbox) => Some(sandbox),
+            Err(error) => {
+                eprintln!("SKIPPED the sandbox: {error}");
+                assert!(std::env::var_os("RLAIF_SKIP_NOTHING").is_none(), "{error}");
+                None
+            }
+        }
+    }
+
+    #[cfg(target_os = "linux")]
     #[test]
     fn programs_are_scored_by_their_tests() {
-        use crate::verify::{SandboxLimits, sandbox::tests::sandbox};
-
-        let Some(sandbox) = sandbox(SandboxLimits { timeout_s: 10., ..Default::default() }) else {
-            return;
-        };
+        let limits = SandboxLimits { timeout_s: 10., ..Default::default() };
+        let Some(sandbox) = sandbox(limits) else { return };
         let add = "Here:\n```python\ndef add(a, b):\n    return a + b\n```";
         let list = serde_json::json!({"tests": ["assert add(1, 2) == 3", "assert add(1, 1) == 3"]});
         let check = serde_json::json!({"entry_point": "add", "tests":

@@ -5,7 +5,6 @@
 mod code;
 mod instructions;
 mod math;
-mod sandbox;
 mod schema;
 mod text;
 mod truth;
@@ -13,7 +12,7 @@ mod truth;
 pub use code::{CodeTests, TestScore};
 pub use instructions::{InstructionCheck, Instructions};
 pub use math::{AnswerPlace, MathAnswer, same_answer};
-pub use sandbox::{Ran, Sandbox, SandboxLimits};
+pub use rlaif_sandbox::{Ran, Sandbox, SandboxLimits};
 pub use schema::JsonSchemaCheck;
 pub use text::{TextAnswer, TextComparison};
 pub use truth::Truth;

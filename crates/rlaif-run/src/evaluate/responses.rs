@@ -432,6 +432,7 @@ mod tests {
             text: row.text.clone(),
             finish: FinishReason::Length,
             version: 0,
+            played: None,
         });
         let recorded = RecordedSampler::new(recorded.collect());
         let mut evaluate = evaluate().sampler(Side::After, recorded);

@@ -13,6 +13,7 @@ use crate::{
     memory::{WeightsInMemory, reward_models},
     recipe::{Basics, Recipe, Start},
     rl::{
+        environment::EnvironmentConfig,
         prompts::RlPrompts,
         run::PromptRun,
         sections::{RlSections, RlSettings, within},
@@ -128,10 +129,21 @@ impl<F: RlFile> Recipe for F {
         let rendering = self.sections().prompt.rendering();
         let (reward, grades) = start.graded_reward(self.reward(), &rendering)?;
         run.notes.extend(grades);
+        let how = (rendering, self.sections().seed);
+        let sampler = match self.settings().environment {
+            Some((environment, episodes)) => {
+                EnvironmentConfig::check_policy(F::policy(&trainer).spec())?;
+                Some(environment.sampler(episodes, &tokenizer, how)?)
+            }
+            None => None,
+        };
         let policy = F::policy(&trainer);
         let mut ongoing = run.begin(start, (policy, &tokenizer), &more)?;
         let task = RlTask::new(trainer, &run.prompts, &tokenizer, &*reward);
         let mut task = task.samples(self.sections().train.samples);
+        if let Some(sampler) = sampler {
+            task = task.sampler(sampler);
+        }
         ongoing.drive(&mut task, &mut run.batches)?;
         let mut policy = F::finish(task.into_trainer(), &ongoing.folder)?;
         ongoing.write(&mut policy)

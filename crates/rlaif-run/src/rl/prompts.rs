@@ -76,7 +76,8 @@ impl PromptData {
     ) -> Result<RlPrompts, RunError> {
         let (rows, form) = self.reader(needed.columns).read::<PromptRow>(&self.prompts)?;
         let mut skipped = dropped(&rows);
-        let how = prompt.rendering();
+        let mut how = prompt.rendering();
+        how.chat.tools = needed.tools;
         let mut rows = rows.into_records();
         if self.reference.is_none() && !RowForm::PROBLEMS.contains(&form) {
             // Right answers are references. Responses are so only if the run file declares that.
@@ -139,6 +140,8 @@ pub struct RlPrompts {
 pub(crate) struct Needed<'a> {
     /// Maximum number of tokens of a response.
     pub(crate) new_tokens: usize,
+    /// Tools for the chat template.
+    pub(crate) tools: Option<Vec<serde_json::Value>>,
     /// Columns beside the prompt.
     pub(crate) columns: Vec<String>,
     /// The reward that reads them.

@@ -4,7 +4,7 @@ use rlaif_core::{BadSetting, Seed};
 use rlaif_lm::{Activations, LmSpec, Policy, generate::GenerationConfig};
 use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan, ReferenceCopy};
 use rlaif_rewards::RewardConfig;
-use rlaif_rl::{Prompt, RlError};
+use rlaif_rl::{EpisodeConfig, Prompt, RlError};
 use rlaif_text::HfTokenizer;
 use rlaif_torch::seeded;
 use rlaif_train::{FitConfig, Trainable};
@@ -17,6 +17,7 @@ use crate::{
     model::{ModelSection, Placement, tokenizer},
     prompt::PromptSection,
     rl::{
+        environment::EnvironmentConfig,
         models::files_of,
         prompts::{Needed, PromptData, RlPrompts},
     },
@@ -90,6 +91,8 @@ pub struct RlSettings<'a> {
     pub prompts: (usize, &'static str),
     /// The setting that names the column of the prompts' pass rates, and the column.
     pub pass_rates: Option<(&'static str, &'a str)>,
+    /// The environment, and the limits of its episodes.
+    pub environment: Option<(&'a EnvironmentConfig, &'a EpisodeConfig)>,
     /// Responses of one forward and backward pass.
     pub microbatch: usize,
     /// Sampling of responses.
@@ -149,8 +152,11 @@ impl RlSections<'_> {
             let generation = settings.generation;
             plan.microbatch = settings.microbatch;
             plan.batch = generation.batch_size.min(settings.responses);
-            plan.tokens =
-                longest(prompts.iter().map(|prompt| prompt.ids.len())) + generation.max_new_tokens;
+            let new = match settings.environment {
+                Some((_, episodes)) => episodes.max_tokens,
+                None => generation.max_new_tokens,
+            };
+            plan.tokens = longest(prompts.iter().map(|prompt| prompt.ids.len())) + new;
         }
         Ok(plan)
     }
@@ -182,7 +188,8 @@ impl RlSections<'_> {
         let new_tokens = settings.generation.max_new_tokens;
         let mut columns = reward.map(RewardConfig::columns).unwrap_or_default();
         columns.extend(settings.pass_rates.map(|(_, column)| column.to_owned()));
-        let needed = Needed { new_tokens, columns, reward, rows, because };
+        let tools = settings.environment.and_then(|(environment, _)| environment.schemas());
+        let needed = Needed { new_tokens, tools, columns, reward, rows, because };
         let read = self.data.read(self.prompt, codec, spec, needed)?;
         if let Some((key, column)) = settings.pass_rates {
             check_pass_rates(&read.prompts, key, column)?;
@@ -208,12 +215,15 @@ fn check_pass_rates(prompts: &[Prompt], key: &'static str, column: &str) -> Resu
     }
 }
 
+/// Sections of their own, whose settings a trainer or its run file checks.
+const OWN: [&str; 7] =
+    ["policy", "reference", "teacher", "value", "reward", "environment", "episodes"];
+
 /// The error of a trainer, with the section of its field.
 pub(crate) fn within(section: &str, error: RlError) -> RunError {
     match error {
-        // Models have sections of their own.
         RlError::Setting(BadSetting { ref field, .. })
-            if matches!(&**field, "policy" | "reference" | "teacher" | "value") =>
+            if OWN.contains(&field.split('.').next().unwrap_or_default()) =>
         {
             error.into()
         }

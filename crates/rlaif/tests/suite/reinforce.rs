@@ -8,7 +8,7 @@ use rlaif::models::{LanguageModel, LoadOptions};
 use serde_json::json;
 
 use crate::rl::{self, Kills};
-use crate::support::{metrics, succeeded};
+use crate::support::{language_model, metrics, succeeded, tokenizer};
 
 /// A place for runs of `steps` steps.
 fn prepare(root: &Path, steps: u64) -> PathBuf {
@@ -114,6 +114,11 @@ fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
         ("reinforce.curriculum={start=0.5}", "`reinforce.curriculum.steps` is 0"),
         ("reinforce.curriculum={return_after=5}", "`reinforce.curriculum.return_after` is 5"),
         ("reinforce.curriculum={column='solved'}", "`solved`"),
+        ("environment={kind='guess',low=5,high=4}", "`environment.high` is 4"),
+        ("environment={kind='tools',tools=[]}", "`environment.tools` is none"),
+        ("environment={kind='maze'}", "maze"),
+        ("environment={kind='tools',tools=[{kind='clock'}]}", "clock"),
+        ("environment={kind='guess'}", "expected a decoder-only model"),
     ] {
         let out = root.path().join("refused");
         let output = train(&config, &out, &[set]);
@@ -170,4 +175,56 @@ fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
                       solved_at=0.0}";
     let dapo = ["--set", "reinforce.algorithm=dapo", "--set", curriculum];
     rl::killed_and_resumed("reinforce", &config, &dapo, &Kills { all: 5, on_the_way: 2 }, &files);
+}
+
+/// A run file with an environment, for a tiny Llama.
+fn with_environment(root: &Path, steps: u64) -> PathBuf {
+    let config = prepare(root, steps);
+    let llama = json!({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16,
+        "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "max_position_embeddings": 64, "eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 0,
+        "initializer_range": 0.3,
+    });
+    language_model(&root.join("policy"), &tokenizer("llama3"), 1, llama);
+    let text = fs::read_to_string(&config).unwrap();
+    let environment = "[environment]\nkind = \"guess\"\nhigh = 9\n[episodes]\nmax_turns = 3\n\
+                       max_tokens = 30\n[train]";
+    let text = text.replace("max_new_tokens = 6", "max_new_tokens = 4\neos = \"ignored\"");
+    fs::write(&config, text.replace("[train]", environment)).unwrap();
+    config
+}
+
+#[test]
+fn episodes_killed_and_resumed_are_those_of_the_uninterrupted_run() {
+    let root = tempfile::tempdir().unwrap();
+    let config = with_environment(root.path(), 12);
+    let files = ["checkpoints/step-12/optimizer.safetensors"];
+    rl::killed_and_resumed("reinforce", &config, &[], &Kills { all: 5, on_the_way: 2 }, &files);
+    let rows = metrics(&config.with_file_name("whole"));
+    assert!(rows[0]["episodes/turns"].as_f64().unwrap() > 1., "{}", rows[0]);
+    assert!(rows[0]["episodes/out_of_turns"].is_number(), "{}", rows[0]);
+}
+
+#[test]
+fn an_environment_that_gives_no_reward_needs_one() {
+    let root = tempfile::tempdir().unwrap();
+    let config = with_environment(root.path(), 1);
+    let text = fs::read_to_string(&config).unwrap();
+    let (before, after) = text.split_once("[reward]").unwrap();
+    let (_, after) = after.split_once("[reinforce]").unwrap();
+    fs::write(&config, format!("{before}[reinforce]{after}")).unwrap();
+    let out = root.path().join("guess");
+    succeeded(&train(&config, &out, &[]));
+    assert!(metrics(&out)[0]["env/reward/environment"].is_number());
+    let tools = "environment={kind='tools',form='plain',tools=[{kind='calculator'}]}";
+    let refused = train(&config, &root.path().join("tools"), &[tools]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    let says = "`reward` is none, and an environment that gives no rewards";
+    assert!(refused.status.code() == Some(2) && told.contains(says), "{told}");
+    let reward = "reward={kind='math-answer'}";
+    let missing = "reinforce.scores={missing={value=0.0}}";
+    let out = root.path().join("tools");
+    succeeded(&train(&config, &out, &[tools, reward, missing, "prompt.plain=chat"]));
+    assert_eq!(metrics(&out)[0]["episodes/over"], 8.);
 }

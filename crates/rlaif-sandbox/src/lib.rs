@@ -1,5 +1,12 @@
 //! Programs that nobody has read, run without rights.
 
+// Each has one place: rlaif_core::say, rlaif_files.
+#![cfg_attr(
+    not(test),
+    warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
+)]
+
+mod error;
 #[cfg(target_os = "linux")]
 mod seal;
 
@@ -17,7 +24,7 @@ use serde_json::json;
 
 use rlaif_core::BadSetting;
 
-use crate::ProviderError;
+pub use error::SandboxError;
 
 /// The exit code of a child that could not give up its rights.
 const UNSEALED: i32 = 97;
@@ -70,14 +77,14 @@ pub enum Ran {
 /// output ([`Sandbox::run`]).
 ///
 /// ```no_run
-/// use rlaif_rewards::verify::{Ran, Sandbox, SandboxLimits};
+/// use rlaif_sandbox::{Ran, Sandbox, SandboxLimits};
 /// let sandbox = Sandbox::new("python3", SandboxLimits::default())?;
 /// let ran = sandbox.run("print(int(input()) + 1)", "41\n")?;
 /// assert_eq!(ran, Ran::Ended { code: Some(0), output: "42\n".to_owned() });
 /// let tests = ["assert add(1, 2) == 3".to_owned(), "assert add(1, 1) == 3".to_owned()];
 /// let passed = sandbox.run_tests("def add(a, b): return a + b", &tests)?;
 /// assert_eq!(passed, [true, false]);
-/// # Ok::<(), rlaif_rewards::ProviderError>(())
+/// # Ok::<(), rlaif_sandbox::SandboxError>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct Sandbox {
@@ -92,11 +99,11 @@ impl Sandbox {
     /// tries what is forbidden is run first.
     ///
     /// # Errors
-    /// [`ProviderError::Sandbox`] where this machine cannot confine programs;
-    /// [`ProviderError::Setting`] for limits of 0.
-    pub fn new(python: &str, limits: SandboxLimits) -> Result<Self, ProviderError> {
+    /// [`SandboxError::Unavailable`] where this machine cannot confine programs;
+    /// [`SandboxError::Setting`] for limits of 0.
+    pub fn new(python: &str, limits: SandboxLimits) -> Result<Self, SandboxError> {
         let wrong = |setting, found: String| {
-            Err(ProviderError::Setting(BadSetting::new(setting, found, "above 0")))
+            Err(SandboxError::Setting(BadSetting::new(setting, found, "above 0")))
         };
         if !(limits.timeout_s > 0. && limits.timeout_s.is_finite()) {
             return wrong("timeout_s", limits.timeout_s.to_string());
@@ -114,7 +121,7 @@ impl Sandbox {
     }
 
     /// Runs a program that tries what is forbidden.
-    fn probe(&self) -> Result<(), ProviderError> {
+    fn probe(&self) -> Result<(), SandboxError> {
         const ATTEMPTS: &str = include_str!("probe.py");
         let patient = Self {
             limits: SandboxLimits { timeout_s: self.limits.timeout_s.max(30.), ..self.limits },
@@ -122,10 +129,13 @@ impl Sandbox {
         };
         match patient.run(ATTEMPTS, "")? {
             Ran::Ended { output, .. } if output.trim() == "confined" => Ok(()),
-            Ran::Ended { output, .. } if !output.trim().is_empty() => Err(ProviderError::sandbox(
-                format!("a program in the sandbox could {}", output.trim()),
-            )),
-            other => Err(ProviderError::sandbox(format!(
+            Ran::Ended { output, .. } if !output.trim().is_empty() => {
+                Err(SandboxError::unavailable(format!(
+                    "a program in the sandbox could {}",
+                    output.trim()
+                )))
+            }
+            other => Err(SandboxError::unavailable(format!(
                 "a program in the sandbox did not end well ({other:?}); is `memory_mib` = {} enough for \
                  {}?",
                 self.limits.memory_mib,
@@ -137,8 +147,8 @@ impl Sandbox {
     /// Runs a program with `input` as its standard input.
     ///
     /// # Errors
-    /// [`ProviderError::Sandbox`] if the program could not be confined; it has not run then.
-    pub fn run(&self, code: &str, input: &str) -> Result<Ran, ProviderError> {
+    /// [`SandboxError::Unavailable`] if the program could not be confined; it has not run then.
+    pub fn run(&self, code: &str, input: &str) -> Result<Ran, SandboxError> {
         self.start(code, None, "", input)
     }
 
@@ -147,7 +157,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// As [`Sandbox::run`].
-    pub fn run_tests(&self, code: &str, tests: &[String]) -> Result<Vec<bool>, ProviderError> {
+    pub fn run_tests(&self, code: &str, tests: &[String]) -> Result<Vec<bool>, SandboxError> {
         let marker = marker()?;
         let ran = self.start(code, Some(tests), &marker, "")?;
         let none = vec![false; tests.len()];
@@ -166,7 +176,7 @@ impl Sandbox {
         tests: Option<&[String]>,
         marker: &str,
         input: &str,
-    ) -> Result<Ran, ProviderError> {
+    ) -> Result<Ran, SandboxError> {
         let seconds = self.limits.timeout_s.ceil() as u64 + 1;
         let job = json!({
             "parent": std::process::id(),
@@ -188,25 +198,25 @@ impl Sandbox {
                 self.attend(child, &message)
             });
             child.join().unwrap_or_else(|_| {
-                Err(ProviderError::sandbox("the thread of a program ended early"))
+                Err(SandboxError::unavailable("the thread of a program ended early"))
             })
         })
     }
 
-    fn spawn(&self) -> Result<Child, ProviderError> {
+    fn spawn(&self) -> Result<Child, SandboxError> {
         let mut command = Command::new(&self.python);
         command.args(["-I", "-B", "-c", BOOTSTRAP]).env_clear().current_dir("/");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         // Ctrl-C in a terminal is for the trainer.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        command
-            .spawn()
-            .map_err(|error| ProviderError::sandbox(format!("{}: {error}", self.python.display())))
+        command.spawn().map_err(|error| {
+            SandboxError::unavailable(format!("{}: {error}", self.python.display()))
+        })
     }
 
     /// Feeds a child, reads its output, and ends it in time.
-    fn attend(&self, mut child: Child, message: &str) -> Result<Ran, ProviderError> {
+    fn attend(&self, mut child: Child, message: &str) -> Result<Ran, SandboxError> {
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         // With the byte that tells that the child is sealed.
         let most = (self.limits.output_kib << 10) + 1;
@@ -244,7 +254,7 @@ impl Sandbox {
             let output = reading.join().unwrap_or_default();
             // From that byte on, the exit code is the program's.
             if output.is_empty() && ended.and_then(|status| status.code()) == Some(UNSEALED) {
-                return Err(ProviderError::sandbox(
+                return Err(SandboxError::unavailable(
                     "the child process could not give up its rights",
                 ));
             }
@@ -260,11 +270,12 @@ impl Sandbox {
 }
 
 /// The interpreter's file, and the folders that it reads.
-fn interpreter(python: &str) -> Result<(PathBuf, Vec<PathBuf>), ProviderError> {
+fn interpreter(python: &str) -> Result<(PathBuf, Vec<PathBuf>), SandboxError> {
     const ASK: &str = "import sys, json, ctypes, resource; print(json.dumps([sys.executable, sys.prefix, \
                        sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix]))";
-    let failed =
-        |problem: String| ProviderError::sandbox(format!("the interpreter `{python}`: {problem}"));
+    let failed = |problem: String| {
+        SandboxError::unavailable(format!("the interpreter `{python}`: {problem}"))
+    };
     let output = Command::new(python)
         .args(["-I", "-c", ASK])
         .stdin(Stdio::null())
@@ -303,11 +314,11 @@ fn interpreter(python: &str) -> Result<(PathBuf, Vec<PathBuf>), ProviderError> {
 
 /// A text that a program cannot guess.
 #[expect(clippy::disallowed_methods, reason = "a device")]
-fn marker() -> Result<String, ProviderError> {
+fn marker() -> Result<String, SandboxError> {
     let mut random = [0; 16];
     std::fs::File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut random))
-        .map_err(|error| ProviderError::sandbox(format!("/dev/urandom: {error}")))?;
+        .map_err(|error| SandboxError::unavailable(format!("/dev/urandom: {error}")))?;
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -315,22 +326,22 @@ fn marker() -> Result<String, ProviderError> {
 use seal::{confine, filters};
 
 #[cfg(not(target_os = "linux"))]
-fn confine(_: &[PathBuf]) -> Result<(), ProviderError> {
-    Err(ProviderError::sandbox("it needs Linux"))
+fn confine(_: &[PathBuf]) -> Result<(), SandboxError> {
+    Err(SandboxError::unavailable("it needs Linux"))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn filters() -> Result<Vec<String>, ProviderError> {
-    Err(ProviderError::sandbox("it needs Linux"))
+fn filters() -> Result<Vec<String>, SandboxError> {
+    Err(SandboxError::unavailable("it needs Linux"))
 }
 
 #[cfg(target_os = "linux")]
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
 
     /// A sandbox, where there is a Python to run in it.
-    pub(in crate::verify) fn sandbox(limits: SandboxLimits) -> Option<Sandbox> {
+    fn sandbox(limits: SandboxLimits) -> Option<Sandbox> {
         let python = std::env::var("RLAIF_PYTHON").unwrap_or_else(|_| "python3".to_owned());
         match Sandbox::new(&python, limits) {
             Ok(sandbox) => Some(sandbox),
@@ -437,10 +448,10 @@ pub(super) mod tests {
     fn what_cannot_be_confined_is_refused() {
         let limits = SandboxLimits::default();
         let error = Sandbox::new("/nowhere/python", limits).unwrap_err();
-        assert!(matches!(error, ProviderError::Sandbox { .. }), "{error}");
+        assert!(matches!(error, SandboxError::Unavailable { .. }), "{error}");
         assert!(error.to_string().contains("/nowhere/python"), "{error}");
         let error = Sandbox::new("true", limits).unwrap_err();
-        assert!(matches!(error, ProviderError::Sandbox { .. }), "{error}");
+        assert!(matches!(error, SandboxError::Unavailable { .. }), "{error}");
         let error = Sandbox::new("python3", SandboxLimits { timeout_s: 0., ..limits }).unwrap_err();
         assert!(error.to_string().contains("`timeout_s` is 0; expected above 0"), "{error}");
     }

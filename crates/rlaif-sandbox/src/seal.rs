@@ -12,10 +12,10 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
-use crate::ProviderError;
+use crate::SandboxError;
 
 /// Restricts this thread, and everything that it starts, to reading below some paths.
-pub(super) fn confine(readable: &[PathBuf]) -> Result<(), ProviderError> {
+pub(crate) fn confine(readable: &[PathBuf]) -> Result<(), SandboxError> {
     // The first version of Landlock: what later ones add, seccomp denies.
     let version = ABI::V1;
     let confined = || {
@@ -29,8 +29,8 @@ pub(super) fn confine(readable: &[PathBuf]) -> Result<(), ProviderError> {
     };
     match confined() {
         Ok(status) if status.ruleset == RulesetStatus::FullyEnforced => Ok(()),
-        Ok(_) => Err(ProviderError::sandbox("Landlock is not fully enforced by this kernel")),
-        Err(error) => Err(ProviderError::sandbox(format!(
+        Ok(_) => Err(SandboxError::unavailable("Landlock is not fully enforced by this kernel")),
+        Err(error) => Err(SandboxError::unavailable(format!(
             "{error}; it needs Linux 5.13 or later with Landlock enabled"
         ))),
     }
@@ -129,9 +129,9 @@ fn allowed() -> Vec<c_long> {
 }
 
 /// The filters as the kernel reads them, in hexadecimal digits.
-pub(super) fn filters() -> Result<Vec<String>, ProviderError> {
+pub(crate) fn filters() -> Result<Vec<String>, SandboxError> {
     let failed =
-        |error: seccompiler::BackendError| ProviderError::sandbox(format!("seccomp: {error}"));
+        |error: seccompiler::BackendError| SandboxError::unavailable(format!("seccomp: {error}"));
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(failed)?;
     let when = |argument, length, operator, value| {
         let condition = SeccompCondition::new(argument, length, operator, value)?;

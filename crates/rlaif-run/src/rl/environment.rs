@@ -1,0 +1,188 @@
+//! Environments from run files.
+
+use std::{path::Path, sync::Arc};
+
+use rlaif_core::{BadSetting, ChatOptions, Rendering, Seed, TextCodec};
+use rlaif_env::{
+    Calculator, CallForm, Environment, Guess, OpenEnv, ProgramTool, Python, Sandbox, SandboxError,
+    SandboxLimits, Tool, ToolSpec, Tools,
+};
+use rlaif_lm::{LmSpec, LocalSampler};
+use rlaif_rl::{EpisodeConfig, EpisodeSampler};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::RunError;
+
+/// An environment: what happens between the turns of the policy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum EnvironmentConfig {
+    /// The policy guesses a number, and is told `higher` or `lower`; the reward of the right guess is 1.
+    Guess(Guess),
+    /// An environment of an OpenEnv server, over WebSocket; the rewards are the server's.
+    #[serde(rename = "openenv")]
+    OpenEnv(OpenEnv),
+    /// The policy may call tools before it answers.
+    Tools {
+        /// The form of calls.
+        #[serde(default)]
+        form: CallForm,
+        /// The tools.
+        tools: Vec<ToolConfig>,
+    },
+}
+
+/// A tool.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ToolConfig {
+    /// Arithmetic; its argument is `expression`.
+    Calculator,
+    /// Python that the policy writes, in a sandbox; its argument is `code`.
+    Python {
+        /// The interpreter: a name on the path, or a file.
+        #[serde(default = "python")]
+        python: String,
+        /// Limits of a program.
+        #[serde(default)]
+        limits: SandboxLimits,
+    },
+    /// A Python program in a sandbox, which reads the arguments as JSON and prints the answer.
+    Program {
+        /// The name.
+        name: String,
+        /// The description that the policy reads.
+        description: String,
+        /// The names of the arguments, which are texts.
+        arguments: Vec<String>,
+        /// The program's file.
+        file: String,
+        /// The interpreter: a name on the path, or a file.
+        #[serde(default = "python")]
+        python: String,
+        /// Limits of the program.
+        #[serde(default)]
+        limits: SandboxLimits,
+    },
+}
+
+fn python() -> String {
+    "python3".to_owned()
+}
+
+impl EnvironmentConfig {
+    /// `true` if the environment gives rewards; the answers of others need a reward to score them.
+    pub fn rewards(&self) -> bool {
+        match self {
+            Self::Guess(_) | Self::OpenEnv(_) => true,
+            Self::Tools { .. } => false,
+        }
+    }
+
+    /// The keys that may be local paths.
+    pub(crate) fn locations(&mut self) -> Vec<&mut String> {
+        let Self::Tools { tools, .. } = self else { return Vec::new() };
+        let file = |tool| match tool {
+            &mut ToolConfig::Program { ref mut file, .. } => Some(file),
+            ToolConfig::Calculator | ToolConfig::Python { .. } => None,
+        };
+        tools.iter_mut().filter_map(file).collect()
+    }
+
+    /// Checks what needs no sandbox and no file.
+    pub(crate) fn check(&self) -> Result<(), BadSetting> {
+        match self {
+            Self::Guess(guess) => guess.check(),
+            Self::OpenEnv(server) => server.check(),
+            Self::Tools { tools, .. } if tools.is_empty() => {
+                Err(BadSetting::new("tools", "none", "at least one tool"))
+            }
+            Self::Tools { .. } => Ok(()),
+        }
+        .map_err(|error| error.within("environment"))
+    }
+
+    /// Checks that a policy can take turns.
+    pub(crate) fn check_policy(spec: &LmSpec) -> Result<(), BadSetting> {
+        if spec.decoder_start_id.is_none() {
+            return Ok(());
+        }
+        let found = format!("a model of the type `{}`", spec.model_type);
+        let expected = "a decoder-only model, with `[environment]`: an encoder reads nothing between two turns";
+        Err(BadSetting::new("model.path", found, expected))
+    }
+
+    /// The tools for the chat template.
+    pub(crate) fn schemas(&self) -> Option<Vec<Value>> {
+        let Self::Tools { tools, .. } = self else { return None };
+        Some(tools.iter().map(|tool| tool.spec().schema()).collect())
+    }
+
+    fn build(&self) -> Result<Arc<dyn Environment>, RunError> {
+        Ok(match self {
+            Self::Guess(guess) => Arc::new(guess.clone()),
+            Self::OpenEnv(server) => Arc::new(server.clone()),
+            Self::Tools { form, tools } => {
+                let tools: Result<Vec<_>, RunError> = tools.iter().map(ToolConfig::build).collect();
+                let tools = Tools::new(*form, tools?);
+                Arc::new(tools.map_err(|error| error.within("environment"))?)
+            }
+        })
+    }
+
+    /// The sampler that plays episodes of this environment.
+    ///
+    /// # Errors
+    /// [`RunError`] for a sandbox that is not available, and for a program that cannot be read.
+    pub(crate) fn sampler<'a>(
+        &self,
+        episodes: &EpisodeConfig,
+        codec: &'a dyn TextCodec,
+        (rendering, seed): (Rendering, u64),
+    ) -> Result<EpisodeSampler<'a>, RunError> {
+        let environment = self.build()?;
+        let seed = Seed::new(seed).derive("environment", 0);
+        let local = LocalSampler::new(codec);
+        let sampler = EpisodeSampler::new(local, environment, codec, episodes.clone(), seed);
+        let chat = ChatOptions { tools: self.schemas(), ..rendering.chat };
+        Ok(sampler.chat_options(chat))
+    }
+}
+
+impl ToolConfig {
+    fn spec(&self) -> ToolSpec {
+        match self {
+            Self::Calculator => Calculator::default().spec().clone(),
+            Self::Python { .. } => Python::described(),
+            Self::Program { name, description, arguments, .. } => {
+                let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                ToolSpec::new(name, description, &arguments)
+            }
+        }
+    }
+
+    fn build(&self) -> Result<Box<dyn Tool>, RunError> {
+        Ok(match self {
+            Self::Calculator => Box::new(Calculator::default()),
+            Self::Python { python, limits } => Box::new(Python::new(sandbox(python, *limits)?)),
+            Self::Program { file, python, limits, .. } => {
+                let path = Path::new(file);
+                let code = rlaif_files::read_text(path, LONGEST_PROGRAM)
+                    .map_err(|source| RunError::Read { path: path.to_owned(), source })?;
+                Box::new(ProgramTool::new(self.spec(), code, sandbox(python, *limits)?))
+            }
+        })
+    }
+}
+
+/// Bytes of a program.
+const LONGEST_PROGRAM: u64 = 1 << 20;
+
+fn sandbox(python: &str, limits: SandboxLimits) -> Result<Sandbox, RunError> {
+    Sandbox::new(python, limits).map_err(|error| match error {
+        SandboxError::Setting(error) => error.within("environment.tools.limits").into(),
+        error => RunError::Sandbox(error),
+    })
+}

@@ -1,0 +1,33 @@
+//! Errors of the sandbox.
+
+use rlaif_core::{BadSetting, Fault};
+
+/// Reasons why no program runs.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SandboxError {
+    /// A limit out of range.
+    #[error(transparent)]
+    Setting(#[from] BadSetting),
+    /// This machine cannot confine programs, or one could not be confined. None runs without.
+    #[error("programs cannot be run in a sandbox here: {problem}")]
+    Unavailable {
+        /// The fault found.
+        problem: String,
+    },
+}
+
+impl SandboxError {
+    pub(crate) fn unavailable(problem: impl Into<String>) -> Self {
+        Self::Unavailable { problem: problem.into() }
+    }
+}
+
+impl Fault for SandboxError {
+    fn is_users(&self) -> bool {
+        match self {
+            Self::Setting(_) => true,
+            Self::Unavailable { .. } => false,
+        }
+    }
+}
