@@ -49,9 +49,10 @@ export async function key(tab, name) {
   await tab.page("Input.dispatchKeyEvent", { type: "keyUp", ...event });
 }
 
-export async function shot(tab, name) {
+/** A picture of the page, or of the screen alone. */
+export async function shot(tab, name, whole = true) {
   if (!screenshots) return;
-  const { data } = await tab.page("Page.captureScreenshot", { captureBeyondViewport: true });
+  const { data } = await tab.page("Page.captureScreenshot", { captureBeyondViewport: whole });
   writeFileSync(join(screenshots, `${name}.png`), Buffer.from(data, "base64"));
 }
 
