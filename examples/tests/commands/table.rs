@@ -149,6 +149,7 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         ),
     ),
     ("RLAIF_PYTHON=python cargo test ..", Suite),
+    ("RLAIF_SCREENSHOTS=$PWD/docs/pictures cargo test ..", Suite),
     // Gigabytes from the network. CI installs the first for its own tests, and lets pip check that
     // the second could be installed.
     (
