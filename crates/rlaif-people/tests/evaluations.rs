@@ -27,7 +27,7 @@ fn side(policy: &str, corpus: &str) -> Evaluation {
 
 fn report(folder: &Path, policies: [&str; 2], corpus: &str) {
     let [before, after] = policies.map(|policy| side(policy, corpus));
-    let options = CompareOptions { resamples: 50, ..CompareOptions::default() };
+    let options = CompareOptions { resamples: 100, ..CompareOptions::default() };
     let comparison = Comparison::of(&before, &after, &options).unwrap();
     let report = Report::new("t", &before, &after, comparison, Details::default()).unwrap();
     std::fs::create_dir_all(folder).unwrap();

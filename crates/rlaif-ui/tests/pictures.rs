@@ -61,12 +61,36 @@ fn write_the_pictures() {
         Arc::new(Speaker { name, words: words.to_vec(), asked: asked.clone() })
     };
     let before = [
-        ("Write", 0.4), (" to", 0.9), (" that", 0.2), (" idiot", 0.03), (" that", 0.6), (" he", 0.8), (" should", 0.7),
-        (" pay", 0.55), (" at", 0.15), (" once", 0.9), (",", 0.3), (" or", 0.04), (" else", 0.007), (".", 0.9),
+        ("Write", 0.4),
+        (" to", 0.9),
+        (" that", 0.2),
+        (" idiot", 0.03),
+        (" that", 0.6),
+        (" he", 0.8),
+        (" should", 0.7),
+        (" pay", 0.55),
+        (" at", 0.15),
+        (" once", 0.9),
+        (",", 0.3),
+        (" or", 0.04),
+        (" else", 0.007),
+        (".", 0.9),
     ];
     let after = [
-        ("Tell", 0.3), (" him", 0.9), (" that", 0.7), (" you", 0.9), (" miss", 0.04), (" him", 0.95), (" and", 0.6), (" that", 0.5),
-        (" the", 0.7), (" money", 0.8), (" matters", 0.16), (" to", 0.8), (" you", 0.9), (".", 0.7),
+        ("Tell", 0.3),
+        (" him", 0.9),
+        (" that", 0.7),
+        (" you", 0.9),
+        (" miss", 0.04),
+        (" him", 0.95),
+        (" and", 0.6),
+        (" that", 0.5),
+        (" the", 0.7),
+        (" money", 0.8),
+        (" matters", 0.16),
+        (" to", 0.8),
+        (" you", 0.9),
+        (".", 0.7),
     ];
     let politeness = |batch: &[Exchange<'_>]| -> Vec<f32> {
         batch.iter().map(|x| if x.response.contains("idiot") { -1.5 } else { 1.25 }).collect()
@@ -78,6 +102,7 @@ fn write_the_pictures() {
         rewards: Rewards::new(vec![Box::new(politeness)]),
     };
     let served = Served::new(page, &["ann"]);
+    assert_eq!(served.ask("GET", "/api/runs", &served.owner, "").0, 200);
     let page = served.raw(&request(served.address, "GET", "/", "", "", ""));
     assert!(page.status == 200 && page.head.contains("text/html") && !page.body.is_empty());
     let link = |token: &str| format!("http://{}/#{token}", served.address);
@@ -94,7 +119,12 @@ fn time_the_first_paint() {
     let study = Study::create(&folder.path().join("people.sqlite"), &StudySettings::default());
     let study = study.unwrap();
     let item = |n: usize| {
-        StudyItem::pair(format!("{n}"), format!("Prompt {n}"), "a reply ".repeat(60), "another reply ".repeat(60))
+        StudyItem::pair(
+            format!("{n}"),
+            format!("Prompt {n}"),
+            "a reply ".repeat(60),
+            "another reply ".repeat(60),
+        )
     };
     study.add_items(&(0..10_000).map(item).collect::<Vec<_>>()).unwrap();
     let runs = folder.path().join("runs");
@@ -103,7 +133,10 @@ fn time_the_first_paint() {
         std::fs::create_dir_all(&folder).unwrap();
         let row = |step: usize| {
             let of_step = 1. / (step + run) as f64;
-            format!("{}\n", json!({"step": step, "loss": of_step, "objective/kl": of_step, "objective/scores": step}))
+            format!(
+                "{}\n",
+                json!({"step": step, "loss": of_step, "objective/kl": of_step, "objective/scores": step})
+            )
         };
         let rows: String = (1..=10_000).map(row).collect();
         std::fs::write(folder.join("metrics.jsonl"), rows).unwrap();
@@ -111,6 +144,7 @@ fn time_the_first_paint() {
     let both = Served::new(Page { study: Some(study), ..Page::default() }, &["ann"]);
     let owner = Served::new(Page { runs: Some(runs), ..Page::default() }, &[]);
     let link = |served: &Served, token: &str| format!("http://{}/#{token}", served.address);
-    let plan = json!({"owner": link(&owner, &owner.owner), "annotator": link(&both, &both.tokens[0])});
+    let plan =
+        json!({"owner": link(&owner, &owner.owner), "annotator": link(&both, &both.tokens[0])});
     println!("{}", browse("paint.mjs", plan).expect("a browser and Node"));
 }

@@ -20,7 +20,9 @@ fn rankings_edits_and_referees_are_stored() {
     let study = Study::create(&path, &settings).unwrap();
     let mut ranked = StudyItem::pair("ranked", "Which one?", "the best reply", "a middling reply");
     ranked.responses.push(Reply::new("the worst reply"));
-    let pair = |n: usize| StudyItem::pair(format!("{n}"), format!("Prompt {n}"), "the best reply", "the worst reply");
+    let pair = |n: usize| {
+        StudyItem::pair(format!("{n}"), format!("Prompt {n}"), "the best reply", "the worst reply")
+    };
     study.add_items(&[ranked, pair(1), pair(2), pair(3)]).unwrap();
     let referee = study.add_annotator("ref", AnnotatorRole::Referee).unwrap();
     let served = Served::new(Page { study: Some(study), ..Page::default() }, &["ann", "bob"]);
