@@ -33,7 +33,10 @@ mod ui;
 mod verify;
 mod work;
 
-use std::process::ExitCode;
+use std::{
+    io::ErrorKind,
+    process::{self, ExitCode},
+};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -282,8 +285,21 @@ fn parse() -> Arguments {
     for name in rlaif_run::commands_with_files() {
         command = command.mut_subcommand(name, |command| with_keys(command, name));
     }
-    let matches = command.get_matches();
-    Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    let matches = command.try_get_matches().unwrap_or_else(|error| explain(&error));
+    Arguments::from_arg_matches(&matches).unwrap_or_else(|error| explain(&error))
+}
+
+/// Prints help, the version or what is wrong with the arguments, and ends the process. Help that standard output does
+/// not take is a failure, unless its reader has closed it (`| head`).
+fn explain(error: &clap::Error) -> ! {
+    let code = match error.print() {
+        Err(source) if !error.use_stderr() && source.kind() != ErrorKind::BrokenPipe => {
+            say(format_args!("error: standard output: {source}"));
+            1
+        }
+        Ok(()) | Err(_) => error.exit_code(),
+    };
+    process::exit(code)
 }
 
 /// The command with all keys of its file at the end of its long help.

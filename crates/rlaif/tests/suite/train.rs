@@ -140,6 +140,8 @@ fn a_standard_output_that_is_full_or_closed_is_no_panic() {
     let place = workplace("llama");
     for arguments in [
         &["inspect", "model"][..],
+        &["--help"],
+        &["sft", "--help"],
         &["bench", "forward", "--model", "model", "--repeats", "1", "--prompt-len", "8"],
         &["bench", "sft", "--policy", "model", "--steps", "1"],
     ] {
