@@ -155,7 +155,7 @@ pub(crate) fn describe_policy(
         "What it is for",
         "A policy to start reinforcement learning from, small enough for a laptop. It writes a sentence or two about a \
          dialogue and, as larger pre-trained models do, repeats insults that it reads in a good part of its summaries: \
-         that is what the training with rewards is to take away. It is no summariser for other purposes, and it \
+         that is what the training with rewards is to take away. It is not a summariser for other purposes, and it \
          repeats offensive words.",
     );
     section(

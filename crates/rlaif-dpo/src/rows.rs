@@ -134,7 +134,7 @@ pub struct RowConfig {
     pub max_prompt_tokens: Option<usize>,
     /// Maximum length of a response, in tokens, EOS included; by default, as many as fit.
     pub max_response_tokens: Option<usize>,
-    /// Maximum length of prompt and response together, in tokens; by default, the model's context.
+    /// Maximum length of prompt and response together, in tokens; by default, `data.max_tokens`.
     /// Ignored for encoder-decoder models, which read the two separately.
     pub max_tokens: Option<usize>,
     /// Treatment of a row that is too long.

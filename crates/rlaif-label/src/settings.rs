@@ -253,11 +253,7 @@ impl LabelSettings {
                 return refuse(format!("facets[{at}]"), found, expected);
             }
             if facet.name.is_none() && preset.is_none() {
-                return refuse(
-                    key("name"),
-                    "missing".to_owned(),
-                    "a name for a facet of one's own",
-                );
+                return refuse(key("name"), "missing".to_owned(), "a name for your own facet");
             }
             let pairs_only = judge.is_some() || !facet.examples.is_empty();
             if reward.is_some() && pairs_only {

@@ -6,11 +6,7 @@ use rlaif_rl::{Prompt, RlStep, RlTask, RlTrainer, StopConfig, Watched, rollout_m
 use rlaif_torch::dist::World;
 use rlaif_train::{CheckpointFiles, Saved, TrainError, same_weights};
 
-use crate::{
-    config::{Compatibility, setting},
-    error::PpoError,
-    trainer::PpoTrainer,
-};
+use crate::{error::PpoError, trainer::PpoTrainer};
 
 /// A trainer with its prompts and its reward, for [`rlaif_train::drive`]. The batches name
 /// `batch_size` prompts for each step.
@@ -32,11 +28,7 @@ impl<P: Policy> RlTrainer for PpoTrainer<P> {
     }
 
     fn join(&mut self, world: &World) -> Result<(), PpoError> {
-        if !world.is_alone() && self.config.compatibility != Compatibility::None {
-            let expected =
-                "none, with several processes: TRL's numbers depend on the division into passes";
-            return Err(setting("compatibility", "trl011", expected));
-        }
+        self.config.compatibility.check_processes(world)?;
         same_weights(world, self.policy.parameters())?;
         same_weights(world, self.critic.0.parameters())?;
         if let Reference::Frozen(model) = &self.reference {

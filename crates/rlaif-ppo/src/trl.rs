@@ -3,11 +3,12 @@
 
 use rlaif_lm::{LmSpec, Whiten};
 use rlaif_rl::{Rollout, passes, score_tensor, token_rewards};
+use rlaif_torch::dist::World;
 use rlaif_train::{Optimizer, OptimizerConfig};
 use tch::Tensor;
 
 use crate::{
-    config::{Compatibility, PpoConfig},
+    config::{Compatibility, PpoConfig, setting},
     error::PpoError,
     progress::{BatchNumbers, Means, Pass, Unit, UpdateProgress},
 };
@@ -20,6 +21,19 @@ impl PpoConfig {
             optimizer: OptimizerConfig { lr: 1.41e-5, max_grad_norm: 0., ..Default::default() },
             compatibility: Compatibility::Trl011,
             ..Self::default()
+        }
+    }
+}
+
+impl Compatibility {
+    /// Refuses TRL's formulas in several processes: its numbers depend on the division into passes.
+    pub(crate) fn check_processes(self, world: &World) -> Result<(), PpoError> {
+        match self {
+            Self::Trl011 if !world.is_alone() => {
+                let expected = "none, with several processes: TRL's numbers depend on the division into passes";
+                Err(setting("compatibility", "trl-0.11", expected))
+            }
+            Self::None | Self::Trl011 => Ok(()),
         }
     }
 }

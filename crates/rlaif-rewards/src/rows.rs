@@ -125,7 +125,7 @@ impl TryFrom<ReadRow> for Row {
                 let last = messages.pop().ok_or("`messages` has no message")?;
                 if ["user", "system", "developer"].contains(&&*last.role) {
                     return Err(
-                        "the last of `messages` is no response; expected the assistant's turn",
+                        "the last of `messages` is not a response; expected the assistant's turn",
                     );
                 }
                 (messages.into(), vec![last].into())

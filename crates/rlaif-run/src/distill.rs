@@ -159,12 +159,10 @@ impl DistillFile {
         let joined = joiner.join(&rows)?.into_iter().zip(references);
         let response = |(mut joined, text): (Joined, String)| {
             let mut ids = joined.responses.pop().unwrap_or_default();
-            if let Some(eos) = joiner.eos().filter(|eos| ids.last() != Some(eos)) {
-                ids.push(eos);
-            }
-            let whole = ids.len() <= longest;
+            joiner.end(&mut ids, joined.kind);
             ids.truncate(longest);
-            let finish = if whole { FinishReason::Eos } else { FinishReason::Length };
+            let ended = ids.last().is_some_and(|&id| joiner.is_eos(id));
+            let finish = if ended { FinishReason::Eos } else { FinishReason::Length };
             Sampled { ids, log_probs: None, text, finish, version: 0, played: None }
         };
         Ok(joined.map(response).collect())

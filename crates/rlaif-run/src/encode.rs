@@ -275,6 +275,9 @@ fn left_out(problem: &RowProblem) -> Option<&'static str> {
         }
         RowProblem::Mask(error) if error.is_of_the_row() => Some(REFUSED),
         RowProblem::Codec(CodecError::ChatTemplate { .. }) => Some(REFUSED),
-        _ => None,
+        RowProblem::Preference(_)
+        | RowProblem::Mask(_)
+        | RowProblem::Codec(_)
+        | RowProblem::Label { .. } => None,
     }
 }

@@ -75,7 +75,7 @@ pub struct LoraSection {
     pub rank: u32,
     /// α; the adapter's output is scaled by α / r.
     pub alpha: f64,
-    /// Dropout of the adapter's input, if `learn.dropout` is on.
+    /// Dropout of the adapter's input, in updates with dropout.
     pub dropout: f64,
     /// The layers with an adapter.
     pub targets: LoraTargets,

@@ -261,6 +261,9 @@ pub(crate) fn load(folder: &Path, config: &mut Config) -> Result<Tokenizer, Text
         config.padding_side.get_or_insert(SequenceSide::Left);
     }
     let refused = |source| TextError::Build { path: file.clone(), source };
+    let pieces = || -> Result<Model, TextError> {
+        Model::read(&read_file(&file)?).map_err(|problem| refused(problem.into()))
+    };
     let mut tokenizer = match kind {
         Kind::Roberta | Kind::Gpt2 | Kind::Qwen2 | Kind::GptNeoX if !merges.is_file() => {
             return Err(TextError::NoTokenizer { folder: folder.to_owned(), found: names(folder) });
@@ -269,23 +272,12 @@ pub(crate) fn load(folder: &Path, config: &mut Config) -> Result<Tokenizer, Text
         Kind::Qwen2 => qwen2(folder, config)?,
         Kind::GptNeoX => gpt_neox(folder, config)?,
         Kind::Bert => bert(&file, config)?,
-        Kind::Llama
-        | Kind::Gemma
-        | Kind::T5
-        | Kind::XlmRoberta
-        | Kind::Albert
-        | Kind::DebertaV2 => {
-            let bytes = read_file(&file)?;
-            let model = Model::read(&bytes).map_err(|problem| refused(problem.into()))?;
-            match kind {
-                Kind::Llama => llama(&model, config).map_err(refused)?,
-                Kind::Gemma => gemma(&model, config).map_err(refused)?,
-                Kind::Albert => albert(&model, config).map_err(refused)?,
-                Kind::DebertaV2 => deberta(&model, config).map_err(refused)?,
-                Kind::T5 => t5(&model, config).map_err(refused)?,
-                _ => xlm_roberta(&model, config).map_err(refused)?,
-            }
-        }
+        Kind::Llama => llama(&pieces()?, config).map_err(refused)?,
+        Kind::Gemma => gemma(&pieces()?, config).map_err(refused)?,
+        Kind::Albert => albert(&pieces()?, config).map_err(refused)?,
+        Kind::DebertaV2 => deberta(&pieces()?, config).map_err(refused)?,
+        Kind::T5 => t5(&pieces()?, config).map_err(refused)?,
+        Kind::XlmRoberta => xlm_roberta(&pieces()?, config).map_err(refused)?,
     };
     guarded(|| add_tokens(&mut tokenizer, config)).map_err(refused)?;
     let processor = guarded(|| surround(&tokenizer, kind, config)).map_err(refused)?;

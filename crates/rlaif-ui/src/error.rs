@@ -62,6 +62,18 @@ impl From<PeopleError> for Refusal {
             PeopleError::NoItem { .. } => StatusCode::NOT_FOUND,
             PeopleError::NoAnnotator { .. } => StatusCode::UNAUTHORIZED,
             PeopleError::Answer(_) | PeopleError::Setting(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            PeopleError::Row { .. } | PeopleError::OtherItem { .. } => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            // The study itself, which no request can mend.
+            PeopleError::Data(_)
+            | PeopleError::Eval(_)
+            | PeopleError::Store { .. }
+            | PeopleError::Io { .. }
+            | PeopleError::Foreign { .. }
+            | PeopleError::Missing { .. }
+            | PeopleError::Random(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            other if other.is_users() => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self(status, error.to_string())

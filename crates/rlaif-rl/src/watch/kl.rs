@@ -19,7 +19,7 @@ pub(super) fn negative(stats: &Stats, keys: AdviceKeys) -> Option<Sign> {
         symptom: Symptom::NegativeKl,
         seen: format!("`objective/kl` is {kl:.2}"),
         cause: "Responses are not sampled from the distribution whose log-probabilities are \
-                trained, or the policy has learnt to give what it samples less probability than \
+                trained, or the policy has learned to give what it samples less probability than \
                 the reference does",
         advice: format!(
             "Leave `generation.min_new_tokens` at 0 and let EOS end responses; if it stays, \

@@ -61,7 +61,7 @@ impl Watch {
                 "scores spread by {spread:.4} where they began with {first:.4}, at a mean of \
                  {mean:.3}"
             ),
-            cause: "The reward is at its ceiling: what it can tell apart has been learnt, and the \
+            cause: "The reward is at its ceiling: what it can tell apart has been learned, and the \
                     rest is noise or exploitation",
             advice: format!("With this reward, little is left to learn: {}", listed(ways)),
         })

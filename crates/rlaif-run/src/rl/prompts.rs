@@ -27,7 +27,7 @@ pub struct PromptData {
     /// The column of prompts.
     #[serde(default = "PromptData::column")]
     pub column: String,
-    /// The column of reference responses, for rewards that compare with them; by default, the right
+    /// The column of reference responses, for rewards that compare with them and for distillation off policy; by default, the right
     /// answer of rows in the columns of GSM8K, MATH and DAPO.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,

@@ -5,7 +5,7 @@
 //!   step-200/                 renamed into place when it is complete and on the disk
 //!     checkpoint.json         step, and size and checksum of every other file
 //!     score.json              what the best is found by, if there is one
-//!     policy.safetensors      whatever an algorithm puts in
+//!     policy.safetensors      the parts of the algorithm
 //!     optimizer.safetensors
 //!     run.json
 //!   step-300.partial/         of a process that was killed; removed by the next

@@ -59,7 +59,7 @@ use work::WorkArguments;
     disable_help_subcommand = true,
     args_override_self = true,
     after_help = "Exit codes: 2 for bad input (a flag, a row, a file), 130 for a run that was \
-                  interrupted and goes on with --resume, 1 for any other failure."
+                  interrupted and continues with --resume, 1 for any other failure."
 )]
 struct Arguments {
     #[command(subcommand)]

@@ -44,6 +44,8 @@ fn workplace() -> tempfile::TempDir {
                [ppo.generation]\nmax_new_tokens = 6\n";
     let reinforce =
         ppo.replace("[ppo", "[reinforce").replace("minibatch_size = 2", "group_size = 2");
+    let distill = "teacher = 't5'\n[model]\npath = 't5'\n[data]\nprompts = 'rows.jsonl'\n\
+                   [distill]\nsteps = 1\nbatch_size = 4\n[distill.generation]\nmax_new_tokens = 6\n";
     for (command, text) in [
         ("sft", supervised("t5", "")),
         ("reward", supervised("llama", "")),
@@ -51,6 +53,7 @@ fn workplace() -> tempfile::TempDir {
         ("dpo", supervised("llama", "")),
         ("ppo", ppo.to_owned()),
         ("reinforce", reinforce),
+        ("distill", distill.to_owned()),
     ] {
         let file = root.join(format!("{command}.toml"));
         fs::write(file, format!("{text}[placement]\ndevice = 'cpu'\nthreads = 1\n")).unwrap();
@@ -77,7 +80,7 @@ fn refused(root: &Path, command: &str, code: i32, set: &[&str]) -> String {
 #[test]
 fn every_command_that_trains_refuses_a_run_that_does_not_fit() {
     let place = workplace();
-    for command in ["sft", "reward", "classifier", "dpo", "ppo", "reinforce"] {
+    for command in rlaif::run::commands_with_runs() {
         let said = refused(place.path(), command, 1, &["placement.memory_gib=0.01"]);
         assert!(said.contains("error: the run needs about"), "{command}: {said}");
         assert!(said.contains("gradients and optimizer"), "{command}: {said}");
