@@ -226,7 +226,7 @@ fn settings_of_the_group_relative_family_are_those_of_the_runs_compared_with_trl
             "delta",
             json!({"loss_type": "grpo", "delta": 1.5, "scale_rewards": "batch"}),
             r#"{"group_mean":{"scale":{"batch":{"eps":0.0001}}}}"#,
-            r#"{"clipped":{"low":0.2,"high":0.2,"dual":1.5}}"#,
+            r#"{"clipped":{"low":0.2,"high":0.2,"dual_clip":1.5}}"#,
             r#""responses""#,
             "token",
             r#""none""#,
