@@ -88,7 +88,7 @@ fn names_no_head(class: &str) -> bool {
 
 impl Family {
     /// `true` if a classifier of this family is a linear layer on the last token.
-    fn reads_last_token(&self) -> bool {
+    pub(crate) fn reads_last_token(&self) -> bool {
         self.classifies.is_some_and(|classifies| classifies.linear_head.is_some())
     }
 

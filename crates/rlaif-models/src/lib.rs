@@ -65,7 +65,7 @@ pub use footprint::{
     TrainedWeights,
 };
 pub use gguf::{GgufFormat, GgufLayout, GgufRotary, GgufTokenizer, export_gguf, import_gguf};
-pub use inspect::{ModelSummary, inspect, inspect_of};
+pub use inspect::{Capability, ModelSummary, WeightMemory, inspect, inspect_of};
 pub use language_model::LanguageModel;
 pub use load::LoadOptions;
 pub use lora::ModelAdapters;

@@ -2,7 +2,9 @@
 
 use std::{fs, num::NonZeroU32, path::Path};
 
-use rlaif_models::{AdapterConfig, ModelError, ModelFiles, ModelNames, TaskType};
+use rlaif_models::{
+    AdapterConfig, Capability, Families, ModelError, ModelFiles, ModelNames, TaskType, WeightMemory,
+};
 use serde::Serialize;
 
 use super::error::CommandError;
@@ -20,6 +22,10 @@ pub struct Inspection {
     pub parameters: usize,
     /// Dtype of the weights.
     pub dtype: String,
+    /// Bytes of the weights in memory, by the dtype in which they are loaded.
+    pub memory: WeightMemory,
+    /// The supported uses.
+    pub supported: Vec<Capability>,
     /// Rows of the vocabulary head.
     pub vocab_size: i64,
     /// Width of the hidden states.
@@ -78,6 +84,7 @@ impl Inspection {
     pub fn of(names: &ModelNames<'_>) -> Result<Self, CommandError> {
         let ModelFiles { folder: base, adapter } = model_files(names)?;
         let summary = rlaif_models::inspect(&base)?;
+        let memory = WeightMemory::of(Families::BUILT_IN, &base)?;
         let on_base = adapter.as_deref().map(|adapter| {
             let config = AdapterConfig::read(adapter).map_err(ModelError::from)?;
             Ok::<_, CommandError>(InspectedAdapter {
@@ -96,6 +103,8 @@ impl Inspection {
             model_type: spec.model_type,
             parameters: summary.parameters,
             dtype: summary.dtype,
+            memory,
+            supported: summary.supported,
             vocab_size: spec.vocab_size,
             hidden_size: spec.hidden_size,
             context: spec.context,
