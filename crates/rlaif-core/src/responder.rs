@@ -115,7 +115,7 @@ pub struct ResponseToken {
     pub response: usize,
     /// The token.
     pub id: u32,
-    /// Its log-probability under softmax(logits / temperature), over the whole vocabulary.
+    /// The token's log-probability under softmax(logits / temperature), over the whole vocabulary.
     pub log_prob: f32,
     /// The text that is certain with this token, after that of earlier tokens. It may be empty: a character may
     /// have several tokens, and the beginning of a stop string is held back.

@@ -18,9 +18,9 @@ use serde_json::{Value, json};
 
 use crate::{
     error::{Json, Refusal},
+    locks::Stopped,
+    rewards::Rewards,
     shown::{hidden_pattern, pieces},
-    stop::Stopped,
-    talk::Rewards,
 };
 
 /// State of all requests.

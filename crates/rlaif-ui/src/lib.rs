@@ -8,7 +8,9 @@ mod assets;
 mod error;
 mod guard;
 mod labelling;
+mod locks;
 mod openai;
+mod rewards;
 mod runs;
 mod server;
 mod shown;
@@ -27,12 +29,12 @@ use rlaif_core::Responder;
 use rlaif_people::{Study, random_token};
 
 pub use error::UiError;
+pub use rewards::Rewards;
 pub use server::UiServer;
-pub use talk::Rewards;
 
 use guard::{Guard, Hosts, guard};
 use labelling::App;
-use stop::Stopped;
+use locks::Stopped;
 
 /// Largest body of a request, in bytes: a note and an edited response.
 const BODY: usize = 1024 * 1024;

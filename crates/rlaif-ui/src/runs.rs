@@ -29,8 +29,8 @@ use tokio::{
 use crate::{
     error::{Json, Refusal},
     labelling::{App, blocking},
+    locks::Locks,
     shown::pieces,
-    stop::Locks,
 };
 
 /// Levels of folders below the root that are looked through for runs.

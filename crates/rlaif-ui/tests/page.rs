@@ -271,7 +271,7 @@ fn a_live_run_is_stopped_once_and_no_other_process_is() {
         write_run(&runs.join(name), 3);
         std::fs::write(runs.join(name).join("log.txt"), "").unwrap();
     }
-    // Another file of this process is locked, and so is no run.
+    // Another locked file, which does not belong to a run.
     let own = std::fs::File::create(folder.path().join("log.txt")).unwrap();
     own.try_lock().unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())

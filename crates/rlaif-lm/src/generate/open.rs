@@ -6,7 +6,8 @@ use rlaif_core::{BadSetting, Seed, TextCodec};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::{
-    Ask, FinishReason, GenerationConfig,
+    ask::{Ask, FinishReason},
+    config::GenerationConfig,
     rows::{Entry, Rows, Settings},
 };
 use crate::{

@@ -6,7 +6,7 @@ use rlaif_core::{Seed, Specials, TextCodec};
 use tch::{Device, Kind, Tensor};
 
 use super::{
-    Ask, FinishReason,
+    ask::{Ask, FinishReason},
     choose::{self, Choice, Situation},
     config::{Eos, GenerationConfig},
     philox,
