@@ -10,10 +10,10 @@ mod config;
 mod decode;
 
 use rlaif_lm::{
-    Activations, CacheShape, DecodeState, DecoderLm, EncodedTokens, EncoderStates, Forward,
-    KvCache, LmError, LmSpec, Memory, Padding, Parameters, Room, Seq2SeqLm, TokenBatch, VocabHead,
+    Activations, DecodeState, DecoderLm, EncodedTokens, EncoderStates, Forward, LmError, LmSpec,
+    Padding, Parameters, Room, Seq2SeqLm, TokenBatch, VocabHead,
 };
-use rlaif_torch::{Keys, attends_rows};
+use rlaif_torch::Keys;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -25,10 +25,9 @@ use crate::{
     labels::Labels,
     layers::{Activation, Bias, Embedding, LayerNorm, Linear, dropout},
     recompute::{Shallow, recompute},
-    rows,
     seq2seq::{
-        Attention, AttentionBias, Cover, HeadSettings, Seq2SeqTrunk, Start, TrunkLayers,
-        as_collated, padded, shared_words, with_head,
+        self, Attention, AttentionBias, Cover, HeadSettings, Seq2SeqTrunk, Start, TrunkLayers,
+        shared_words, with_head,
     },
     weights::{ModelTensors, TensorTree},
 };
@@ -334,51 +333,15 @@ impl Trunk {
     fn embeddings(&self) -> &Tensor {
         self.words[0].weight()
     }
-
-    /// `true` if attention supports rows of different lengths without padding.
-    fn attends_rows(&self, pass: Pass) -> bool {
-        let (kind, device) = (self.embeddings().kind(), self.embeddings().device());
-        let heads = [self.shape.encoder.heads, self.shape.decoder.heads];
-        heads.into_iter().all(|heads| attends_rows(kind, device, self.shape.d_model / heads))
-            && pass.dropout_p(self.shape.attention_dropout) == 0.
-    }
-
-    /// Runs the encoder over the tokens in the given layout.
-    fn encode_as(
-        &self,
-        tokens: EncodedTokens,
-        prompts: &TokenBatch,
-        pass: Pass,
-    ) -> Result<EncoderStates, LmError> {
-        let embedded = match &tokens {
-            EncodedTokens::Unpadded(_) => self.words[0].adapted(&prompts.unpadded_ids(), pass),
-            EncodedTokens::Full | EncodedTokens::Padded(_) => {
-                self.words[0].adapted(prompts.ids(), pass)
-            }
-        };
-        let cover = Cover::self_attention(&tokens, embedded.kind());
-        let context = Context { cover: &cover, keys: Keys::All, encoded: None };
-        let x = self.encoder.begin(embedded, &positions(prompts, &tokens), pass);
-        let hidden = self.encoder.forward(x, &context, pass)?;
-        Ok(EncoderStates { hidden, tokens })
-    }
 }
 
 impl Seq2SeqTrunk for Trunk {
     fn encode(&self, prompts: &TokenBatch, pass: Pass) -> Result<EncoderStates, LmError> {
-        let lengths: Vec<i64> = prompts.rows().iter().map(|row| row.len() as i64).collect();
-        let unpadded = !prompts.is_full() && self.attends_rows(pass) && !lengths.contains(&0);
-        let tokens = if unpadded { EncodedTokens::Unpadded(lengths) } else { as_collated(prompts) };
-        self.encode_as(tokens, prompts, pass)
+        seq2seq::encode(self, prompts, pass)
     }
 
     fn decode(&self, ids: &Tensor, encoded: &EncoderStates, pass: Pass) -> Result<Tensor, LmError> {
-        let padded = match &encoded.tokens {
-            EncodedTokens::Unpadded(lengths) if !self.attends_rows(pass) => {
-                Some(padded(&encoded.hidden, lengths))
-            }
-            _ => None,
-        };
+        let padded = seq2seq::padded_if_needed(self, encoded, pass);
         let encoded = padded.as_ref().unwrap_or(encoded);
         let embedded = self.words[1].adapted(ids, pass);
         let (kind, width) = (embedded.kind(), ids.size()[1]);
@@ -508,18 +471,7 @@ impl DecoderLm for Bart {
     }
 
     fn open(&self, room: Room) -> Result<DecodeState, LmError> {
-        let Shape { d_model, decoder, .. } = self.trunk.shape;
-        let shape = CacheShape {
-            layers: decoder.layers,
-            heads: decoder.heads,
-            head_dim: d_model / decoder.heads,
-            kind: self.frame.spec.kind,
-            device: self.frame.spec.device,
-        };
-        Ok(DecodeState {
-            cache: KvCache::new(shape, room.rows, room.response)?,
-            memory: Some(Memory::new(shape, room.rows, room.prompt)?),
-        })
+        seq2seq::open(&self.trunk, &self.frame.spec, room)
     }
 
     fn prefill(
@@ -529,29 +481,7 @@ impl DecoderLm for Bart {
         forward: Forward<'_>,
     ) -> Result<(), LmError> {
         let pass = self.frame.adapters.resolve(forward)?;
-        if rows::serve(self.frame.spec.kind, self.frame.spec.device, pass) {
-            return self.trunk.prefill_rows(state, prompts, pass);
-        }
-        let memory = state.memory.as_mut().ok_or(LmError::NoMemory)?;
-        // The state stores rows left-aligned.
-        let right = match prompts.padding() {
-            Padding::Right => None,
-            Padding::Left => Some(TokenBatch::collate(
-                prompts.rows().to_vec(),
-                &self.frame.spec,
-                Padding::Right,
-            )?),
-        };
-        let prompts = right.as_ref().unwrap_or(prompts);
-        let hidden = self.trunk.encode_as(as_collated(prompts), prompts, pass)?.hidden;
-        for (i, block) in self.trunk.decoder.blocks.iter().enumerate() {
-            if let Some((cross, _)) = &block.cross {
-                let [k, v] = cross.keys_values(&hidden, pass);
-                memory.layers().fill(i, &k, &v)?;
-            }
-        }
-        memory.enter(&prompts.rows().iter().map(Vec::len).collect::<Vec<_>>())?;
-        state.cache.enter(&vec![0; prompts.len()])
+        seq2seq::prefill(&self.trunk, &self.frame.spec, state, prompts, pass)
     }
 
     fn decode_step(
@@ -561,10 +491,7 @@ impl DecoderLm for Bart {
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError> {
         let pass = self.frame.adapters.resolve(forward)?;
-        if rows::serve(self.frame.spec.kind, self.frame.spec.device, pass) {
-            return self.trunk.decode_rows(state, tokens, pass);
-        }
-        self.trunk.decode_step(state, tokens, pass)
+        seq2seq::decode_step(&self.trunk, &self.frame.spec, state, tokens, pass)
     }
 
     fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {

@@ -1,6 +1,7 @@
-//! Parts that encoder-decoder families share: attention with padding excluded, and the embeddings of both sides.
+//! Parts that encoder-decoder families share: attention with padding excluded, the embeddings of both sides, decoding.
 
 mod classifier;
+mod decode;
 
 use rlaif_lm::{EncodedTokens, EncoderStates, Mask, TokenBatch};
 use rlaif_torch::{AttentionOptions, Keys, RowLengths};
@@ -13,6 +14,7 @@ use crate::{
     weights::ModelTensors,
 };
 pub(crate) use classifier::{HeadSettings, Seq2SeqTrunk, Start, TrunkLayers, with_head};
+pub(crate) use decode::{CachedTrunk, decode_step, encode, open, padded_if_needed, prefill};
 
 /// Multi-head attention to its own input, or to the states of an encoder.
 #[derive(Debug)]

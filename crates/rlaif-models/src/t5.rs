@@ -10,10 +10,10 @@ mod config;
 mod decode;
 
 use rlaif_lm::{
-    Activations, CacheShape, DecodeState, DecoderLm, EncodedTokens, EncoderStates, Forward,
-    KvCache, LmError, LmSpec, Memory, Padding, Parameters, Room, Seq2SeqLm, TokenBatch, VocabHead,
+    Activations, DecodeState, DecoderLm, EncoderStates, Forward, LmError, LmSpec, Parameters, Room,
+    Seq2SeqLm, TokenBatch, VocabHead,
 };
-use rlaif_torch::{Keys, attends_rows};
+use rlaif_torch::Keys;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -23,12 +23,11 @@ use crate::{
     error::ModelError,
     frame::{Frame, Parts},
     labels::Labels,
-    layers::{Activation, Bias, Embedding, Linear, RmsNorm, dropout, hide},
+    layers::{Activation, Bias, Embedding, Linear, RmsNorm, dropout},
     recompute::{Shallow, recompute},
-    rows,
     seq2seq::{
-        Attention, AttentionBias, Cover, HeadSettings, Seq2SeqTrunk, Start, TrunkLayers,
-        as_collated, padded, shared_words, with_head,
+        self, Attention, AttentionBias, Cover, HeadSettings, Seq2SeqTrunk, Start, TrunkLayers,
+        shared_words, with_head,
     },
     weights::{Init, ModelTensors, TensorTree},
 };
@@ -389,49 +388,15 @@ impl Trunk {
     fn embed(&self, ids: &Tensor, pass: Pass) -> Tensor {
         self.words[1].adapted(ids, pass)
     }
+}
 
-    /// `true` if attention supports rows of different lengths without padding.
-    fn attends_rows(&self, pass: Pass) -> bool {
-        let (kind, device) = (self.embeddings().kind(), self.embeddings().device());
-        attends_rows(kind, device, self.shape.d_kv) && pass.dropout_p(self.shape.dropout) == 0.
-    }
-
-    /// Runs the encoder over the tokens in the given layout.
-    fn encode_as(
-        &self,
-        tokens: EncodedTokens,
-        prompts: &TokenBatch,
-        pass: Pass,
-    ) -> Result<EncoderStates, LmError> {
-        let embedded = match &tokens {
-            EncodedTokens::Unpadded(_) => self.words[0].adapted(&prompts.unpadded_ids(), pass),
-            EncodedTokens::Full | EncodedTokens::Padded(_) => {
-                self.words[0].adapted(prompts.ids(), pass)
-            }
-        };
-        let width = prompts.ids().size()[1];
-        let bias = self.encoder.bias.full(width, width);
-        let cover = Cover::self_attention(&tokens, embedded.kind());
-        let scores = AttentionBias { bias: Some(&bias), cover: &cover, keys: Keys::All };
-        let context = Context { scores, encoded: None };
-        let hidden = self.encoder.forward(embedded, &context, pass)?;
-        Ok(EncoderStates { hidden, tokens })
-    }
-
+impl Seq2SeqTrunk for Trunk {
     fn encode(&self, prompts: &TokenBatch, pass: Pass) -> Result<EncoderStates, LmError> {
-        let lengths: Vec<i64> = prompts.rows().iter().map(|row| row.len() as i64).collect();
-        let unpadded = !prompts.is_full() && self.attends_rows(pass) && !lengths.contains(&0);
-        let tokens = if unpadded { EncodedTokens::Unpadded(lengths) } else { as_collated(prompts) };
-        self.encode_as(tokens, prompts, pass)
+        seq2seq::encode(self, prompts, pass)
     }
 
     fn decode(&self, ids: &Tensor, encoded: &EncoderStates, pass: Pass) -> Result<Tensor, LmError> {
-        let padded = match &encoded.tokens {
-            EncodedTokens::Unpadded(lengths) if !self.attends_rows(pass) => {
-                Some(padded(&encoded.hidden, lengths))
-            }
-            _ => None,
-        };
+        let padded = seq2seq::padded_if_needed(self, encoded, pass);
         let encoded = padded.as_ref().unwrap_or(encoded);
         let embedded = self.embed(ids, pass);
         let (kind, width) = (embedded.kind(), ids.size()[1]);
@@ -440,16 +405,6 @@ impl Trunk {
         let scores = AttentionBias { bias: Some(&bias), cover: &Cover::Full, keys: Keys::Causal };
         let context = Context { scores, encoded: Some((&encoded.hidden, &cover)) };
         self.decoder.forward(embedded, &context, pass)
-    }
-}
-
-impl Seq2SeqTrunk for Trunk {
-    fn encode(&self, prompts: &TokenBatch, pass: Pass) -> Result<EncoderStates, LmError> {
-        self.encode(prompts, pass)
-    }
-
-    fn decode(&self, ids: &Tensor, encoded: &EncoderStates, pass: Pass) -> Result<Tensor, LmError> {
-        self.decode(ids, encoded, pass)
     }
 
     fn layers(&mut self) -> TrunkLayers<'_> {
@@ -567,17 +522,7 @@ impl DecoderLm for T5 {
     }
 
     fn open(&self, room: Room) -> Result<DecodeState, LmError> {
-        let shape = CacheShape {
-            layers: self.trunk.decoder.blocks.len(),
-            heads: self.trunk.shape.heads,
-            head_dim: self.trunk.shape.d_kv,
-            kind: self.frame.spec.kind,
-            device: self.frame.spec.device,
-        };
-        Ok(DecodeState {
-            cache: KvCache::new(shape, room.rows, room.response)?,
-            memory: Some(Memory::new(shape, room.rows, room.prompt)?),
-        })
+        seq2seq::open(&self.trunk, &self.frame.spec, room)
     }
 
     fn prefill(
@@ -587,29 +532,7 @@ impl DecoderLm for T5 {
         forward: Forward<'_>,
     ) -> Result<(), LmError> {
         let pass = self.frame.adapters.resolve(forward)?;
-        if rows::serve(self.frame.spec.kind, self.frame.spec.device, pass) {
-            return self.trunk.prefill_rows(state, prompts, pass);
-        }
-        let memory = state.memory.as_mut().ok_or(LmError::NoMemory)?;
-        // The state stores rows left-aligned.
-        let right = match prompts.padding() {
-            Padding::Right => None,
-            Padding::Left => Some(TokenBatch::collate(
-                prompts.rows().to_vec(),
-                &self.frame.spec,
-                Padding::Right,
-            )?),
-        };
-        let prompts = right.as_ref().unwrap_or(prompts);
-        let hidden = self.trunk.encode_as(as_collated(prompts), prompts, pass)?.hidden;
-        for (i, block) in self.trunk.decoder.blocks.iter().enumerate() {
-            if let Some((cross, _)) = &block.cross {
-                let [k, v] = cross.keys_values(&hidden, pass);
-                memory.layers().fill(i, &k, &v)?;
-            }
-        }
-        memory.enter(&prompts.rows().iter().map(Vec::len).collect::<Vec<_>>())?;
-        state.cache.enter(&vec![0; prompts.len()])
+        seq2seq::prefill(&self.trunk, &self.frame.spec, state, prompts, pass)
     }
 
     fn decode_step(
@@ -619,39 +542,7 @@ impl DecoderLm for T5 {
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError> {
         let pass = self.frame.adapters.resolve(forward)?;
-        if rows::serve(self.frame.spec.kind, self.frame.spec.device, pass) {
-            return self.trunk.decode_rows(state, tokens, pass);
-        }
-        let memory = state.memory.as_ref().ok_or(LmError::NoMemory)?;
-        let hidden = memory.visible().map(|seen| hide(seen, self.frame.spec.kind));
-        let cache = &mut state.cache;
-        cache.check_space()?;
-        let mut x = dropout(
-            self.trunk.embed(&tokens.unsqueeze(1), pass),
-            self.trunk.decoder.dropout,
-            pass.dropout,
-        );
-        let mut bias = self.trunk.decoder.bias.at(cache.positions(), cache.width());
-        if let Some(visible) = cache.visible(None) {
-            bias = &bias + hide(&visible, bias.kind());
-        }
-        for (i, block) in self.trunk.decoder.blocks.iter().enumerate() {
-            let normed = block.attention_norm.forward(&x);
-            let heads = |layer: &Linear| {
-                let size = [tokens.size()[0], 1, self.trunk.shape.heads, self.trunk.shape.d_kv];
-                layer.forward(&normed, pass).view(size)
-            };
-            let (k, v) = cache.append(i, &heads(&block.attention.k), &heads(&block.attention.v));
-            let mixed = block.attention.step(&normed, &k, &v, Some(&bias), pass);
-            x = block.add(&x, &block.attention.o, &mixed, pass);
-            if let Some((cross, norm)) = &block.cross {
-                let (k, v) = memory.layer(i);
-                let mixed = cross.step(&norm.forward(&x), &k, &v, hidden.as_ref(), pass);
-                x = block.add(&x, &cross.o, &mixed, pass);
-            }
-            x = block.finish(&x, pass);
-        }
-        Ok(self.trunk.decoder.end(&x, pass).squeeze_dim(1))
+        seq2seq::decode_step(&self.trunk, &self.frame.spec, state, tokens, pass)
     }
 
     fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {

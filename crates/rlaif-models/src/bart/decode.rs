@@ -1,14 +1,15 @@
 //! Decoding of BART's kin: step by step with libtorch's operations, and over rows without padding on the CPU.
 
-use rlaif_lm::{DecodeState, LmError, TokenBatch};
-use rlaif_torch::{RowAttention, RowCount};
+use rlaif_lm::{DecodeState, EncodedTokens, EncoderStates, LmError, TokenBatch};
+use rlaif_torch::{Keys, RowAttention, RowCount, attends_rows};
 use tch::Tensor;
 
-use super::{Block, Trunk};
+use super::{Block, Context, Trunk, positions};
 use crate::{
     adapter::Pass,
     layers::{LayerNorm, Linear, hide},
     rows::{self, PackedRows},
+    seq2seq::{Attention, CachedTrunk, Cover},
 };
 
 impl Block {
@@ -36,8 +37,42 @@ impl Block {
     }
 }
 
-impl Trunk {
-    /// The encoder's last hidden states `[N, d_model]`.
+impl CachedTrunk for Trunk {
+    fn decoder_heads(&self) -> [i64; 2] {
+        let heads = self.shape.decoder.heads;
+        [heads, self.shape.d_model / heads]
+    }
+
+    fn crosses(&self) -> impl Iterator<Item = &Attention> {
+        self.decoder.blocks.iter().filter_map(|block| block.cross.as_ref().map(|(cross, _)| cross))
+    }
+
+    fn attends_rows(&self, pass: Pass) -> bool {
+        let (kind, device) = (self.embeddings().kind(), self.embeddings().device());
+        let heads = [self.shape.encoder.heads, self.shape.decoder.heads];
+        heads.into_iter().all(|heads| attends_rows(kind, device, self.shape.d_model / heads))
+            && pass.dropout_p(self.shape.attention_dropout) == 0.
+    }
+
+    fn encode_as(
+        &self,
+        tokens: EncodedTokens,
+        prompts: &TokenBatch,
+        pass: Pass,
+    ) -> Result<EncoderStates, LmError> {
+        let embedded = match &tokens {
+            EncodedTokens::Unpadded(_) => self.words[0].adapted(&prompts.unpadded_ids(), pass),
+            EncodedTokens::Full | EncodedTokens::Padded(_) => {
+                self.words[0].adapted(prompts.ids(), pass)
+            }
+        };
+        let cover = Cover::self_attention(&tokens, embedded.kind());
+        let context = Context { cover: &cover, keys: Keys::All, encoded: None };
+        let x = self.encoder.begin(embedded, &positions(prompts, &tokens), pass);
+        let hidden = self.encoder.forward(x, &context, pass)?;
+        Ok(EncoderStates { hidden, tokens })
+    }
+
     fn encode_rows(&self, packed: &PackedRows, pass: Pass) -> Tensor {
         let many = RowCount::Many;
         let heads = self.shape.encoder.heads;
@@ -59,28 +94,7 @@ impl Trunk {
         self.encoder.end(x)
     }
 
-    pub(super) fn prefill_rows(
-        &self,
-        state: &mut DecodeState,
-        prompts: &TokenBatch,
-        pass: Pass,
-    ) -> Result<(), LmError> {
-        let packed = PackedRows::new(prompts);
-        let memory = state.memory.as_mut().ok_or(LmError::NoMemory)?;
-        let encoded = self.encode_rows(&packed, pass);
-        for (i, block) in self.decoder.blocks.iter().enumerate() {
-            if let Some((cross, _)) = &block.cross {
-                let [k, v] =
-                    rows::project(&encoded, None, [&cross.k, &cross.v], RowCount::Many, pass);
-                memory.layers().fill_packed(i, &k, &v, &packed.lengths)?;
-            }
-        }
-        memory.enter(&packed.lengths)?;
-        state.cache.enter(&vec![0; packed.lengths.len()])
-    }
-
-    /// Hidden states `[B, d_model]` after one more decoder token per row.
-    pub(super) fn decode_rows(
+    fn decode_rows(
         &self,
         state: &mut DecodeState,
         tokens: &Tensor,
@@ -125,8 +139,7 @@ impl Trunk {
         Ok(self.decoder.end(x))
     }
 
-    /// The same by libtorch's operations.
-    pub(super) fn decode_step(
+    fn decode_next(
         &self,
         state: &mut DecodeState,
         tokens: &Tensor,

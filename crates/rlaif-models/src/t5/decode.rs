@@ -1,13 +1,15 @@
 //! T5 as it decodes on the CPU: rows without padding, few and fused operations.
 
-use rlaif_lm::{DecodeState, LmError, TokenBatch};
-use rlaif_torch::{RowAttention, RowCount};
+use rlaif_lm::{DecodeState, EncodedTokens, EncoderStates, LmError, TokenBatch};
+use rlaif_torch::{Keys, RowAttention, RowCount, attends_rows};
 use tch::{Kind, Tensor};
 
-use super::{Block, RelativeBias, Trunk};
+use super::{Block, Context, RelativeBias, Trunk};
 use crate::{
     adapter::Pass,
+    layers::{Linear, dropout, hide},
     rows::{self, PackedRows},
+    seq2seq::{Attention, AttentionBias, CachedTrunk, Cover},
 };
 
 impl RelativeBias {
@@ -29,8 +31,41 @@ impl Block {
     }
 }
 
-impl Trunk {
-    /// The encoder's last hidden states `[N, d_model]`.
+impl CachedTrunk for Trunk {
+    fn decoder_heads(&self) -> [i64; 2] {
+        [self.shape.heads, self.shape.d_kv]
+    }
+
+    fn crosses(&self) -> impl Iterator<Item = &Attention> {
+        self.decoder.blocks.iter().filter_map(|block| block.cross.as_ref().map(|(cross, _)| cross))
+    }
+
+    fn attends_rows(&self, pass: Pass) -> bool {
+        let (kind, device) = (self.embeddings().kind(), self.embeddings().device());
+        attends_rows(kind, device, self.shape.d_kv) && pass.dropout_p(self.shape.dropout) == 0.
+    }
+
+    fn encode_as(
+        &self,
+        tokens: EncodedTokens,
+        prompts: &TokenBatch,
+        pass: Pass,
+    ) -> Result<EncoderStates, LmError> {
+        let embedded = match &tokens {
+            EncodedTokens::Unpadded(_) => self.words[0].adapted(&prompts.unpadded_ids(), pass),
+            EncodedTokens::Full | EncodedTokens::Padded(_) => {
+                self.words[0].adapted(prompts.ids(), pass)
+            }
+        };
+        let width = prompts.ids().size()[1];
+        let bias = self.encoder.bias.full(width, width);
+        let cover = Cover::self_attention(&tokens, embedded.kind());
+        let scores = AttentionBias { bias: Some(&bias), cover: &cover, keys: Keys::All };
+        let context = Context { scores, encoded: None };
+        let hidden = self.encoder.forward(embedded, &context, pass)?;
+        Ok(EncoderStates { hidden, tokens })
+    }
+
     fn encode_rows(&self, packed: &PackedRows, pass: Pass) -> Tensor {
         let heads = [-1, self.shape.heads, self.shape.d_kv];
         let longest = packed.lengths.iter().copied().max().unwrap_or(0) as i64;
@@ -51,28 +86,7 @@ impl Trunk {
         self.encoder.end(&x, pass)
     }
 
-    pub(super) fn prefill_rows(
-        &self,
-        state: &mut DecodeState,
-        prompts: &TokenBatch,
-        pass: Pass,
-    ) -> Result<(), LmError> {
-        let packed = PackedRows::new(prompts);
-        let memory = state.memory.as_mut().ok_or(LmError::NoMemory)?;
-        let encoded = self.encode_rows(&packed, pass);
-        for (i, block) in self.decoder.blocks.iter().enumerate() {
-            if let Some((cross, _)) = &block.cross {
-                let [k, v] =
-                    rows::project(&encoded, None, [&cross.k, &cross.v], RowCount::Many, pass);
-                memory.layers().fill_packed(i, &k, &v, &packed.lengths)?;
-            }
-        }
-        memory.enter(&packed.lengths)?;
-        state.cache.enter(&vec![0; packed.lengths.len()])
-    }
-
-    /// Hidden states `[B, d_model]` after one more decoder token per row.
-    pub(super) fn decode_rows(
+    fn decode_rows(
         &self,
         state: &mut DecodeState,
         tokens: &Tensor,
@@ -111,5 +125,40 @@ impl Trunk {
             x = block.finish_rows(&x, RowCount::Few, pass);
         }
         Ok(self.decoder.end(&x, pass))
+    }
+
+    fn decode_next(
+        &self,
+        state: &mut DecodeState,
+        tokens: &Tensor,
+        pass: Pass,
+    ) -> Result<Tensor, LmError> {
+        let memory = state.memory.as_ref().ok_or(LmError::NoMemory)?;
+        let hidden = memory.visible().map(|seen| hide(seen, self.embeddings().kind()));
+        let cache = &mut state.cache;
+        cache.check_space()?;
+        let mut x =
+            dropout(self.embed(&tokens.unsqueeze(1), pass), self.decoder.dropout, pass.dropout);
+        let mut bias = self.decoder.bias.at(cache.positions(), cache.width());
+        if let Some(visible) = cache.visible(None) {
+            bias = &bias + hide(&visible, bias.kind());
+        }
+        for (i, block) in self.decoder.blocks.iter().enumerate() {
+            let normed = block.attention_norm.forward(&x);
+            let heads = |layer: &Linear| {
+                let size = [tokens.size()[0], 1, self.shape.heads, self.shape.d_kv];
+                layer.forward(&normed, pass).view(size)
+            };
+            let (k, v) = cache.append(i, &heads(&block.attention.k), &heads(&block.attention.v));
+            let mixed = block.attention.step(&normed, &k, &v, Some(&bias), pass);
+            x = block.add(&x, &block.attention.o, &mixed, pass);
+            if let Some((cross, norm)) = &block.cross {
+                let (k, v) = memory.layer(i);
+                let mixed = cross.step(&norm.forward(&x), &k, &v, hidden.as_ref(), pass);
+                x = block.add(&x, &cross.o, &mixed, pass);
+            }
+            x = block.finish(&x, pass);
+        }
+        Ok(self.decoder.end(&x, pass).squeeze_dim(1))
     }
 }
