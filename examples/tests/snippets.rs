@@ -207,7 +207,9 @@ fn a_sampler() -> Outcome {
 #[test]
 fn an_environment() -> Outcome {
     use rlaif::core::{Message, PromptRecord, Seed};
-    use rlaif::rl::env::{Environment, EnvironmentError, Episode, Outcome, Started, Turn};
+    use rlaif::rl::env::{
+        Environment, EnvironmentAnswer, EnvironmentError, Episode, ModelTurn, Started,
+    };
 
     /// Says everything back, and ends with a reward of 1 once the model is silent.
     struct Echo;
@@ -223,18 +225,21 @@ fn an_environment() -> Outcome {
     }
 
     impl Episode for Echo {
-        fn step(&mut self, turn: &Turn) -> Result<Outcome, EnvironmentError> {
+        fn step(&mut self, turn: &ModelTurn) -> Result<EnvironmentAnswer, EnvironmentError> {
             Ok(match turn.text.trim() {
-                "" => Outcome::end(1.),
-                said => Outcome::say(Message::new("user", said)),
+                "" => EnvironmentAnswer::end(1.),
+                said => EnvironmentAnswer::say(Message::new("user", said)),
             })
         }
     }
 
     let mut episode = Echo.reset(&PromptRecord::new("a", "Hi."), Seed::new(1))?.episode;
-    let said = episode.step(&Turn { text: "So?".to_owned(), number: 0 })?;
-    assert_eq!(said, Outcome::say(Message::new("user", "So?")));
-    assert_eq!(episode.step(&Turn { text: String::new(), number: 1 })?, Outcome::end(1.));
+    let said = episode.step(&ModelTurn { text: "So?".to_owned(), number: 0 })?;
+    assert_eq!(said, EnvironmentAnswer::say(Message::new("user", "So?")));
+    assert_eq!(
+        episode.step(&ModelTurn { text: String::new(), number: 1 })?,
+        EnvironmentAnswer::end(1.)
+    );
     Ok(())
 }
 

@@ -24,7 +24,7 @@ pub enum CallForm {
 pub struct Call {
     /// The tool.
     pub name: String,
-    /// Its arguments, an object.
+    /// Arguments of the call, an object.
     pub arguments: Value,
 }
 

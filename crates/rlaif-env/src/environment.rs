@@ -8,7 +8,7 @@ use crate::error::EnvironmentError;
 ///
 /// ```
 /// use rlaif_core::{Message, PromptRecord, Seed};
-/// use rlaif_env::{Environment, EnvironmentError, Episode, Outcome, Started, Turn};
+/// use rlaif_env::{Environment, EnvironmentError, Episode, EnvironmentAnswer, Started, ModelTurn};
 ///
 /// /// Says everything back, and ends with a reward of 1 once the model is silent.
 /// struct Echo;
@@ -24,10 +24,10 @@ use crate::error::EnvironmentError;
 /// }
 ///
 /// impl Episode for Echo {
-///     fn step(&mut self, turn: &Turn) -> Result<Outcome, EnvironmentError> {
+///     fn step(&mut self, turn: &ModelTurn) -> Result<EnvironmentAnswer, EnvironmentError> {
 ///         Ok(match turn.text.trim() {
-///             "" => Outcome::end(1.),
-///             said => Outcome::say(Message::new("user", said)),
+///             "" => EnvironmentAnswer::end(1.),
+///             said => EnvironmentAnswer::say(Message::new("user", said)),
 ///         })
 ///     }
 /// }
@@ -50,7 +50,7 @@ pub trait Episode: Send {
     ///
     /// # Errors
     /// [`EnvironmentError`] ends the episode. The row then has no score.
-    fn step(&mut self, turn: &Turn) -> Result<Outcome, EnvironmentError>;
+    fn step(&mut self, turn: &ModelTurn) -> Result<EnvironmentAnswer, EnvironmentError>;
 }
 
 /// An episode that has begun.
@@ -76,7 +76,7 @@ impl Started {
 
 /// A turn of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Turn {
+pub struct ModelTurn {
     /// The text, without special tokens.
     pub text: String,
     /// The number of the turn, from 0.
@@ -85,7 +85,7 @@ pub struct Turn {
 
 /// The answer of an environment to a turn.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
+pub struct EnvironmentAnswer {
     /// Messages for the model, which it reads before its next turn.
     pub messages: Vec<Message>,
     /// The reward of the turn; the score of an episode is their sum.
@@ -105,8 +105,8 @@ pub enum Progress {
     Over,
 }
 
-impl Outcome {
-    /// The episode goes on with a message.
+impl EnvironmentAnswer {
+    /// The episode continues with a message.
     pub fn say(message: Message) -> Self {
         Self { messages: vec![message], reward: 0., progress: Progress::Goes, counts: Vec::new() }
     }

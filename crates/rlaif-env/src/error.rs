@@ -40,7 +40,7 @@ pub enum EnvironmentError {
     Failed {
         /// The environment.
         environment: String,
-        /// Its message.
+        /// Message of the environment.
         problem: String,
     },
 }

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    environment::{Environment, Episode, Outcome, Started, Turn},
+    environment::{Environment, EnvironmentAnswer, Episode, ModelTurn, Started},
     error::EnvironmentError,
 };
 
@@ -17,10 +17,10 @@ use crate::{
 ///
 /// ```
 /// use rlaif_core::{PromptRecord, Seed};
-/// use rlaif_env::{Environment, Guess, Turn};
+/// use rlaif_env::{Environment, Guess, ModelTurn};
 /// let game = Guess { low: 1, high: 1, ..Guess::default() };
 /// let mut started = game.reset(&PromptRecord::new("a", "Guess."), Seed::new(1))?;
-/// let outcome = started.episode.step(&Turn { text: "It is 1.".into(), number: 0 })?;
+/// let outcome = started.episode.step(&ModelTurn { text: "It is 1.".into(), number: 0 })?;
 /// assert_eq!(outcome.reward, 1.);
 /// # Ok::<(), rlaif_env::EnvironmentError>(())
 /// ```
@@ -98,10 +98,12 @@ struct Game {
 }
 
 impl Episode for Game {
-    fn step(&mut self, turn: &Turn) -> Result<Outcome, EnvironmentError> {
-        let say = |answer: &String| Outcome::say(Message::new("user", answer));
+    fn step(&mut self, turn: &ModelTurn) -> Result<EnvironmentAnswer, EnvironmentError> {
+        let say = |answer: &String| EnvironmentAnswer::say(Message::new("user", answer));
         Ok(match number(&turn.text) {
-            Some(guess) if guess == self.secret => Outcome::end(1.).counting("guess/right"),
+            Some(guess) if guess == self.secret => {
+                EnvironmentAnswer::end(1.).counting("guess/right")
+            }
             Some(guess) if guess < self.secret => say(&self.rules.higher),
             Some(_) => say(&self.rules.lower),
             None => say(&self.rules.unclear).counting("guess/unclear"),
@@ -133,13 +135,14 @@ mod tests {
             let (mut low, mut high) = (game.low, game.high);
             for turn in 0..5 {
                 let guess = i64::midpoint(low, high);
-                let outcome =
-                    episode.step(&Turn { text: format!("I say {guess}!"), number: turn }).unwrap();
+                let outcome = episode
+                    .step(&ModelTurn { text: format!("I say {guess}!"), number: turn })
+                    .unwrap();
                 match outcome.messages.first().map(|message| message.content.as_str()) {
                     Some("higher") => low = guess + 1,
                     Some("lower") => high = guess - 1,
                     _ => {
-                        assert_eq!(outcome, Outcome::end(1.).counting("guess/right"));
+                        assert_eq!(outcome, EnvironmentAnswer::end(1.).counting("guess/right"));
                         secrets.insert(guess);
                         break;
                     }
@@ -154,7 +157,7 @@ mod tests {
     fn a_text_without_a_number_is_counted() {
         let mut episode =
             Guess::default().reset(&PromptRecord::new("a", ""), Seed::new(1)).unwrap().episode;
-        let outcome = episode.step(&Turn { text: "Hm.".to_owned(), number: 0 }).unwrap();
+        let outcome = episode.step(&ModelTurn { text: "Hm.".to_owned(), number: 0 }).unwrap();
         assert_eq!(outcome.counts, [("guess/unclear", 1)]);
         assert_eq!(number("99999999999999999999"), Some(i64::MAX));
         assert_eq!(number("a-7b8"), Some(-7));

@@ -27,7 +27,7 @@ mod tools;
 
 pub use calculator::Calculator;
 pub use call::{Call, CallError, CallForm};
-pub use environment::{Environment, Episode, Outcome, Progress, Started, Turn};
+pub use environment::{Environment, EnvironmentAnswer, Episode, ModelTurn, Progress, Started};
 pub use error::EnvironmentError;
 pub use guess::Guess;
 #[cfg(feature = "openenv")]

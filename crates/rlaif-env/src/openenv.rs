@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use tungstenite::{Message, WebSocket, stream::MaybeTlsStream};
 
 use crate::{
-    environment::{Environment, Episode, Outcome, Progress, Started, Turn},
+    environment::{Environment, EnvironmentAnswer, Episode, ModelTurn, Progress, Started},
     error::EnvironmentError,
 };
 
@@ -186,14 +186,14 @@ struct Connection {
 }
 
 impl Episode for Connection {
-    fn step(&mut self, turn: &Turn) -> Result<Outcome, EnvironmentError> {
+    fn step(&mut self, turn: &ModelTurn) -> Result<EnvironmentAnswer, EnvironmentError> {
         let Self { environment, socket } = self;
         let mut data = environment.action_fields.clone();
         data.insert(environment.action.clone(), turn.text.clone().into());
         let Reply { text, reward, progress } =
             environment.ask(socket, "step", &Value::Object(data))?;
-        let say = Outcome::say(ChatMessage::new("user", text));
-        Ok(Outcome { reward, progress, ..say })
+        let say = EnvironmentAnswer::say(ChatMessage::new("user", text));
+        Ok(EnvironmentAnswer { reward, progress, ..say })
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 use rlaif_core::{Message, PromptRecord, Seed};
 
 use crate::{
-    environment::{Environment, Outcome, Progress, Turn},
+    environment::{Environment, EnvironmentAnswer, ModelTurn, Progress},
     error::EnvironmentError,
 };
 
@@ -26,7 +26,7 @@ use crate::{
 /// is over nevertheless.
 #[derive(Debug)]
 pub struct Session {
-    turns: Sender<Turn>,
+    turns: Sender<ModelTurn>,
     answers: Receiver<Answer>,
     environment: String,
     limit: Duration,
@@ -36,7 +36,7 @@ pub struct Session {
 /// An answer of the thread.
 enum Answer {
     Opened(Result<Vec<Message>, EnvironmentError>),
-    Stepped(Result<Outcome, EnvironmentError>),
+    Stepped(Result<EnvironmentAnswer, EnvironmentError>),
     Panicked(String),
 }
 
@@ -77,7 +77,7 @@ impl Session {
     }
 
     /// Sends a turn of the model; [`Session::answer`] has the result.
-    pub fn tell(&mut self, turn: Turn) {
+    pub fn tell(&mut self, turn: ModelTurn) {
         self.asked = Instant::now();
         // A thread that has ended is noticed when its answer is missing.
         let _ = self.turns.send(turn);
@@ -87,8 +87,8 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::opened`]; [`EnvironmentError::Garbage`] for a reward that is not finite, and for an
-    /// episode that goes on without a message.
-    pub fn answer(&mut self) -> Result<Outcome, EnvironmentError> {
+    /// episode that continues without a message.
+    pub fn answer(&mut self) -> Result<EnvironmentAnswer, EnvironmentError> {
         let outcome = match self.wait()? {
             Answer::Stepped(outcome) => outcome?,
             Answer::Opened(_) | Answer::Panicked(_) => return Err(self.died("it lost its place")),
@@ -130,7 +130,7 @@ fn play(
     environment: &dyn Environment,
     record: &PromptRecord,
     seed: Seed,
-    turns: &Receiver<Turn>,
+    turns: &Receiver<ModelTurn>,
     answer: &Sender<Answer>,
 ) {
     let started = catch_unwind(AssertUnwindSafe(|| environment.reset(record, seed)));
@@ -198,20 +198,20 @@ mod tests {
     struct Behaves(String);
 
     impl Episode for Behaves {
-        fn step(&mut self, turn: &Turn) -> Result<Outcome, EnvironmentError> {
+        fn step(&mut self, turn: &ModelTurn) -> Result<EnvironmentAnswer, EnvironmentError> {
             match self.0.as_str() {
                 "hangs" => thread::sleep(Duration::from_secs(30)),
                 "panics" => panic!("on turn {}", turn.number),
                 "is silent" => {
-                    return Ok(Outcome {
+                    return Ok(EnvironmentAnswer {
                         messages: Vec::new(),
-                        ..Outcome::say(Message::new("user", ""))
+                        ..EnvironmentAnswer::say(Message::new("user", ""))
                     });
                 }
-                "gives nothing a number" => return Ok(Outcome::end(f64::NAN)),
+                "gives nothing a number" => return Ok(EnvironmentAnswer::end(f64::NAN)),
                 _ => {}
             }
-            Ok(Outcome::say(Message::new("user", turn.text.to_uppercase())))
+            Ok(EnvironmentAnswer::say(Message::new("user", turn.text.to_uppercase())))
         }
     }
 
@@ -226,7 +226,7 @@ mod tests {
         let mut session = open("works");
         assert_eq!(session.opened().unwrap(), []);
         for number in 0..3 {
-            session.tell(Turn { text: format!("said {number}"), number });
+            session.tell(ModelTurn { text: format!("said {number}"), number });
             let outcome = session.answer().unwrap();
             assert_eq!(outcome.messages, [Message::new("user", format!("SAID {number}"))]);
         }
@@ -242,7 +242,7 @@ mod tests {
         ] {
             let mut session = open(how);
             session.opened().unwrap();
-            session.tell(Turn { text: String::new(), number: 0 });
+            session.tell(ModelTurn { text: String::new(), number: 0 });
             let error = session.answer().unwrap_err();
             assert_eq!(error.kind(), kind, "{how}");
             assert!(error.to_string().contains(message), "{error}");

@@ -14,7 +14,7 @@ pub trait Tool: Send + Sync {
     /// Answers a call. `arguments` is an object.
     ///
     /// # Errors
-    /// [`ToolError`]. The model reads the message, and the episode goes on, unless the tool cannot run at all.
+    /// [`ToolError`]. The model reads the message, and the episode continues, unless the tool cannot run at all.
     fn call(&self, arguments: &Value) -> Result<String, ToolError>;
 }
 
@@ -153,7 +153,7 @@ impl Python {
         Self { spec: Self::described(), sandbox }
     }
 
-    /// Its name, description and argument.
+    /// Name, description and argument of the tool.
     pub fn described() -> ToolSpec {
         ToolSpec::new("python", "Runs Python code and returns what it prints.", &["code"])
     }

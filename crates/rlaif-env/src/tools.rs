@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     call::{Call, CallError, CallForm},
-    environment::{Environment, Episode, Outcome, Started, Turn},
+    environment::{Environment, EnvironmentAnswer, Episode, ModelTurn, Started},
     error::EnvironmentError,
     tool::{Tool, ToolError, check_names},
 };
@@ -20,10 +20,10 @@ use crate::{
 ///
 /// ```
 /// use rlaif_core::{PromptRecord, Seed};
-/// use rlaif_env::{Calculator, CallForm, Environment, Tools, Turn};
+/// use rlaif_env::{Calculator, CallForm, Environment, Tools, ModelTurn};
 /// let tools = Tools::new(CallForm::Plain, vec![Box::new(Calculator::default())])?;
 /// let mut episode = tools.reset(&PromptRecord::new("a", "17 * 3?"), Seed::new(1))?.episode;
-/// let outcome = episode.step(&Turn { text: "@calculator 17 * 3".into(), number: 0 })?;
+/// let outcome = episode.step(&ModelTurn { text: "@calculator 17 * 3".into(), number: 0 })?;
 /// assert_eq!((outcome.messages[0].role.as_str(), outcome.messages[0].content.as_str()), ("tool", "51"));
 /// # Ok::<(), rlaif_env::EnvironmentError>(())
 /// ```
@@ -100,12 +100,12 @@ impl Environment for Tools {
 }
 
 impl Episode for Tools {
-    fn step(&mut self, turn: &Turn) -> Result<Outcome, EnvironmentError> {
+    fn step(&mut self, turn: &ModelTurn) -> Result<EnvironmentAnswer, EnvironmentError> {
         let calls = self.form.calls(&turn.text);
-        let mut outcome = Outcome::end(0.);
+        let mut outcome = EnvironmentAnswer::end(0.);
         for call in calls {
             let (message, event) = self.answer(call)?;
-            let counted = Outcome::say(message).counting(event);
+            let counted = EnvironmentAnswer::say(message).counting(event);
             outcome.messages.extend(counted.messages);
             outcome.counts.extend(counted.counts);
             outcome.progress = counted.progress;
@@ -125,12 +125,12 @@ mod tests {
         tool::{FnTool, ProgramTool, Python, ToolSpec},
     };
 
-    fn say(tools: &Tools, text: &str) -> Outcome {
+    fn say(tools: &Tools, text: &str) -> EnvironmentAnswer {
         let mut episode = tools.reset(&PromptRecord::new("a", ""), Seed::new(1)).unwrap().episode;
-        episode.step(&Turn { text: text.to_owned(), number: 0 }).unwrap()
+        episode.step(&ModelTurn { text: text.to_owned(), number: 0 }).unwrap()
     }
 
-    fn contents(outcome: &Outcome) -> Vec<&str> {
+    fn contents(outcome: &EnvironmentAnswer) -> Vec<&str> {
         outcome.messages.iter().map(|message| message.content.as_str()).collect()
     }
 
@@ -156,7 +156,7 @@ mod tests {
         let events = ["tools/answered", "tools/malformed", "tools/unknown", "tools/failed"];
         assert_eq!(outcome.counts, events.map(|event| (event, 1)));
         assert_eq!(outcome.progress, Progress::Goes);
-        assert_eq!(say(&tools, "It is 42."), Outcome::end(0.));
+        assert_eq!(say(&tools, "It is 42."), EnvironmentAnswer::end(0.));
         let twice: Vec<Box<dyn Tool>> =
             vec![Box::new(Calculator::default()), Box::new(Calculator::default())];
         assert!(Tools::new(CallForm::Hermes, twice).is_err());

@@ -8,7 +8,9 @@ use std::{
 };
 
 use rlaif_core::{Message as ChatMessage, PromptRecord, Seed};
-use rlaif_env::{Environment, EnvironmentError, OpenEnv, Outcome, Progress, Session, Turn};
+use rlaif_env::{
+    Environment, EnvironmentAnswer, EnvironmentError, ModelTurn, OpenEnv, Progress, Session,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tungstenite::{Message, accept};
@@ -56,13 +58,13 @@ fn prompt(exchange: &[Exchange]) -> PromptRecord {
     record
 }
 
-fn play(name: &str, said: &[&str]) -> Vec<Result<Outcome, EnvironmentError>> {
+fn play(name: &str, said: &[&str]) -> Vec<Result<EnvironmentAnswer, EnvironmentError>> {
     let exchange = recorded(name);
     let record = prompt(&exchange);
     let (environment, serving) = server(exchange);
     let mut started = environment.reset(&record, Seed::new(1)).unwrap();
     assert!(started.messages[0].content.starts_with("Guess a number from 1 to "));
-    let turn = |(number, text): (usize, &&str)| Turn { text: (*text).to_owned(), number };
+    let turn = |(number, text): (usize, &&str)| ModelTurn { text: (*text).to_owned(), number };
     let outcomes =
         said.iter().enumerate().map(turn).map(|turn| started.episode.step(&turn)).collect();
     drop(started);
@@ -93,7 +95,7 @@ fn errors_of_the_server_end_the_episode_with_its_message() {
     let (environment, _serving) = server(exchange);
     let environment = OpenEnv { action: "guess".to_owned(), ..environment };
     let mut episode = environment.reset(&record, Seed::new(1)).unwrap().episode;
-    let error = episode.step(&Turn { text: "4".to_owned(), number: 0 }).unwrap_err();
+    let error = episode.step(&ModelTurn { text: "4".to_owned(), number: 0 }).unwrap_err();
     assert!(error.to_string().contains("Invalid message (VALIDATION_ERROR)"), "{error}");
 }
 

@@ -39,5 +39,5 @@ pub use agent::{Connections, agent};
 pub use pace::{Pace, Stop};
 pub use post::{HttpReply, Lost, post};
 pub use retry::{GivenUp, Patience, Retry, retry_after};
-pub use secret::{BadSecret, Environment, Secret, process_environment};
+pub use secret::{BadSecret, EnvVars, Secret, process_environment};
 pub use ureq;

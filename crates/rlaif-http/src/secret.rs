@@ -8,7 +8,7 @@ const SHORTEST: usize = 8;
 /// Source of settings that are kept out of files: an environment variable's value by its name.
 ///
 /// `std::env::var(name).ok()` as a function, or any other store that a program keeps its keys in.
-pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub type EnvVars<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// The environment of this process.
 pub fn process_environment(name: &str) -> Option<String> {
@@ -59,7 +59,7 @@ impl Secret {
     ///
     /// # Errors
     /// [`BadSecret`] when it is not set, empty, or cannot stand in a header.
-    pub fn from_environment(name: &str, environment: Environment<'_>) -> Result<Self, BadSecret> {
+    pub fn from_environment(name: &str, environment: EnvVars<'_>) -> Result<Self, BadSecret> {
         // A key pasted in place of its name must not appear in a log.
         let letters = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let any = |is: fn(&char) -> bool| name.chars().filter(is).count();

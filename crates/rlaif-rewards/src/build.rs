@@ -21,9 +21,7 @@ use tch::{Device, Kind};
 
 use crate::combine::Keeping;
 #[cfg(feature = "judge")]
-use crate::judge::{
-    ApiConfig, Environment, JudgeConfig, LlmJudge, RemoteReward, process_environment,
-};
+use crate::judge::{ApiConfig, EnvVars, JudgeConfig, LlmJudge, RemoteReward, process_environment};
 #[cfg(all(feature = "judge", feature = "neural"))]
 use crate::judge::{PolicyApi, SamplingConfig};
 #[cfg(feature = "neural")]
@@ -51,7 +49,7 @@ pub struct Surroundings<'a> {
     /// Keeps `'a` in use when neither `judge` nor `neural`, whose fields borrow, is enabled.
     borrowed: PhantomData<&'a ()>,
     #[cfg(feature = "judge")]
-    environment: Environment<'a>,
+    environment: EnvVars<'a>,
     #[cfg(feature = "neural")]
     models: &'a FindModel<'a>,
     #[cfg(feature = "neural")]
@@ -103,14 +101,14 @@ impl<'a> Surroundings<'a> {
     /// Keys from elsewhere than the environment of the process.
     #[cfg(feature = "judge")]
     #[must_use]
-    pub fn environment(mut self, environment: Environment<'a>) -> Self {
+    pub fn environment(mut self, environment: EnvVars<'a>) -> Self {
         self.environment = environment;
         self
     }
 
     /// The source of keys.
     #[cfg(feature = "judge")]
-    pub(crate) fn keys(&self) -> Environment<'a> {
+    pub(crate) fn keys(&self) -> EnvVars<'a> {
         self.environment
     }
 

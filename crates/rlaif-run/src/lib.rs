@@ -121,8 +121,8 @@ pub use dpo::{DpoFile, DpoRows, OnlineSection};
 pub use encode::Encoder;
 pub use error::{RowProblem, RunError};
 pub use evaluate::{
-    CorpusName, EvalData, EvalFile, Evaluate, EvaluateError, EvaluateProgress, LikelihoodMetrics,
-    MetricConfig, PolicyConfig, PreferenceCheck, Responder, Side, tell_of_training,
+    CorpusName, EvalData, EvalFile, Evaluate, EvaluateError, EvaluateProgress, EvaluatedModel,
+    LikelihoodMetrics, MetricConfig, PolicyConfig, PreferenceCheck, Side, tell_of_training,
 };
 pub use exam::{ExamData, ExamFile, ExamSettings};
 pub use fetch::{FetchError, model_files, model_folder};

@@ -27,8 +27,8 @@ pub use rlaif_rewards as rewards;
 pub use rlaif_rl as rl;
 pub use rlaif_run as run;
 pub use rlaif_run::{
-    CorpusName, EvalData, EvalFile, Evaluate, EvaluateError, EvaluateProgress, FetchError,
-    MetricConfig, PolicyConfig, PreferenceCheck, Responder, Side, model_folder,
+    CorpusName, EvalData, EvalFile, Evaluate, EvaluateError, EvaluateProgress, EvaluatedModel,
+    FetchError, MetricConfig, PolicyConfig, PreferenceCheck, Side, model_folder,
     rewards_from_config,
 };
 pub use rlaif_text as text;

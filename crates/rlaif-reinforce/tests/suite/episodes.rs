@@ -9,7 +9,7 @@ use rlaif_reinforce::{
     Experience, NamedAlgorithm, ReinforceConfig, ReinforceTrainer,
     rl::{
         AdvantageEstimator, EpisodeConfig, EpisodeSampler, MissingScore, Prompt, RlError, Stats,
-        env::{Environment, EnvironmentError, Episode, Outcome, Started, Turn},
+        env::{Environment, EnvironmentAnswer, EnvironmentError, Episode, ModelTurn, Started},
     },
     train::{Checkpoints, Keep},
 };
@@ -41,20 +41,23 @@ struct Conversation {
 }
 
 impl Episode for Conversation {
-    fn step(&mut self, turn: &Turn) -> Result<Outcome, EnvironmentError> {
+    fn step(&mut self, turn: &ModelTurn) -> Result<EnvironmentAnswer, EnvironmentError> {
         let reward = f64::from(vowels(&[Exchange::new("", &turn.text)])[0]);
         if turn.number == 1 {
             match &*self.id {
                 "bad hangs" => thread::sleep(Duration::from_secs(20)),
                 // Without the message of a panic, whose trace takes its time.
                 "bad panics" => std::panic::resume_unwind(Box::new("out of order")),
-                "bad number" => return Ok(Outcome::end(f64::INFINITY)),
+                "bad number" => return Ok(EnvironmentAnswer::end(f64::INFINITY)),
                 _ => {}
             }
         }
         Ok(match turn.number + 1 == self.turns {
-            true => Outcome::end(reward),
-            false => Outcome { reward, ..Outcome::say(Message::new("user", "XY")) }.counting("xy"),
+            true => EnvironmentAnswer::end(reward),
+            false => {
+                EnvironmentAnswer { reward, ..EnvironmentAnswer::say(Message::new("user", "XY")) }
+                    .counting("xy")
+            }
         })
     }
 }
@@ -121,7 +124,7 @@ fn tokens_stay_as_sampled_and_those_of_the_environment_are_left_out() {
         assert!(ids[3..5] == answer && ids[8..10] == answer && ids.len() == 13);
         assert_eq!(mask[row], [&own[..], &others, &own, &others, &own].concat());
         assert_eq!(rollout.tokens(row), 9);
-        // The environment's vowels are none, and those of all turns count.
+        // Vowels of the environment do not count, and those of all turns do.
         let text = Letters.decode(ids, Specials::Exclude).unwrap();
         assert_eq!(rollout.texts[row], text);
         let expected = vowels(&[Exchange::new("", &text)])[0];

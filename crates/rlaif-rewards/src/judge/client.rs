@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use rlaif_http::{Environment, Stop};
+use rlaif_http::{EnvVars, Stop};
 
 use super::api::{Api, Ask};
 use super::cache::{self, Cache, Key};
@@ -89,7 +89,7 @@ impl LlmClient {
         keys: &ServiceKeys<'_>,
         api: &LlmApi,
         log_probs: bool,
-        environment: Environment<'_>,
+        environment: EnvVars<'_>,
     ) -> Result<Self, ProviderError> {
         let api = Api::new(api, log_probs, keys.sampling, environment)?;
         let ledger = Ledger::new(keys.price, keys.budget);

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Scores, Tell};
-use rlaif_http::{Environment, process_environment};
+use rlaif_http::{EnvVars, process_environment};
 
 use super::client::{LlmAsk, LlmClient, WHO};
 use super::config::{JudgeConfig, LlmApi};
@@ -59,7 +59,7 @@ impl LlmJudge {
     /// As [`LlmJudge::new`].
     pub fn with_environment(
         config: &JudgeConfig<LlmApi>,
-        environment: Environment<'_>,
+        environment: EnvVars<'_>,
     ) -> Result<Self, ProviderError> {
         Self::of(config, &config.api, environment)
     }
@@ -68,7 +68,7 @@ impl LlmJudge {
     pub(crate) fn of<A>(
         config: &JudgeConfig<A>,
         api: &LlmApi,
-        environment: Environment<'_>,
+        environment: EnvVars<'_>,
     ) -> Result<Self, ProviderError> {
         config.check()?;
         let rubric = config.rubric()?;

@@ -45,7 +45,7 @@ pub use config::{
 pub use keys::{BudgetConfig, LimitsConfig, PriceConfig, SamplingConfig};
 pub use llm::LlmJudge;
 pub use remote::RemoteReward;
-pub use rlaif_http::{Environment, process_environment};
+pub use rlaif_http::{EnvVars, process_environment};
 pub use run::{Summary, run, run_with_environment};
 pub use spending::Usage;
 pub use writer::{Commission, TellText, Writer, WriterConfig, WrittenText};

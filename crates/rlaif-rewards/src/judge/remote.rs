@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Mutex;
 
 use rlaif_core::{BadSetting, Exchange, NonFinite, RewardError, RewardModel, Score, Scores, Tell};
-use rlaif_http::{Environment, Secret, Stop, process_environment};
+use rlaif_http::{EnvVars, Secret, Stop, process_environment};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -59,7 +59,7 @@ impl RemoteReward {
     /// As [`RemoteReward::new`].
     pub fn with_environment(
         config: &JudgeConfig<RewardServerApi>,
-        environment: Environment<'_>,
+        environment: EnvVars<'_>,
     ) -> Result<Self, ProviderError> {
         Self::of(config, &config.api, environment)
     }
@@ -68,7 +68,7 @@ impl RemoteReward {
     pub(crate) fn of<A>(
         config: &JudgeConfig<A>,
         api: &RewardServerApi,
-        environment: Environment<'_>,
+        environment: EnvVars<'_>,
     ) -> Result<Self, ProviderError> {
         config.check()?;
         let RewardServerApi { url, api_key_env, batch_size } = api;

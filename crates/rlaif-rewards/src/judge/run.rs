@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, Write};
 
-use rlaif_http::{Environment, process_environment};
+use rlaif_http::{EnvVars, process_environment};
 
 use super::config::{ApiConfig, JudgeConfig};
 #[cfg(feature = "neural")]
@@ -54,7 +54,7 @@ pub fn run_with_environment(
     config: &JudgeConfig,
     reader: impl BufRead,
     writer: impl Write,
-    environment: Environment<'_>,
+    environment: EnvVars<'_>,
 ) -> Result<Summary, ProviderError> {
     let judge = match &config.api {
         ApiConfig::RewardServer(api) => {

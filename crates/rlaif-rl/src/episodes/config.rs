@@ -58,7 +58,7 @@ impl EpisodeConfig {
             }
         }
         let limit = self.time_limit_s;
-        // A longer limit is no duration.
+        // A longer limit does not fit a duration.
         if !(limit > 0. && limit <= 1e9) {
             return Err(BadSetting::new("time_limit_s", limit, "above 0 and at most 1e9"));
         }

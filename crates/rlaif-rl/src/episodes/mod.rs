@@ -112,7 +112,7 @@ impl Stage<'_> {
         begun.collect()
     }
 
-    /// Lets every row whose episode goes on take a turn; `false` if there is none.
+    /// Lets every row whose episode continues take a turn; `false` if there is none.
     fn turn(
         &self,
         rows: &mut [Row<'_>],

@@ -1,7 +1,7 @@
 //! One episode of a batch.
 
 use rlaif_core::{Message, Seed, Specials, TextCodec};
-use rlaif_env::{EnvironmentError, Progress, Session, Turn};
+use rlaif_env::{EnvironmentError, ModelTurn, Progress, Session};
 use rlaif_lm::{
     LmError, Played, Sampled,
     generate::{Ask, Eos, FinishReason, GenerationConfig},
@@ -121,7 +121,7 @@ impl<'a> Row<'a> {
         let cut = turn.finish == FinishReason::Length && how.eos == Eos::Ends;
         match &mut self.session {
             Some(_) if cut => self.stop("cut"),
-            Some(session) => session.tell(Turn { text: turn.text.clone(), number }),
+            Some(session) => session.tell(ModelTurn { text: turn.text.clone(), number }),
             None => {}
         }
     }

@@ -27,7 +27,7 @@ use super::data::EvalData;
 use super::metric::{MetricConfig, card};
 use super::responses::check_references;
 use super::training;
-use super::{Evaluate, EvaluateProgress, LikelihoodMetrics, Responder, tell_of_training};
+use super::{Evaluate, EvaluateProgress, EvaluatedModel, LikelihoodMetrics, tell_of_training};
 use crate::{
     error::RunError,
     fetch::model_files,
@@ -214,8 +214,8 @@ impl Loaded {
         Ok(Self { name, policy, codec })
     }
 
-    fn responder(&self) -> Responder<'_> {
-        Responder {
+    fn responder(&self) -> EvaluatedModel<'_> {
+        EvaluatedModel {
             name: &self.name,
             policy: &self.policy,
             forward: Forward::default(),

@@ -34,7 +34,7 @@ pub use training::tell_of_training;
 
 /// A model that answers prompts.
 #[derive(Clone, Copy)]
-pub struct Responder<'a> {
+pub struct EvaluatedModel<'a> {
     /// Name in reports: a folder, a hub id.
     pub name: &'a str,
     /// The policy.
@@ -102,15 +102,15 @@ impl Side {
 /// use rlaif_core::{PromptRecord, Seed};
 /// use rlaif_eval::{Metric, text::{LengthMetric, LengthUnit}};
 /// use rlaif_lm::generate::GenerationConfig;
-/// use rlaif_run::{Evaluate, Responder};
+/// use rlaif_run::{Evaluate, EvaluatedModel};
 ///
 /// let prompts: Vec<PromptRecord> =
 ///     (0..8).map(|n| PromptRecord::new(format!("q-{n}"), format!("What is {n} + {n}?"))).collect();
 /// let metrics: [Box<dyn Metric>; 1] = [Box::new(LengthMetric::new(LengthUnit::Words))];
-/// let before = Responder {
+/// let before = EvaluatedModel {
 ///     name: "base", policy: &base, forward: Default::default(), codec: &codec,
 /// };
-/// let after = Responder { name: "tuned", policy: &tuned, ..before };
+/// let after = EvaluatedModel { name: "tuned", policy: &tuned, ..before };
 /// let report = Evaluate::new("Longer?", Seed::new(42), &metrics)
 ///     .generating(GenerationConfig { max_new_tokens: 12, ..Default::default() })
 ///     .run(&before, &after, &prompts)?;
@@ -252,8 +252,8 @@ impl<'a> Evaluate<'a> {
     /// generated when the sides could not be compared as asked for: an unknown headline, say.
     pub fn run(
         mut self,
-        before: &Responder<'_>,
-        after: &Responder<'_>,
+        before: &EvaluatedModel<'_>,
+        after: &EvaluatedModel<'_>,
         prompts: &[PromptRecord],
     ) -> Result<Report, EvaluateError> {
         let mut names: Vec<&str> =
@@ -282,8 +282,8 @@ impl<'a> Evaluate<'a> {
     pub fn measure(
         &mut self,
         side: Side,
-        who: &Responder<'_>,
-        reference: &Responder<'_>,
+        who: &EvaluatedModel<'_>,
+        reference: &EvaluatedModel<'_>,
         prompts: &[PromptRecord],
     ) -> Result<Evaluation, EvaluateError> {
         let start = Instant::now();

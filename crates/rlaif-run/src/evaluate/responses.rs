@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor, no_grad};
 
 use super::response::Response;
-use super::{Evaluate, EvaluateError, Responder, Side};
+use super::{Evaluate, EvaluateError, EvaluatedModel, Side};
 
 /// Batches generated before they are written: an interruption loses no more.
 const BATCHES: usize = 4;
@@ -88,7 +88,7 @@ impl Evaluate<'_> {
     pub(super) fn respond(
         &mut self,
         side: Side,
-        who: &Responder<'_>,
+        who: &EvaluatedModel<'_>,
         prompts: &[PromptRecord],
     ) -> Result<Vec<Response>, EvaluateError> {
         let mut sampler = self.samplers[side as usize].take();
@@ -103,7 +103,7 @@ impl Evaluate<'_> {
         &mut self,
         mut sampler: Option<&mut dyn Sampler>,
         side: Side,
-        who: &Responder<'_>,
+        who: &EvaluatedModel<'_>,
         prompts: &[PromptRecord],
     ) -> Result<Vec<Response>, EvaluateError> {
         if prompts.is_empty() {
@@ -183,7 +183,7 @@ impl Evaluate<'_> {
     /// the policy computes.
     fn measured(
         &self,
-        who: &Responder<'_>,
+        who: &EvaluatedModel<'_>,
         prompts: &[Prompt],
         rows: &[(usize, usize)],
         sampled: Vec<Sampled>,
@@ -207,7 +207,7 @@ impl Evaluate<'_> {
     /// Σ log π_ref(y_t | x, y_<t) of each response, at the temperature it was sampled with.
     pub(super) fn under_reference(
         &self,
-        reference: &Responder<'_>,
+        reference: &EvaluatedModel<'_>,
         prompts: &[PromptRecord],
         responses: &[Response],
     ) -> Result<Vec<f64>, EvaluateError> {
@@ -219,7 +219,7 @@ impl Evaluate<'_> {
     /// Σ log π(y_t | x, y_<t) of each response, at the temperature it was sampled with.
     fn log_probs(
         &self,
-        who: &Responder<'_>,
+        who: &EvaluatedModel<'_>,
         prompts: &[Prompt],
         responses: &[Response],
     ) -> Result<Vec<f64>, EvaluateError> {
@@ -253,7 +253,12 @@ impl Evaluate<'_> {
     }
 
     /// Everything that responses depend on.
-    fn header(&self, who: &Responder<'_>, prompts: &[PromptRecord], own_sampler: bool) -> Header {
+    fn header(
+        &self,
+        who: &EvaluatedModel<'_>,
+        prompts: &[PromptRecord],
+        own_sampler: bool,
+    ) -> Header {
         let mut of_prompts = Hash::default();
         for record in prompts {
             of_prompts.add(record.id.as_bytes());
@@ -412,8 +417,12 @@ mod tests {
         }));
         let draw = || LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap();
         let policy = rlaif_torch::seeded(5, draw).unwrap();
-        let who =
-            Responder { name: "it", policy: &policy, forward: Default::default(), codec: &Bytes };
+        let who = EvaluatedModel {
+            name: "it",
+            policy: &policy,
+            forward: Default::default(),
+            codec: &Bytes,
+        };
         let prompts = ["a", "b"].map(|id| PromptRecord::new(id, format!("What is {id}?")));
         let metrics = [];
         let evaluate = || {

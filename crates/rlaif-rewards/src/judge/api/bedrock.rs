@@ -2,7 +2,7 @@
 //!
 //! <https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html>.
 
-use rlaif_http::{Address, Environment, Secret};
+use rlaif_http::{Address, EnvVars, Secret};
 use serde_json::{Map, Value, json};
 
 use super::super::sigv4::Credentials;
@@ -20,7 +20,7 @@ pub(super) fn at(
     region: &str,
     base_url: &Option<String>,
     api_key_env: &Option<String>,
-    environment: Environment<'_>,
+    environment: EnvVars<'_>,
 ) -> Result<(Address, Auth, String), ProviderError> {
     let sane = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if region.is_empty() || !region.chars().all(sane) {

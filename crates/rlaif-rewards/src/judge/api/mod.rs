@@ -13,7 +13,7 @@ use auth::Auth;
 pub(super) use auth::address;
 use endpoint::Endpoint;
 
-use rlaif_http::{Address, Environment, Secret};
+use rlaif_http::{Address, EnvVars, Secret};
 use serde_json::{Map, Value};
 
 use super::config::{AnthropicApi, BedrockApi, LlmApi, OpenAiApi};
@@ -67,7 +67,7 @@ impl Api {
         config: &LlmApi,
         log_probs: bool,
         sampling: &SamplingConfig,
-        environment: Environment<'_>,
+        environment: EnvVars<'_>,
     ) -> Result<Self, ProviderError> {
         let api = match config {
             LlmApi::Anthropic(AnthropicApi { model, base_url, api_key_env }) => {
@@ -110,7 +110,7 @@ impl Api {
     }
 
     /// Creates a server with OpenAI's chat completions.
-    fn openai(config: &OpenAiApi, environment: Environment<'_>) -> Result<Self, ProviderError> {
+    fn openai(config: &OpenAiApi, environment: EnvVars<'_>) -> Result<Self, ProviderError> {
         let OpenAiApi { model, base_url, api_version, api_key_env, top_log_probs, extra_body } =
             config;
         let Endpoint { base, query, azure } =
