@@ -68,7 +68,15 @@ export async function end() {
   const gone = new Promise((done) => browser.once("exit", done));
   browser.kill();
   await gone;
-  rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+  // The browser's other processes end a little later, and write into the profile until then.
+  for (let tries = 0; tries < 50; tries += 1) {
+    try {
+      rmSync(profile, { recursive: true, force: true });
+      return;
+    } catch {
+      await new Promise((later) => setTimeout(later, 100));
+    }
+  }
 }
 
 /** Ends the process if the browser does not answer in five minutes. */
