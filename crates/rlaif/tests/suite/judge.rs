@@ -184,7 +184,7 @@ fn what_is_wrong_is_said_with_its_cause_and_the_code_of_bad_input() {
         ("kind = 'classifier'\npreset = 'not-hate'\nmodel = '/nowhere'", ROWS, "/nowhere"),
         (length, "{\"prompt\":\"p\"}", "missing field `response`"),
         (length, "{\"prompt\":[],\"response\":\"x\"}", "a list of messages is empty"),
-        (length, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", "no response"),
+        (length, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", "is not a response"),
         (length, "[1]", "expected a JSON object"),
         (
             "rubric = 'toxicity'\nout_of_range = 'drop'\n[api]\nkind = 'openai'\nmodel = 'm'",
