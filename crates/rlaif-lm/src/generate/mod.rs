@@ -48,7 +48,7 @@ use rows::{Active, Entry, Rows, Settings};
 /// A response.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Generated {
-    /// The token ids, the ending one included. [`TokenBatch::responses`] makes a batch of them,
+    /// The token ids, the ending one included. [`crate::TokenBatch::responses`] makes a batch of them,
     /// with a mask that is `true` up to and including the ending token.
     pub ids: Vec<u32>,
     /// log π(y_t | x, y_<t) of each token, from softmax(logits / temperature) over the whole
