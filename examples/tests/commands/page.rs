@@ -170,7 +170,7 @@ fn block<'a>(
 ) {
     let shell = matches!(language, "sh" | "bash" | "shell" | "console");
     assert!(
-        shell || matches!(language, "" | "json" | "rust" | "text" | "toml"),
+        shell || matches!(language, "" | "json" | "python" | "rust" | "text" | "toml"),
         "a block in `{language}`: has it commands?"
     );
     let mut typed = String::new();

@@ -149,7 +149,11 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         ),
     ),
     ("RLAIF_PYTHON=python cargo test ..", Suite),
-    ("RLAIF_SCREENSHOTS=$PWD/docs/pictures cargo test ..", Suite),
+    // It writes files of the documentation; `page` and `talk` test the same pages.
+    (
+        "RLAIF_SCREENSHOTS=$PWD/docs/pictures cargo test ..",
+        Test("crates/rlaif-ui/tests/pictures.rs", "write_the_pictures"),
+    ),
     // Gigabytes from the network. CI installs the first for its own tests, and lets pip check that
     // the second could be installed.
     (
