@@ -152,6 +152,7 @@ pages! {
     the_bert: "models/toxicity-bert/README.md",
     the_roberta: "models/toxicity-roberta/README.md",
     training: "docs/training.md",
+    trl: "docs/trl.md",
     troubleshooting: "docs/troubleshooting.md",
     example_of_a_reward: "examples/custom_reward.rs",
     example_of_dpo: "examples/dpo_preferences.rs",
