@@ -52,7 +52,7 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         ),
     ),
     (
-        "rlaif import gguf Llama-3.2-1B-Instruct-Q4_K_M.gguf --out llama",
+        "rlaif import gguf ..",
         Test("crates/rlaif/tests/suite/gguf.rs", "the_built_in_llama_is_the_same_after_gguf"),
     ),
     (
