@@ -49,8 +49,11 @@ fn links_lead_somewhere_and_the_book_has_every_page() {
 /// The characters of code that formatting does not change: without spaces, and without the commas
 /// and comments that depend on line breaks.
 fn essence(code: &str) -> String {
-    let code: String =
-        code.lines().map(|line| line.split(" //").next().unwrap_or("").trim_end()).collect();
+    let code: String = code
+        .lines()
+        .map(|line| format!(" {line}"))
+        .map(|line| line.split(" //").next().unwrap_or("").to_owned())
+        .collect();
     code.chars().filter(|c| !c.is_whitespace() && *c != ',').collect()
 }
 
