@@ -1,14 +1,12 @@
 //! Distillation: numbers of TRL, a student that reaches its teacher, resuming, passes, bad input.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use rlaif_core::{PromptRecord, Seed, Specials, TextCodec};
 use rlaif_distill::{DistillConfig, DistillTask, DistillTrainer, TeacherDivergence};
 use rlaif_lm::{LocalSampler, Policy, Sampled, generate::FinishReason};
 use rlaif_models::{Config, LanguageModel};
 use rlaif_rl::Prompt;
 use rlaif_testing::{
-    Letters, close,
+    Letters, alone, close,
     curves::{Panel, Picture},
     numbers,
 };
@@ -19,13 +17,6 @@ use rlaif_train::{
 };
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
-
-/// One test at a time, for libtorch's generator is one.
-fn alone() -> MutexGuard<'static, ()> {
-    static TESTS: Mutex<()> = Mutex::new(());
-    rlaif_torch::set_intra_op_threads(1).unwrap();
-    TESTS.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn policy(config: &str, seed: i64) -> LanguageModel {
     let config = Config::from_value(serde_json::from_str(config).unwrap());

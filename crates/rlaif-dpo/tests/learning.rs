@@ -14,6 +14,7 @@ use rlaif_lm::{
 };
 use rlaif_models::{Config, LanguageModel};
 use rlaif_rl::{Prompt, Symptom};
+use rlaif_testing::drawn;
 use rlaif_train::{Checkpoints, Fit, Keep, OptimizerConfig};
 use tch::{Device, Kind};
 
@@ -25,9 +26,8 @@ const T5: &str = r#"{"model_type": "t5", "vocab_size": 32, "d_model": 32, "d_kv"
     "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}"#;
 
 fn model(json: &str) -> LanguageModel {
-    tch::manual_seed(11);
     let config = Config::from_value(serde_json::from_str(json).unwrap());
-    LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap()
+    drawn(11, || LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap())
 }
 
 /// Ids 2 to 31; words that end in an even id are polite. The chosen response is the politer one.

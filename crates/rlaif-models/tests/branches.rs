@@ -1,13 +1,13 @@
 //! Several responses to a prompt in one pass equal each of them in a pass of its own: values and
 //! gradients, with every prompt computed once.
 
-use std::{num::NonZeroU32, sync::Mutex};
+use std::num::NonZeroU32;
 
 use rlaif_lm::{
     Activations, Adapters, Dropout, Forward, Padding, Policy, TokenBatch, token_log_probs,
 };
 use rlaif_models::{AdapterConfig, Config, LanguageModel, TaskType};
-use rlaif_testing::{LLAMA, T5};
+use rlaif_testing::{LLAMA, T5, drawn};
 use tch::{Device, Kind, Tensor};
 
 const MISTRAL: &str = r#"{"model_type": "mistral", "vocab_size": 40, "hidden_size": 16,
@@ -20,12 +20,8 @@ const QWEN3: &str = r#"{"model_type": "qwen3", "vocab_size": 40, "hidden_size": 
     "initializer_range": 0.3}"#;
 
 fn policy(json: &str) -> LanguageModel {
-    static DRAWING: Mutex<()> = Mutex::new(());
-    // The generator is the process's, so one model is drawn at a time.
-    let _guard = DRAWING.lock();
-    tch::manual_seed(4);
     let config = Config::from_value(serde_json::from_str(json).unwrap());
-    LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap()
+    drawn(4, || LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap())
 }
 
 /// Prompts of different lengths; two rounds of responses, one of them empty.

@@ -3,6 +3,7 @@
 pub mod curves;
 
 use std::{
+    cell::Cell,
     env, fs,
     path::Path,
     process::Command,
@@ -25,11 +26,41 @@ pub const T5: &str = r#"{"model_type": "t5", "vocab_size": 40, "d_model": 16, "d
 
 /// Holds up the other tests of a program until the guard is dropped, and has libtorch use one thread:
 /// its generator is one for all threads, trainers and dropout draw from it, and what is computed again in
-/// a backward pass sets it back. Tiny tensors gain nothing from a second thread.
-pub fn alone() -> MutexGuard<'static, ()> {
+/// a backward pass sets it back. Tiny tensors gain nothing from a second thread. A thread that is alone
+/// already stays alone.
+pub fn alone() -> Alone {
     static TESTS: Mutex<()> = Mutex::new(());
     tch::set_num_threads(1);
-    TESTS.lock().unwrap_or_else(PoisonError::into_inner)
+    let held = HOLDERS.get();
+    HOLDERS.set(held + 1);
+    Alone((held == 0).then(|| TESTS.lock().unwrap_or_else(PoisonError::into_inner)))
+}
+
+thread_local! {
+    /// The number of guards that this thread holds.
+    static HOLDERS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The guard of a test that runs [`alone`]. Guards of one thread are dropped in the reverse order of their
+/// making, as scopes do.
+#[must_use]
+#[derive(Debug)]
+pub struct Alone(
+    #[expect(dead_code, reason = "held until it is dropped")] Option<MutexGuard<'static, ()>>,
+);
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        HOLDERS.set(HOLDERS.get() - 1);
+    }
+}
+
+/// The result of `draw` after libtorch's generator was seeded, [`alone`]: other tests draw from the same
+/// generator, and set it back.
+pub fn drawn<T>(seed: i64, draw: impl FnOnce() -> T) -> T {
+    let _alone = alone();
+    tch::manual_seed(seed);
+    draw()
 }
 
 /// The numbers of a tensor, row after row.

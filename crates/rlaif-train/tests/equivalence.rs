@@ -6,18 +6,13 @@ use std::{collections::BTreeMap, fs, path::Path};
 use rlaif_checkpoint::{AdapterConfig, TaskType};
 use rlaif_lm::{Activations, Policy};
 use rlaif_models::{Config, LanguageModel, LoadOptions};
-use rlaif_testing::alone;
+use rlaif_testing::{alone, drawn};
 use rlaif_train::{Batching, LearnConfig, OptimizerConfig, SftRow, SftTrainer};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tch::{Device, Kind, Tensor, manual_seed};
+use tch::{Device, Kind, Tensor};
 
 const STEPS: usize = 50;
-
-fn seeded<R>(seed: i64, draw: impl FnOnce() -> R) -> R {
-    manual_seed(seed);
-    draw()
-}
 
 fn llama() -> LanguageModel {
     random(json!({
@@ -38,7 +33,7 @@ fn t5() -> LanguageModel {
 
 fn random(config: Value) -> LanguageModel {
     let config = Config::from_value(config);
-    seeded(3, || LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap())
+    drawn(3, || LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap())
 }
 
 /// 64 rows of 3 to 40 tokens; in every third, part of the response is not learned.
@@ -54,7 +49,7 @@ fn rows() -> Vec<SftRow> {
         }
         row
     };
-    seeded(4, || (0..64).map(row).collect())
+    drawn(4, || (0..64).map(row).collect())
 }
 
 fn config() -> LearnConfig {
@@ -194,7 +189,7 @@ fn a_merged_adapter_gives_the_losses_of_one_that_is_not() {
         let mut merged = make();
         for model in [&mut policy, &mut merged] {
             let adapter = AdapterConfig::new(task, 4.try_into().unwrap());
-            seeded(9, || model.adapters().add("default", adapter).unwrap());
+            drawn(9, || model.adapters().add("default", adapter).unwrap());
         }
         let rows = rows();
         let mut config = config();
@@ -225,7 +220,7 @@ fn bf16_weights_with_f32_masters_learn_what_f32_learns() {
     let _alone = alone();
     let exact = trajectory(&llama(), &config());
     let json = llama().config().clone();
-    let low = seeded(3, || LanguageModel::random(json, Kind::BFloat16, Device::Cpu).unwrap());
+    let low = drawn(3, || LanguageModel::random(json, Kind::BFloat16, Device::Cpu).unwrap());
     let got = trajectory(&low, &config());
     // bf16 has 8 bits: each logit is off by up to 0.4 %.
     same("bf16", &exact, &got, 0.05);

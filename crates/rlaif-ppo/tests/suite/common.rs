@@ -1,15 +1,12 @@
 //! Code shared by the tests of this folder.
 
-use std::{
-    path::Path,
-    sync::{Mutex, PoisonError},
-};
+use std::path::Path;
 
 use rlaif_core::{PromptRecord, Specials, TextCodec};
 use rlaif_lm::{Policy, ValueHead, ValueInit};
 use rlaif_models::{Config, LanguageModel};
 use rlaif_ppo::Prompt;
-pub(crate) use rlaif_testing::Letters;
+pub(crate) use rlaif_testing::{Letters, drawn};
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
@@ -36,25 +33,15 @@ pub(crate) const VOCAB: u32 = 32;
 /// The end-of-sequence id.
 pub(crate) const EOS: u32 = 1;
 
-/// Held by tests that need libtorch's generator for themselves: there is one per process, and tests
-/// run in parallel.
-pub(crate) static GENERATOR: Mutex<()> = Mutex::new(());
-
 /// A policy with random weights, the same for the same seed, all of which are trained.
 pub(crate) fn policy(family: Family, seed: i64) -> LanguageModel {
     // A second thread slows these models down.
     rlaif_torch::set_intra_op_threads(1).unwrap();
-    let _held = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-    draw_policy(family, seed)
+    policy_in(family, seed, Kind::Float)
 }
 
-/// [`policy`], for tests that hold the generator.
-pub(crate) fn draw_policy(family: Family, seed: i64) -> LanguageModel {
-    draw_policy_in(family, seed, Kind::Float)
-}
-
-/// [`draw_policy`] with another dtype.
-pub(crate) fn draw_policy_in(family: Family, seed: i64, kind: Kind) -> LanguageModel {
+/// [`policy`] with another dtype.
+pub(crate) fn policy_in(family: Family, seed: i64, kind: Kind) -> LanguageModel {
     let config = match family {
         Family::T5 => json!({
             "model_type": "t5", "vocab_size": VOCAB, "d_model": 32, "d_kv": 8, "d_ff": 64,
@@ -70,8 +57,8 @@ pub(crate) fn draw_policy_in(family: Family, seed: i64, kind: Kind) -> LanguageM
             "pad_token_id": 0, "tie_word_embeddings": false,
         }),
     };
-    tch::manual_seed(seed);
-    let policy = LanguageModel::random(Config::from_value(config), kind, Device::Cpu).unwrap();
+    let draw = || LanguageModel::random(Config::from_value(config), kind, Device::Cpu).unwrap();
+    let policy = drawn(seed, draw);
     policy.parameters().train_where(|_| true);
     policy
 }

@@ -2,11 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use std::sync::PoisonError;
-
-use crate::common::{
-    Family, GENERATOR, Letters, draw_policy, draw_policy_in, host, policy, prompts, zero_head,
-};
+use crate::common::{Family, Letters, drawn, host, policy, policy_in, prompts, zero_head};
 use rlaif_core::{Exchange, Seed};
 use rlaif_lm::{Policy, ValueHead, ValueInit};
 use rlaif_models::{AdapterConfig, LanguageModel, TargetModules, TaskType};
@@ -14,6 +10,7 @@ use rlaif_ppo::{
     PpoConfig, PpoTrainer, PretrainingConfig, Prompt, Reference, Rollout, ValueModel, Whitening,
     train::{Checkpoints, Keep, KlControl, KlEstimator, OptimizerConfig, SftRow},
 };
+use rlaif_testing::alone;
 use tch::{Device, Kind, Tensor};
 
 const FAMILIES: [Family; 2] = [Family::T5, Family::Llama];
@@ -140,6 +137,8 @@ fn the_size_of_a_pass_changes_nothing() {
 
 #[test]
 fn recomputed_activations_change_nothing() {
+    // Recomputation sets the generator back, from which other tests draw their models.
+    let _alone = alone();
     for family in FAMILIES {
         let of = |activations| {
             let config = PpoConfig { activations, ..config() };
@@ -217,11 +216,7 @@ fn adapters_off_is_the_copied_reference() {
     for family in FAMILIES {
         let run = |copied: bool| {
             let mut own = policy(family, 5);
-            {
-                let _held = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-                tch::manual_seed(77);
-                own.adapters().add("ppo", adapter(family)).unwrap();
-            }
+            drawn(77, || own.adapters().add("ppo", adapter(family)).unwrap());
             let head = zero_head(&own);
             let reference = if copied {
                 Reference::Frozen(Box::new(policy(family, 5)))
@@ -253,12 +248,8 @@ fn adapters_off_is_the_copied_reference() {
 fn a_fresh_adapter_has_a_kl_of_exactly_0() {
     for family in FAMILIES {
         for kind in [Kind::Float, Kind::BFloat16] {
-            let own = {
-                let _held = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut own = draw_policy_in(family, 5, kind);
-                own.adapters().add("ppo", adapter(family)).unwrap();
-                own
-            };
+            let mut own = policy_in(family, 5, kind);
+            drawn(6, || own.adapters().add("ppo", adapter(family)).unwrap());
             let head = zero_head(&own);
             let mut trainer = PpoTrainer::new(own, head, Reference::AdaptersOff, config()).unwrap();
             let rollout = trainer.rollout(&prompts(0, 8), &Letters, &vowels).unwrap();
@@ -294,10 +285,8 @@ fn a_reference_that_shares_frozen_layers_is_the_copied_reference() {
 #[test]
 fn a_restored_trainer_goes_on_bit_by_bit() {
     // Dropout draws from libtorch's generator.
-    let _held = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     for family in FAMILIES {
-        let trainer =
-            |family, config| trainer_of(draw_policy(family, 5), draw_policy(family, 5), config);
         let config = PpoConfig {
             scores: rlaif_ppo::ScoreConfig {
                 scaling: rlaif_ppo::ScoreScaling::Normalize,
@@ -404,10 +393,7 @@ fn a_value_model_of_its_own_learns_values_and_leaves_the_policy_alone() {
         let trunk = policy(family, 6);
         let before = trunk.parameters().iter().map(|(n, t)| (n.to_owned(), t.detach().copy()));
         let before: Vec<_> = before.collect();
-        let head = {
-            let _held = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-            ValueHead::new(32, ValueInit::PyTorch, Device::Cpu)
-        };
+        let head = drawn(7, || ValueHead::new(32, ValueInit::PyTorch, Device::Cpu));
         let reference = Reference::Frozen(Box::new(policy(family, 5)));
         let config = PpoConfig { value_warmup_steps: 4, value_coef: 1., ..config() };
         let mut trainer =

@@ -1,8 +1,6 @@
 //! Bad input is refused before the first step, by name.
 
-use std::sync::PoisonError;
-
-use crate::common::{Family, GENERATOR, Letters, VOCAB, policy, prompts, zero_head};
+use crate::common::{Family, Letters, VOCAB, drawn, policy, prompts, zero_head};
 use rlaif_core::{Exchange, Fault, RewardError, RewardModel, Score, Scores};
 use rlaif_lm::{
     LmError, RecordedSampler, Sampled, ValueHead, ValueInit,
@@ -160,16 +158,15 @@ fn a_policy_that_cannot_be_trained_is_refused() {
 
     // Without an end of sequence, and with one that the vocabulary does not have.
     for eos in [None, Some(VOCAB + 7)] {
-        let held = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
         let endless = Config::from_value(serde_json::json!({
             "model_type": "llama", "vocab_size": VOCAB, "hidden_size": 32,
             "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
             "max_position_embeddings": 64,
             "eos_token_id": eos, "pad_token_id": 0,
         }));
-        let endless = LanguageModel::random(endless, Kind::Float, Device::Cpu).unwrap();
+        let draw = || LanguageModel::random(endless, Kind::Float, Device::Cpu).unwrap();
+        let endless = drawn(1, draw);
         rlaif_lm::Policy::parameters(&endless).train_where(|_| true);
-        drop(held);
         let error = build(endless, config()).map(|_| ()).unwrap_err();
         assert_eq!(field(&error), "stop_ids");
     }
@@ -193,9 +190,7 @@ fn a_policy_that_cannot_be_trained_is_refused() {
         "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
         "max_position_embeddings": 64,
     }));
-    let held = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-    let other = LanguageModel::random(other, Kind::Float, Device::Cpu).unwrap();
-    drop(held);
+    let other = drawn(1, || LanguageModel::random(other, Kind::Float, Device::Cpu).unwrap());
     let reference = Reference::Frozen(Box::new(other));
     let error = PpoTrainer::new(own, head, reference, config()).map(|_| ()).unwrap_err();
     assert_eq!(field(&error), "reference");

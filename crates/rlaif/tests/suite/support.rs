@@ -6,16 +6,17 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Output},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     thread::{sleep, spawn},
     time::{Duration, Instant},
 };
 
 use rlaif::{
     models::{Classifier, Config, LanguageModel, SaveOptions},
-    tch::{Device, Kind, manual_seed},
+    tch::{Device, Kind},
     text::HfTokenizer,
 };
+use rlaif_testing::drawn;
 use serde_json::{Value, json};
 
 /// A file or folder of this repository.
@@ -49,14 +50,6 @@ fn with_vocabulary(mut config: Value, tokenizer: &Path) -> Config {
     let config = config.as_object_mut().unwrap();
     config.entry("vocab_size").or_insert(rows.into());
     Config::from_value(Value::Object(config.clone()))
-}
-
-/// The result of `draw` with libtorch's generator, which all threads of this program share.
-fn drawn<T>(seed: i64, draw: impl FnOnce() -> T) -> T {
-    static GENERATOR: Mutex<()> = Mutex::new(());
-    let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-    manual_seed(seed);
-    draw()
 }
 
 /// Standard error of a command that succeeded.
