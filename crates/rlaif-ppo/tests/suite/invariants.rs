@@ -388,6 +388,10 @@ fn while_the_value_head_warms_up_the_policy_stays() {
 
 #[test]
 fn a_value_model_of_its_own_learns_values_and_leaves_the_policy_alone() {
+    // Far from a new head's values, so that the error's fall exceeds the noise of the samples.
+    let far_vowels = |batch: &[Exchange<'_>]| -> Vec<f32> {
+        vowels(batch).into_iter().map(|score| score + 5.).collect()
+    };
     for family in FAMILIES {
         let own = policy(family, 5);
         let trunk = policy(family, 6);
@@ -401,10 +405,10 @@ fn a_value_model_of_its_own_learns_values_and_leaves_the_policy_alone() {
         let start = weights(&trainer);
         let mut errors = Vec::new();
         for _ in 0..4 {
-            let (_, stats) = trainer.step(&prompts(0, 8), &Letters, &vowels).unwrap();
+            let (_, stats) = trainer.step(&prompts(0, 8), &Letters, &far_vowels).unwrap();
             errors.push(stats.get("ppo/val/error"));
         }
-        assert!(errors[3] < errors[0], "{family:?} {errors:?}");
+        assert!(errors[3] < errors[0] / 2., "{family:?} {errors:?}");
         let now = weights(&trainer);
         for ((name, was), (_, is)) in start.iter().zip(&now) {
             let of_value = name.starts_with("value.") || name.starts_with("v_head.");
