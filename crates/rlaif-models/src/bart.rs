@@ -9,30 +9,25 @@
 mod config;
 mod decode;
 
-use rlaif_lm::{
-    Activations, DecodeState, DecoderLm, EncodedTokens, EncoderStates, Forward, LmError, LmSpec,
-    Padding, Parameters, Room, Seq2SeqLm, TokenBatch, VocabHead,
-};
-use rlaif_torch::Keys;
+use rlaif_lm::{EncodedTokens, Padding, TokenBatch};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
     adapter::Pass,
-    architecture::{BuiltClassifier, Framed},
-    config::{Config, check_ids},
+    architecture::{BuiltClassifier, LanguageLayers},
+    config::Config,
     error::ModelError,
-    frame::{Frame, Parts},
     labels::Labels,
     layers::{Activation, Bias, Embedding, LayerNorm, Linear, dropout},
-    recompute::{Shallow, recompute},
+    recompute::Shallow,
     seq2seq::{
-        self, Attention, AttentionBias, Cover, HeadSettings, Seq2SeqTrunk, Start, TrunkLayers,
-        shared_words, with_head,
+        Attention, Attentions, Context, LmHead, Role, Seq2SeqBlock, classifier, language_model,
+        shared_words,
     },
     weights::{ModelTensors, TensorTree},
 };
 pub(crate) use config::{Member, dimensions};
-use config::{RawConfig, Shape, Side};
+use config::{NormPlace, Shape, Side};
 
 /// ε of all norms, which config.json does not name.
 const EPSILON: f64 = 1e-5;
@@ -64,43 +59,33 @@ fn attention(weights: &TensorTree<'_>, shape: &Shape, side: Side) -> Attention {
 /// residual connection around it, and a norm before it or after it.
 #[derive(Debug)]
 struct Block {
-    attention: Attention,
-    attention_norm: LayerNorm,
-    cross: Option<(Attention, LayerNorm)>,
+    attentions: Attentions<LayerNorm>,
     fc1: Linear,
     fc2: Linear,
     feed_forward_norm: LayerNorm,
-    norms_first: bool,
+    norms: NormPlace,
     activation: Activation,
     dropout: f64,
     activation_dropout: f64,
 }
 
-/// The tensors that a block reads besides its input.
-struct Context<'a> {
-    cover: &'a Cover,
-    keys: Keys,
-    /// Cross-attention: hidden states of the encoder, and the exclusion of its padding.
-    encoded: Option<(&'a Tensor, &'a Cover)>,
-}
-
 impl Block {
-    fn load(weights: &TensorTree<'_>, shape: &Shape, side: Side, decoder: bool) -> Self {
+    fn load(weights: &TensorTree<'_>, shape: &Shape, side: Side, role: Role) -> Self {
         let norm = |key| LayerNorm::load(&weights.at(key), shape.d_model, EPSILON);
         let linear = |key, inputs, outputs| {
             Linear::load(&weights.at(key), inputs, outputs, Bias::Present, shape.std)
         };
+        let attended = |key, norm_key| (attention(&weights.at(key), shape, side), norm(norm_key));
         Self {
-            attention: attention(&weights.at("self_attn"), shape, side),
-            attention_norm: norm("self_attn_layer_norm"),
-            cross: decoder.then(|| {
-                let cross = attention(&weights.at("encoder_attn"), shape, side);
-                (cross, norm("encoder_attn_layer_norm"))
-            }),
+            attentions: Attentions::load(
+                role,
+                || attended("self_attn", "self_attn_layer_norm"),
+                || attended("encoder_attn", "encoder_attn_layer_norm"),
+            ),
             fc1: linear("fc1", shape.d_model, side.inner),
             fc2: linear("fc2", side.inner, shape.d_model),
             feed_forward_norm: norm("final_layer_norm"),
-            norms_first: shape.member.norms_first(),
+            norms: shape.member.norms(),
             activation: shape.activation,
             dropout: shape.dropout,
             activation_dropout: shape.activation_dropout,
@@ -120,33 +105,10 @@ impl Block {
             0. => out.onto(x, inner, pass),
             _ => x + dropout(out.forward(inner, pass), self.dropout, pass.dropout),
         };
-        if self.norms_first { add(&inner(&norm.forward(x))) } else { norm.forward(&add(&inner(x))) }
-    }
-
-    fn forward(&self, x: &Tensor, context: &Context<'_>, pass: Pass) -> Tensor {
-        let scores = AttentionBias { bias: None, cover: context.cover, keys: context.keys };
-        let layer = &self.attention;
-        let mut x = self.part(x, &self.attention_norm, &layer.o, pass, |x| {
-            layer.self_attention(x, &scores, pass)
-        });
-        if let (Some((cross, norm)), Some((encoded, cover))) = (&self.cross, context.encoded) {
-            x = self
-                .part(&x, norm, &cross.o, pass, |x| cross.cross_attention(x, encoded, cover, pass));
+        match self.norms {
+            NormPlace::Before => add(&inner(&norm.forward(x))),
+            NormPlace::After => norm.forward(&add(&inner(x))),
         }
-        self.finish(&x, pass)
-    }
-
-    /// As [`Self::forward`], recomputed in the backward pass.
-    fn recomputed(&self, x: &Tensor, context: &Context<'_>, pass: Pass) -> Result<Tensor, LmError> {
-        let (cover, keys) = (context.cover.handle(), context.keys);
-        let (encoded, shield) = context
-            .encoded
-            .map_or((None, Cover::Full), |(encoded, cover)| (Some(encoded), cover.handle()));
-        let inputs: Vec<&Tensor> = std::iter::once(x).chain(encoded).collect();
-        recompute(self, &inputs, move |block, inputs| {
-            let encoded = inputs.get(1).map(|encoded| (encoded, &shield));
-            block.forward(&inputs[0], &Context { cover: &cover, keys, encoded }, pass)
-        })
     }
 
     /// The feed-forward layer, shared by decoding and training.
@@ -156,31 +118,37 @@ impl Block {
             dropout(inner, self.activation_dropout, pass.dropout)
         });
         // As in transformers, only the encoder's states are clamped.
-        let clamps = x.kind() == Kind::Half && self.cross.is_none();
+        let clamps = x.kind() == Kind::Half && self.attentions.cross.is_none();
         if clamps { x.clamp(-64_504., 64_504.) } else { x }
     }
 
     fn linears(&mut self) -> Vec<&mut Linear> {
-        let mut all: Vec<&mut Linear> = self.attention.linears().into();
-        if let Some((cross, _)) = &mut self.cross {
-            all.extend(cross.linears());
-        }
-        all.extend([&mut self.fc1, &mut self.fc2]);
-        all
+        self.attentions.linears().chain([&mut self.fc1, &mut self.fc2]).collect()
     }
 }
 
 impl Shallow for Block {
     fn handle(&self) -> Self {
         Self {
-            attention: self.attention.handle(),
-            attention_norm: self.attention_norm.handle(),
-            cross: self.cross.handle(),
+            attentions: self.attentions.handle(),
             fc1: self.fc1.handle(),
             fc2: self.fc2.handle(),
             feed_forward_norm: self.feed_forward_norm.handle(),
             ..*self
         }
+    }
+}
+
+impl Seq2SeqBlock for Block {
+    fn forward(&self, x: &Tensor, context: &Context<'_>, pass: Pass) -> Tensor {
+        let Attentions { own: (own, norm), cross } = &self.attentions;
+        let mut x =
+            self.part(x, norm, &own.o, pass, |x| own.self_attention(x, &context.scores, pass));
+        if let (Some((cross, norm)), Some((encoded, cover))) = (cross, context.encoded) {
+            x = self
+                .part(&x, norm, &cross.o, pass, |x| cross.cross_attention(x, encoded, cover, pass));
+        }
+        self.finish(&x, pass)
     }
 }
 
@@ -238,23 +206,16 @@ struct Stack {
 }
 
 impl Stack {
-    fn load(
-        weights: &TensorTree<'_>,
-        shape: &Shape,
-        side: Side,
-        decoder: bool,
-        kind: Kind,
-    ) -> Self {
-        let norm = |key: &str, present: bool| {
-            present.then(|| LayerNorm::load(&weights.at(key), shape.d_model, EPSILON))
-        };
+    fn load(weights: &TensorTree<'_>, shape: &Shape, role: Role, kind: Kind) -> Self {
+        let side = shape.side(role);
+        let norm = |key| LayerNorm::load(&weights.at(key), shape.d_model, EPSILON);
         let layers = weights.at("layers");
-        let block = |i| Block::load(&layers.at(i), shape, side, decoder);
+        let block = |i| Block::load(&layers.at(i), shape, side, role);
         Self {
             positions: Positions::load(&weights.at("embed_positions"), shape, kind),
-            embedding_norm: norm("layernorm_embedding", shape.member.norms_embeddings()),
+            embedding_norm: shape.member.norms_embeddings().then(|| norm("layernorm_embedding")),
             blocks: (0..side.layers).map(block).collect(),
-            norm: norm("layer_norm", shape.member.norms_first()),
+            norm: (shape.member.norms() == NormPlace::Before).then(|| norm("layer_norm")),
             scale: shape.scale,
             dropout: shape.dropout,
         }
@@ -268,16 +229,6 @@ impl Stack {
         dropout(x, self.dropout, pass.dropout)
     }
 
-    fn forward(&self, mut x: Tensor, context: &Context<'_>, pass: Pass) -> Result<Tensor, LmError> {
-        for block in &self.blocks {
-            x = match pass.activations {
-                Activations::Keep => block.forward(&x, context, pass),
-                Activations::Recompute => block.recomputed(&x, context, pass)?,
-            };
-        }
-        Ok(self.end(x))
-    }
-
     fn end(&self, x: Tensor) -> Tensor {
         match &self.norm {
             Some(norm) => norm.forward(&x),
@@ -287,14 +238,7 @@ impl Stack {
 }
 
 /// Encoder and decoder.
-#[derive(Debug)]
-struct Trunk {
-    shape: Shape,
-    /// The embeddings of the encoder and of the decoder, which share one matrix as a rule.
-    words: [Embedding; 2],
-    encoder: Stack,
-    decoder: Stack,
-}
+type Trunk = crate::seq2seq::Trunk<Shape, Stack>;
 
 /// Positions of real tokens in the layout of an encoder's input, int64.
 fn positions(prompts: &TokenBatch, tokens: &EncodedTokens) -> Tensor {
@@ -324,56 +268,10 @@ impl Trunk {
         let words = words.map(|words| words.with_padding(shape.padding));
         let kind = words[0].weight().kind();
         let root = source.root().at("model");
-        let encoder = Stack::load(&root.at("encoder"), &shape, shape.encoder, false, kind);
-        let decoder = Stack::load(&root.at("decoder"), &shape, shape.decoder, true, kind);
+        let encoder = Stack::load(&root.at("encoder"), &shape, Role::Encoder, kind);
+        let decoder = Stack::load(&root.at("decoder"), &shape, Role::Decoder, kind);
         (Self { shape, words, encoder, decoder }, name)
     }
-
-    /// The matrix of embeddings.
-    fn embeddings(&self) -> &Tensor {
-        self.words[0].weight()
-    }
-}
-
-impl Seq2SeqTrunk for Trunk {
-    fn encode(&self, prompts: &TokenBatch, pass: Pass) -> Result<EncoderStates, LmError> {
-        seq2seq::encode(self, prompts, pass)
-    }
-
-    fn decode(&self, ids: &Tensor, encoded: &EncoderStates, pass: Pass) -> Result<Tensor, LmError> {
-        let padded = seq2seq::padded_if_needed(self, encoded, pass);
-        let encoded = padded.as_ref().unwrap_or(encoded);
-        let embedded = self.words[1].adapted(ids, pass);
-        let (kind, width) = (embedded.kind(), ids.size()[1]);
-        let positions = Tensor::arange(width, (Kind::Int64, ids.device()));
-        let x = self.decoder.begin(embedded, &positions, pass);
-        let cover = Cover::cross_attention(&encoded.tokens, width, kind);
-        let encoded = Some((&encoded.hidden, &cover));
-        let context = Context { cover: &Cover::Full, keys: Keys::Causal, encoded };
-        self.decoder.forward(x, &context, pass)
-    }
-
-    fn layers(&mut self) -> TrunkLayers<'_> {
-        let Self { words, encoder, decoder, .. } = self;
-        let (mut linears, mut tables) = (Vec::new(), Vec::new());
-        for Stack { positions, blocks, .. } in [encoder, decoder] {
-            linears.extend(blocks.iter_mut().flat_map(Block::linears));
-            tables.extend(match positions {
-                Positions::Learned(table) => Some(table),
-                Positions::Sines(_) => None,
-            });
-        }
-        TrunkLayers { linears, words: words.iter_mut().collect(), tables }
-    }
-}
-
-/// A BART, mBART or PEGASUS model. [`rlaif_lm::Seq2SeqPolicy`] makes it a policy.
-#[derive(Debug)]
-pub(crate) struct Bart {
-    frame: Frame,
-    trunk: Trunk,
-    /// The head, which shares the matrix of the embeddings as a rule.
-    lm_head: Linear,
 }
 
 /// Versions in old checkpoints.
@@ -382,31 +280,30 @@ fn harmless(name: &str) -> bool {
         || matches!(name, "model.encoder.version" | "model.decoder.version")
 }
 
-impl Bart {
-    /// Builds the model that `config` describes from the tensors of `source`.
-    pub(crate) fn build(
-        config: Config,
-        source: ModelTensors<'_>,
-        member: Member,
-    ) -> Result<Self, ModelError> {
-        let raw = RawConfig::read(&config, member)?;
-        let (trunk, name) = Trunk::load(&source, Shape::resolve(&raw, member)?);
-        let Shape { vocab_size, d_model, std, .. } = trunk.shape;
-        let lm_head = if raw.ties_head() && !source.differ("lm_head.weight", &name) {
-            source.tie("lm_head.weight", &name);
-            Linear::tied("lm_head", &name, trunk.embeddings())
-        } else {
-            Linear::load(&source.root().at("lm_head"), d_model, vocab_size, Bias::Absent, std)
-        };
-        let kind = trunk.embeddings().kind();
-        let _ = source.root().fixed(LOGITS_BIAS, &[1, vocab_size], kind, || {
-            Tensor::zeros([1, vocab_size], (Kind::Float, Device::Cpu))
-        });
-        let parameters = source.finish(harmless)?;
-        let spec = raw.spec(&config, trunk.embeddings())?;
-        check_ids(&spec)?;
-        Ok(Self { frame: Frame::new(spec, config, parameters), trunk, lm_head })
-    }
+/// Builds the model that `config` describes from the tensors of `source`.
+pub(crate) fn build(
+    config: Config,
+    source: ModelTensors<'_>,
+    member: Member,
+) -> Result<Box<dyn LanguageLayers>, ModelError> {
+    let raw = member.read(&config)?;
+    let (trunk, name) = Trunk::load(&source, Shape::resolve(&raw, member)?);
+    let Shape { vocab_size, d_model, std, .. } = trunk.shape;
+    let layer = if raw.ties_head() && !source.differ("lm_head.weight", &name) {
+        source.tie("lm_head.weight", &name);
+        Linear::tied("lm_head", &name, trunk.embeddings())
+    } else {
+        Linear::load(&source.root().at("lm_head"), d_model, vocab_size, Bias::Absent, std)
+    };
+    let kind = trunk.embeddings().kind();
+    let _ = source.root().fixed(LOGITS_BIAS, &[1, vocab_size], kind, || {
+        Tensor::zeros([1, vocab_size], (Kind::Float, Device::Cpu))
+    });
+    let spec = raw.spec(&config, trunk.embeddings())?;
+    // transformers 5 reads a head that differs. With `tie_word_embeddings` false, it would expect the
+    // embeddings of encoder and decoder apart as well.
+    let head = LmHead { layer, scale: 1., bias: Some(LOGITS_BIAS), untied: Vec::new() };
+    language_model(trunk, head, spec, config, source, harmless)
 }
 
 /// Builds the classifier that `config` describes from the tensors of `source`.
@@ -416,93 +313,9 @@ pub(crate) fn build_classifier(
     source: ModelTensors<'_>,
     member: Member,
 ) -> Result<BuiltClassifier, ModelError> {
-    let raw = RawConfig::read(config, member)?;
+    let raw = member.read(config)?;
     let (trunk, _) = Trunk::load(&source, Shape::resolve(&raw, member)?);
     let spec = raw.spec(config, trunk.embeddings())?;
-    let start = match member {
-        Member::MBart => Start::LastOfText,
-        Member::Bart | Member::Pegasus => {
-            Start::Token(spec.decoder_start_id.unwrap_or(spec.pad_id))
-        }
-    };
-    let settings = HeadSettings {
-        start,
-        eos_ids: raw.eos_ids(),
-        dropout: raw.classifier_dropout(),
-        std: raw.std(),
-    };
-    with_head(trunk, spec, labels, source, settings, harmless)
-}
-
-impl Framed for Bart {
-    fn frame(&self) -> &Frame {
-        &self.frame
-    }
-
-    fn parts(&mut self) -> Parts<'_> {
-        let TrunkLayers { linears, words, tables } = self.trunk.layers();
-        let mut parts =
-            self.frame.parts(linears, vec![&mut self.lm_head]).embeddings(words, tables);
-        // transformers 5 reads a head that differs. With `tie_word_embeddings` false, it would expect the
-        // embeddings of encoder and decoder apart as well.
-        parts.untied = Vec::new();
-        parts
-    }
-}
-
-impl Seq2SeqLm for Bart {
-    fn encode(&self, prompts: &TokenBatch, forward: Forward<'_>) -> Result<EncoderStates, LmError> {
-        self.trunk.encode(prompts, self.frame.adapters.resolve(forward)?)
-    }
-
-    fn decode(
-        &self,
-        ids: &Tensor,
-        encoded: &EncoderStates,
-        forward: Forward<'_>,
-    ) -> Result<Tensor, LmError> {
-        self.trunk.decode(ids, encoded, self.frame.adapters.resolve(forward)?)
-    }
-}
-
-impl DecoderLm for Bart {
-    fn spec(&self) -> &LmSpec {
-        &self.frame.spec
-    }
-
-    fn open(&self, room: Room) -> Result<DecodeState, LmError> {
-        seq2seq::open(&self.trunk, &self.frame.spec, room)
-    }
-
-    fn prefill(
-        &self,
-        state: &mut DecodeState,
-        prompts: &TokenBatch,
-        forward: Forward<'_>,
-    ) -> Result<(), LmError> {
-        let pass = self.frame.adapters.resolve(forward)?;
-        seq2seq::prefill(&self.trunk, &self.frame.spec, state, prompts, pass)
-    }
-
-    fn decode_step(
-        &self,
-        state: &mut DecodeState,
-        tokens: &Tensor,
-        forward: Forward<'_>,
-    ) -> Result<Tensor, LmError> {
-        let pass = self.frame.adapters.resolve(forward)?;
-        seq2seq::decode_step(&self.trunk, &self.frame.spec, state, tokens, pass)
-    }
-
-    fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {
-        let pass = self.frame.adapters.resolve(forward)?;
-        let mut head = self.lm_head.vocab_head(1., pass);
-        let bias = self.frame.parameters.get(LOGITS_BIAS);
-        head.bias = bias.map(|bias| bias.view([-1]));
-        Ok(head)
-    }
-
-    fn parameters(&self) -> &Parameters {
-        &self.frame.parameters
-    }
+    let settings = raw.head(member, &spec);
+    classifier(trunk, spec, labels, source, settings, harmless)
 }

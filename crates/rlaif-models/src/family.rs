@@ -8,12 +8,12 @@
 use std::fmt;
 
 use rlaif_checkpoint::Checkpoint;
-use rlaif_lm::{CausalPolicy, Parameters, Seq2SeqPolicy};
+use rlaif_lm::{CausalPolicy, Parameters};
 use serde_json::{Map, Value};
 
 use crate::{
     architecture::{BuiltClassifier, LanguageLayers},
-    bart::{self, Bart},
+    bart,
     config::Config,
     deberta,
     dimensions::Dimensions,
@@ -24,7 +24,7 @@ use crate::{
     modernbert,
     roberta::{self, Roberta},
     sort::{ModelSort, class, of_tokens},
-    t5::{self, T5},
+    t5,
     weights::ModelTensors,
 };
 
@@ -266,9 +266,7 @@ macro_rules! t5 {
             model_type: $model_type,
             generates: Some(Generates {
                 class: $class,
-                build: |config, source| {
-                    Ok(Box::new(Seq2SeqPolicy(T5::build(config, source, t5::Member::$member)?)))
-                },
+                build: |config, source| t5::build(config, source, t5::Member::$member),
                 gguf: None,
             }),
             classifies: Some(Classifies {
@@ -292,10 +290,7 @@ macro_rules! bart {
             model_type: $model_type,
             generates: Some(Generates {
                 class: concat!($class, "ForConditionalGeneration"),
-                build: |config, source| {
-                    let model = Bart::build(config, source, bart::Member::$member)?;
-                    Ok(Box::new(Seq2SeqPolicy(model)))
-                },
+                build: |config, source| bart::build(config, source, bart::Member::$member),
                 gguf: None,
             }),
             classifies: $classifies,

@@ -1,7 +1,10 @@
 //! Parts that encoder-decoder families share: attention with padding excluded, the embeddings of both sides, decoding.
 
+mod block;
 mod classifier;
 mod decode;
+mod model;
+mod trunk;
 
 use rlaif_lm::{EncodedTokens, EncoderStates, Mask, TokenBatch};
 use rlaif_torch::{AttentionOptions, Keys, RowLengths};
@@ -9,12 +12,14 @@ use tch::{Kind, Tensor};
 
 use crate::{
     adapter::Pass,
-    layers::{Embedding, Linear, Visible, attend, hide, in_heads},
+    layers::{Linear, Visible, attend, hide, in_heads},
     recompute::Shallow,
-    weights::ModelTensors,
 };
-pub(crate) use classifier::{HeadSettings, Seq2SeqTrunk, Start, TrunkLayers, with_head};
-pub(crate) use decode::{CachedTrunk, decode_step, encode, open, padded_if_needed, prefill};
+pub(crate) use block::{Attentions, Context, Role, Seq2SeqBlock, run_blocks};
+pub(crate) use classifier::{HeadSettings, Start, classifier};
+pub(crate) use decode::{RowStep, Seq2SeqTrunk, Step};
+pub(crate) use model::{LmHead, language_model};
+pub(crate) use trunk::{Trunk, TrunkLayers, check_encoder_decoder, shared_words};
 
 /// Multi-head attention to its own input, or to the states of an encoder.
 #[derive(Debug)]
@@ -183,40 +188,6 @@ impl Shallow for Cover {
             }
         }
     }
-}
-
-/// Names of the embeddings: those that most checkpoints have, and those that encoder and decoder read.
-const SHARED: [&str; 3] =
-    ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
-
-/// The embeddings of the encoder and of the decoder under a path that is empty or ends in a dot, and the
-/// name of the matrix that they share as a rule. Without a checkpoint, it is normal with this standard
-/// deviation.
-pub(crate) fn shared_words(
-    source: &ModelTensors<'_>,
-    path: &str,
-    [rows, size]: [i64; 2],
-    std: f64,
-) -> ([Embedding; 2], String) {
-    let names = SHARED.map(|name| format!("{path}{name}"));
-    let name = source.first_of(&names.each_ref().map(String::as_str)).to_owned();
-    let own: Vec<&String> = names.iter().filter(|other| source.differ(other, &name)).collect();
-    for alias in names.iter().filter(|alias| **alias != name && !own.contains(alias)) {
-        source.tie(alias, &name);
-    }
-    let root = source.root();
-    let module = |name: &str| name.trim_end_matches(".weight").to_owned();
-    let load = |name: &str| Embedding::load(&root.at(module(name)), rows, size, std);
-    let shared = load(&name);
-    let words = [&names[1], &names[2]].map(|reads| {
-        if own.contains(&reads) {
-            return load(reads);
-        }
-        let mut words = Embedding::tied(&module(reads), &name, shared.weight());
-        words.table.tied = words.table.tied.filter(|_| *reads != name);
-        words
-    });
-    (words, name)
 }
 
 /// Tokens in the layout of the batch, with padding between them.

@@ -11,6 +11,7 @@ use crate::{
     dimensions::Dimensions,
     error::ModelError,
     layers::Activation,
+    seq2seq::{HeadSettings, Role, Start, check_encoder_decoder},
 };
 
 /// A member of BART's family.
@@ -25,9 +26,20 @@ pub(crate) enum Member {
 }
 
 impl Member {
-    /// `true` if norms are before the parts of a block, and one is after the last block.
-    pub(super) fn norms_first(self) -> bool {
-        self != Self::Bart
+    pub(super) fn read(self, config: &Config) -> Result<RawConfig, ModelError> {
+        config.parse(match self {
+            Self::Bart => "bart",
+            Self::MBart => "mbart",
+            Self::Pegasus => "pegasus",
+        })
+    }
+
+    /// The places of the norms.
+    pub(super) fn norms(self) -> NormPlace {
+        match self {
+            Self::Bart => NormPlace::After,
+            Self::MBart | Self::Pegasus => NormPlace::Before,
+        }
     }
 
     /// `true` if the embeddings have a norm.
@@ -39,6 +51,15 @@ impl Member {
     pub(super) fn learns_positions(self) -> bool {
         self != Self::Pegasus
     }
+}
+
+/// The places of the norms of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NormPlace {
+    /// Before each part; one more follows the last block.
+    Before,
+    /// After each part.
+    After,
 }
 
 /// The used fields of config.json. [`Config::parse`] adds those that the file lacks.
@@ -75,27 +96,17 @@ pub(super) struct RawConfig {
 }
 
 impl RawConfig {
-    pub(super) fn read(config: &Config, member: Member) -> Result<Self, ModelError> {
-        config.parse(match member {
-            Member::Bart => "bart",
-            Member::MBart => "mbart",
-            Member::Pegasus => "pegasus",
-        })
-    }
-
-    /// Probability of dropout in a classification head.
-    pub(super) fn classifier_dropout(&self) -> f64 {
-        self.classifier_dropout.unwrap_or(0.)
-    }
-
-    /// The ends of a sequence that a classification head looks for.
-    pub(super) fn eos_ids(&self) -> Vec<u32> {
-        self.eos_token_id.0.clone()
-    }
-
-    /// Standard deviation of initial weights.
-    pub(super) fn std(&self) -> f64 {
-        self.init_std
+    /// The settings of a classification head.
+    pub(super) fn head(&self, member: Member, spec: &LmSpec) -> HeadSettings {
+        HeadSettings {
+            start: match member {
+                Member::MBart => Start::LastOfText,
+                Member::Bart | Member::Pegasus => Start::of(spec),
+            },
+            eos_ids: self.eos_token_id.0.clone(),
+            dropout: self.classifier_dropout.unwrap_or(0.),
+            std: self.init_std,
+        }
     }
 
     /// `true` if config.json ties the head to the embeddings.
@@ -161,6 +172,14 @@ pub(super) struct Shape {
 }
 
 impl Shape {
+    /// The sizes of this side.
+    pub(super) fn side(&self, role: Role) -> Side {
+        match role {
+            Role::Encoder => self.encoder,
+            Role::Decoder => self.decoder,
+        }
+    }
+
     pub(super) fn resolve(raw: &RawConfig, member: Member) -> Result<Self, ModelError> {
         check_sizes([
             ("vocab_size", raw.vocab_size),
@@ -193,14 +212,7 @@ impl Shape {
                 });
             }
         }
-        if raw.is_encoder_decoder == Some(false) {
-            return Err(ModelError::UnsupportedField {
-                file: None,
-                field: "is_encoder_decoder",
-                found: "false".to_owned(),
-                supported: "true",
-            });
-        }
+        check_encoder_decoder(raw.is_encoder_decoder)?;
         let scaled = raw.scale_embedding == Some(true);
         Ok(Self {
             member,
@@ -230,7 +242,7 @@ impl Shape {
 
 /// Sizes of the layers, for memory estimates.
 pub(crate) fn dimensions(config: &Config, member: Member) -> Result<Dimensions, ModelError> {
-    let shape = Shape::resolve(&RawConfig::read(config, member)?, member)?;
+    let shape = Shape::resolve(&member.read(config)?, member)?;
     let blocks = shape.encoder.layers + shape.decoder.layers;
     Ok(Dimensions::of_encoder(shape.d_model, blocks, shape.decoder.heads))
 }

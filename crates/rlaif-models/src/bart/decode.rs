@@ -1,15 +1,19 @@
-//! Decoding of BART's kin: step by step with libtorch's operations, and over rows without padding on the CPU.
+//! Passes of BART's kin: over whole texts and step by step with libtorch's operations, and over rows without
+//! padding on the CPU.
 
-use rlaif_lm::{DecodeState, EncodedTokens, EncoderStates, LmError, TokenBatch};
+use rlaif_lm::{EncodedTokens, LmError, TokenBatch};
 use rlaif_torch::{Keys, RowAttention, RowCount, attends_rows};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-use super::{Block, Context, Trunk, positions};
+use super::{Block, NormPlace, Positions, Stack, Trunk, positions};
 use crate::{
     adapter::Pass,
-    layers::{LayerNorm, Linear, hide},
+    layers::{Embedding, LayerNorm, Linear, hide},
     rows::{self, PackedRows},
-    seq2seq::{Attention, CachedTrunk, Cover},
+    seq2seq::{
+        Attention, AttentionBias, Attentions, Context, Cover, RowStep, Seq2SeqTrunk, Step,
+        TrunkLayers, run_blocks,
+    },
 };
 
 impl Block {
@@ -23,10 +27,10 @@ impl Block {
         pass: Pass,
         inner: impl FnOnce(&Tensor) -> Tensor,
     ) -> Tensor {
-        if self.norms_first {
-            return rows::add(x, &inner(&norm.forward(x)), out, count, pass);
+        match self.norms {
+            NormPlace::Before => rows::add(x, &inner(&norm.forward(x)), out, count, pass),
+            NormPlace::After => norm.forward(&rows::add(x, &inner(x), out, count, pass)),
         }
-        norm.forward(&rows::add(x, &inner(x), out, count, pass))
     }
 
     /// The feed-forward layer with its norm and residual.
@@ -37,14 +41,20 @@ impl Block {
     }
 }
 
-impl CachedTrunk for Trunk {
+impl Seq2SeqTrunk for Trunk {
+    fn words(&self) -> &[Embedding; 2] {
+        &self.words
+    }
+
     fn decoder_heads(&self) -> [i64; 2] {
         let heads = self.shape.decoder.heads;
         [heads, self.shape.d_model / heads]
     }
 
     fn crosses(&self) -> impl Iterator<Item = &Attention> {
-        self.decoder.blocks.iter().filter_map(|block| block.cross.as_ref().map(|(cross, _)| cross))
+        let crosses =
+            self.decoder.blocks.iter().filter_map(|block| block.attentions.cross.as_ref());
+        crosses.map(|(cross, _)| cross)
     }
 
     fn attends_rows(&self, pass: Pass) -> bool {
@@ -54,38 +64,32 @@ impl CachedTrunk for Trunk {
             && pass.dropout_p(self.shape.attention_dropout) == 0.
     }
 
-    fn encode_as(
+    fn encode(
         &self,
-        tokens: EncodedTokens,
+        embedded: Tensor,
         prompts: &TokenBatch,
+        tokens: &EncodedTokens,
         pass: Pass,
-    ) -> Result<EncoderStates, LmError> {
-        let embedded = match &tokens {
-            EncodedTokens::Unpadded(_) => self.words[0].adapted(&prompts.unpadded_ids(), pass),
-            EncodedTokens::Full | EncodedTokens::Padded(_) => {
-                self.words[0].adapted(prompts.ids(), pass)
-            }
-        };
-        let cover = Cover::self_attention(&tokens, embedded.kind());
-        let context = Context { cover: &cover, keys: Keys::All, encoded: None };
-        let x = self.encoder.begin(embedded, &positions(prompts, &tokens), pass);
-        let hidden = self.encoder.forward(x, &context, pass)?;
-        Ok(EncoderStates { hidden, tokens })
+    ) -> Result<Tensor, LmError> {
+        let cover = Cover::self_attention(tokens, embedded.kind());
+        let scores = AttentionBias { bias: None, cover: &cover, keys: Keys::All };
+        let x = self.encoder.begin(embedded, &positions(prompts, tokens), pass);
+        let context = Context { scores, encoded: None };
+        Ok(self.encoder.end(run_blocks(&self.encoder.blocks, x, &context, pass)?))
     }
 
-    fn encode_rows(&self, packed: &PackedRows, pass: Pass) -> Tensor {
+    fn encode_rows(&self, embedded: Tensor, packed: &PackedRows, pass: Pass) -> Tensor {
         let many = RowCount::Many;
         let heads = self.shape.encoder.heads;
         let size = [-1, heads, self.shape.d_model / heads];
-        let embedded = self.words[0].adapted(&packed.ids, pass);
         let mut x = self.encoder.begin(embedded, &packed.positions(), pass);
         for block in &self.encoder.blocks {
-            let layer = &block.attention;
-            x = block.part_rows(&x, &block.attention_norm, &layer.o, many, pass, |x| {
-                let qkv = rows::project(x, None, [&layer.q, &layer.k, &layer.v], many, pass);
+            let (own, norm) = &block.attentions.own;
+            x = block.part_rows(&x, norm, &own.o, many, pass, |x| {
+                let qkv = rows::project(x, None, [&own.q, &own.k, &own.v], many, pass);
                 let [q, k, v] = qkv.each_ref().map(|x| x.view(size));
                 packed.attention([&q, &k, &v], |[q, k, v], _| {
-                    let (mask, scale) = (None::<&Tensor>, layer.scale);
+                    let (mask, scale) = (None::<&Tensor>, own.scale);
                     Tensor::scaled_dot_product_attention(&q, &k, &v, mask, 0., false, scale, false)
                 })
             });
@@ -94,24 +98,26 @@ impl CachedTrunk for Trunk {
         self.encoder.end(x)
     }
 
-    fn decode_rows(
+    fn decode(
         &self,
-        state: &mut DecodeState,
-        tokens: &Tensor,
+        embedded: Tensor,
+        encoded: (&Tensor, &Cover),
         pass: Pass,
     ) -> Result<Tensor, LmError> {
+        let options = (Kind::Int64, embedded.device());
+        let positions = Tensor::arange(embedded.size()[1], options);
+        let x = self.decoder.begin(embedded, &positions, pass);
+        let scores = AttentionBias { bias: None, cover: &Cover::Full, keys: Keys::Causal };
+        let context = Context { scores, encoded: Some(encoded) };
+        Ok(self.decoder.end(run_blocks(&self.decoder.blocks, x, &context, pass)?))
+    }
+
+    fn decode_rows(&self, step: RowStep<'_>, pass: Pass) -> Tensor {
         let few = RowCount::Few;
-        let memory = state.memory.as_ref().ok_or(LmError::NoMemory)?;
-        let cache = &mut state.cache;
-        cache.check_space()?;
-        let lengths: Vec<i64> =
-            cache.layers().lengths().iter().map(|&length| length as i64 + 1).collect();
-        let prompts: Vec<i64> =
-            memory.layers().lengths().iter().map(|&length| length as i64).collect();
-        let embedded = self.words[1].adapted(tokens, pass);
+        let RowStep { embedded, cache, memory, lengths, prompts } = step;
         let mut x = self.decoder.begin(embedded, cache.positions(), pass);
         for (i, block) in self.decoder.blocks.iter().enumerate() {
-            let layer = &block.attention;
+            let Attentions { own: (layer, norm), cross } = &block.attentions;
             let (keys, values) = cache.layers().held(i);
             let own = RowAttention {
                 keys,
@@ -121,12 +127,12 @@ impl CachedTrunk for Trunk {
                 window: None,
                 bias: None,
             };
-            x = block.part_rows(&x, &block.attention_norm, &layer.o, few, pass, |x| {
+            x = block.part_rows(&x, norm, &layer.o, few, pass, |x| {
                 let qkv = [&layer.q, &layer.k, &layer.v];
                 let [q, k, v] = rows::project(x, None, qkv, few, pass);
                 own.apply(&q, Some((&k, &v)))
             });
-            if let Some((cross, norm)) = &block.cross {
+            if let Some((cross, norm)) = cross {
                 let (keys, values) = memory.layers().held(i);
                 let seen = RowAttention { keys, values, lengths: &prompts, ..own };
                 x = block.part_rows(&x, norm, &cross.o, few, pass, |x| {
@@ -136,32 +142,22 @@ impl CachedTrunk for Trunk {
             }
             x = block.finish_rows(&x, few, pass);
         }
-        Ok(self.decoder.end(x))
+        self.decoder.end(x)
     }
 
-    fn decode_next(
-        &self,
-        state: &mut DecodeState,
-        tokens: &Tensor,
-        pass: Pass,
-    ) -> Result<Tensor, LmError> {
-        let kind = self.embeddings().kind();
-        let memory = state.memory.as_ref().ok_or(LmError::NoMemory)?;
-        let hidden = memory.visible().map(|seen| hide(seen, kind));
-        let cache = &mut state.cache;
-        cache.check_space()?;
-        let embedded = self.words[1].adapted(&tokens.unsqueeze(1), pass);
-        let positions = cache.positions().unsqueeze(1);
-        let mut x = self.decoder.begin(embedded, &positions, pass);
+    fn decode_next(&self, step: Step<'_>, pass: Pass) -> Tensor {
+        let Step { embedded, cache, memory, hidden } = step;
+        let kind = embedded.kind();
+        let mut x = self.decoder.begin(embedded, &cache.positions().unsqueeze(1), pass);
         let own = cache.visible(None).map(|visible| hide(&visible, kind));
         for (i, block) in self.decoder.blocks.iter().enumerate() {
-            let layer = &block.attention;
-            x = block.part(&x, &block.attention_norm, &layer.o, pass, |x| {
+            let Attentions { own: (layer, norm), cross } = &block.attentions;
+            x = block.part(&x, norm, &layer.o, pass, |x| {
                 let [k, v] = layer.keys_values(x, pass);
                 let (k, v) = cache.append(i, &k, &v);
                 layer.step(x, &k, &v, own.as_ref(), pass)
             });
-            if let Some((cross, norm)) = &block.cross {
+            if let Some((cross, norm)) = cross {
                 let (k, v) = memory.layer(i);
                 x = block.part(&x, norm, &cross.o, pass, |x| {
                     cross.step(x, &k, &v, hidden.as_ref(), pass)
@@ -169,6 +165,19 @@ impl CachedTrunk for Trunk {
             }
             x = block.finish(&x, pass);
         }
-        Ok(self.decoder.end(x).squeeze_dim(1))
+        self.decoder.end(x)
+    }
+
+    fn layers(&mut self) -> TrunkLayers<'_> {
+        let Self { words, encoder, decoder, .. } = self;
+        let (mut linears, mut tables) = (Vec::new(), Vec::new());
+        for Stack { positions, blocks, .. } in [encoder, decoder] {
+            linears.extend(blocks.iter_mut().flat_map(Block::linears));
+            tables.extend(match positions {
+                Positions::Learned(table) => Some(table),
+                Positions::Sines(_) => None,
+            });
+        }
+        TrunkLayers { linears, words: words.iter_mut().collect(), tables }
     }
 }

@@ -1,8 +1,12 @@
 //! Encoder-decoder models with a sequence-classification head.
 
-use rlaif_lm::{EncoderStates, LmError, LmSpec, Padding, TokenBatch};
+use rlaif_lm::{LmError, LmSpec, Padding, TokenBatch};
 use tch::Tensor;
 
+use super::{
+    Seq2SeqTrunk, TrunkLayers,
+    decode::{decode, encode},
+};
 use crate::{
     adapter::Pass,
     architecture::{BuiltClassifier, ClassifierLayers},
@@ -10,26 +14,9 @@ use crate::{
     error::ModelError,
     frame::{Frame, Parts},
     labels::Labels,
-    layers::{Bias, Embedding, Linear, dropout},
+    layers::{Bias, Linear, dropout},
     weights::ModelTensors,
 };
-
-/// The layers of an encoder-decoder model that adapters can be put on.
-pub(crate) struct TrunkLayers<'a> {
-    pub(crate) linears: Vec<&'a mut Linear>,
-    pub(crate) words: Vec<&'a mut Embedding>,
-    /// Embeddings of positions.
-    pub(crate) tables: Vec<&'a mut Embedding>,
-}
-
-/// An encoder and a decoder, without a head.
-pub(crate) trait Seq2SeqTrunk: std::fmt::Debug + Send {
-    fn encode(&self, prompts: &TokenBatch, pass: Pass) -> Result<EncoderStates, LmError>;
-
-    fn decode(&self, ids: &Tensor, encoded: &EncoderStates, pass: Pass) -> Result<Tensor, LmError>;
-
-    fn layers(&mut self) -> TrunkLayers<'_>;
-}
 
 /// The first token of the decoder in classification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +25,13 @@ pub(crate) enum Start {
     Token(u32),
     /// The last token of the text: mBART's language.
     LastOfText,
+}
+
+impl Start {
+    /// The start of the decoder in general.
+    pub(crate) fn of(spec: &LmSpec) -> Self {
+        Self::Token(spec.decoder_start_id.unwrap_or(spec.pad_id))
+    }
 }
 
 /// The settings of a head.
@@ -62,8 +56,8 @@ struct Seq2SeqClassifier<T> {
     eos_ids: Vec<u32>,
 }
 
-/// Puts the head on a trunk whose tensors have been requested from `source`.
-pub(crate) fn with_head<T: Seq2SeqTrunk + 'static>(
+/// Puts a classification head on a trunk whose tensors have been requested from `source`.
+pub(crate) fn classifier<T: Seq2SeqTrunk + 'static>(
     trunk: T,
     spec: LmSpec,
     labels: &Labels,
@@ -91,7 +85,7 @@ impl<T: Seq2SeqTrunk> ClassifierLayers for Seq2SeqClassifier<T> {
         _: Option<&[usize]>,
         pass: Pass,
     ) -> Result<Tensor, LmError> {
-        let encoded = self.trunk.encode(input, pass)?;
+        let encoded = encode(&self.trunk, input, pass)?;
         let width = input.width();
         // Rows begin in the columns in which those of the input do.
         let shifted: Vec<i64> = input
@@ -111,7 +105,7 @@ impl<T: Seq2SeqTrunk> ClassifierLayers for Seq2SeqClassifier<T> {
             .collect();
         let shifted =
             Tensor::from_slice(&shifted).view([-1, width as i64]).to_device(input.ids().device());
-        let hidden = self.trunk.decode(&shifted, &encoded, pass)?;
+        let hidden = decode(&self.trunk, &shifted, &encoded, pass)?;
         if input.padding() == Padding::Right {
             return Ok(hidden);
         }

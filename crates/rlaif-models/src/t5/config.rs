@@ -12,6 +12,7 @@ use crate::{
     dimensions::Dimensions,
     error::ModelError,
     layers::Activation,
+    seq2seq::{HeadSettings, Start, check_encoder_decoder},
 };
 
 /// A member of T5's family.
@@ -21,6 +22,15 @@ pub(crate) enum Member {
     T5,
     /// The multilingual T5.
     Mt5,
+}
+
+impl Member {
+    pub(super) fn read(self, config: &Config) -> Result<RawConfig, ModelError> {
+        config.parse(match self {
+            Self::T5 => "t5",
+            Self::Mt5 => "mt5",
+        })
+    }
 }
 
 /// The used fields of config.json. [`Config::parse`] adds those that the file lacks.
@@ -59,21 +69,14 @@ pub(super) struct RawConfig {
 }
 
 impl RawConfig {
-    pub(super) fn read(config: &Config, member: Member) -> Result<Self, ModelError> {
-        config.parse(match member {
-            Member::T5 => "t5",
-            Member::Mt5 => "mt5",
-        })
-    }
-
-    /// Probability of dropout in a classification head.
-    pub(super) fn classifier_dropout(&self) -> f64 {
-        self.classifier_dropout.unwrap_or(0.)
-    }
-
-    /// The ends of a sequence that a classification head looks for.
-    pub(super) fn eos_ids(&self) -> Vec<u32> {
-        self.eos_token_id.0.clone()
+    /// The settings of a classification head.
+    pub(super) fn head(&self, spec: &LmSpec) -> HeadSettings {
+        HeadSettings {
+            start: Start::of(spec),
+            eos_ids: self.eos_token_id.0.clone(),
+            dropout: self.classifier_dropout.unwrap_or(0.),
+            std: (self.d_model as f64).powf(-0.5),
+        }
     }
 
     /// Facts about the model with these embeddings; `eos_ids` end a response.
@@ -103,6 +106,15 @@ pub(super) enum Head {
     Tied,
 }
 
+/// Layout of the feed-forward layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FeedForwardForm {
+    /// `wo act(wi x)`.
+    Plain,
+    /// `wo (act(wi_0 x) · wi_1 x)`.
+    Gated,
+}
+
 /// The bucket of each distance is computed when a model is loaded.
 const MOST_DISTANCE: i64 = 1 << 20;
 
@@ -121,7 +133,7 @@ pub(super) struct Shape {
     pub(super) dropout: f64,
     pub(super) epsilon: f64,
     pub(super) activation: Activation,
-    pub(super) gated: bool,
+    pub(super) feed_forward: FeedForwardForm,
     pub(super) head: Head,
     /// The factor of the decoder's hidden states before the head.
     pub(super) head_scale: f64,
@@ -144,7 +156,10 @@ impl Shape {
             (None, true, "gelu") => Activation::GeluTanh,
             (None, ..) => Activation::parse("feed_forward_proj", name)?,
         };
-        let gated = raw.is_gated_act.unwrap_or(gated);
+        let feed_forward = match raw.is_gated_act.unwrap_or(gated) {
+            true => FeedForwardForm::Gated,
+            false => FeedForwardForm::Plain,
+        };
         check_sizes([
             ("vocab_size", raw.vocab_size),
             ("d_model", raw.d_model),
@@ -157,14 +172,7 @@ impl Shape {
             ("classifier_dropout", raw.classifier_dropout, Range::Probability),
             ("layer_norm_epsilon", Some(raw.layer_norm_epsilon), Range::NotNegative),
         ])?;
-        if raw.is_encoder_decoder == Some(false) {
-            return Err(ModelError::UnsupportedField {
-                file: None,
-                field: "is_encoder_decoder",
-                found: "false".to_owned(),
-                supported: "true",
-            });
-        }
+        check_encoder_decoder(raw.is_encoder_decoder)?;
         check_layers("num_layers", raw.num_layers)?;
         check_layers("num_decoder_layers", raw.num_decoder_layers.unwrap_or(0))?;
         let (buckets, distance) =
@@ -205,7 +213,7 @@ impl Shape {
             dropout: raw.dropout_rate,
             epsilon: raw.layer_norm_epsilon,
             activation,
-            gated,
+            feed_forward,
             head: if own_head { Head::Own } else { Head::Tied },
             head_scale: if scaled { (raw.d_model as f64).powf(-0.5) } else { 1. },
         })
@@ -214,7 +222,7 @@ impl Shape {
 
 /// Sizes of the layers, for memory estimates.
 pub(crate) fn dimensions(config: &Config, member: Member) -> Result<Dimensions, ModelError> {
-    let shape = Shape::resolve(&RawConfig::read(config, member)?, member, |_| true)?;
+    let shape = Shape::resolve(&member.read(config)?, member, |_| true)?;
     Ok(Dimensions {
         hidden: shape.d_model,
         blocks: shape.encoder_layers + shape.decoder_layers,
