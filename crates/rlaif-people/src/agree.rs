@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rlaif_eval::stats::{
-    Level, NoStrengths, Strength, bradley_terry, cohen_kappa, fleiss_kappa, krippendorff_alpha,
-    quantile,
+use rlaif_eval::{
+    Habits,
+    stats::{
+        Level, NoStrengths, Strength, bradley_terry, cohen_kappa, fleiss_kappa, krippendorff_alpha,
+        quantile,
+    },
 };
 use serde::Serialize;
 
@@ -74,6 +77,15 @@ pub struct PairAgreement {
     pub cohen_kappa: Option<f64>,
 }
 
+/// The influence of the order of responses on a judge that saw both orders.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct JudgePositions {
+    /// The judge's name.
+    pub name: String,
+    /// Flips and preferences for a position, by facet, as in a report of `rlaif exam`.
+    pub facets: BTreeMap<String, Habits>,
+}
+
 /// The strength of a model in people's comparisons.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MakerStrength {
@@ -120,6 +132,8 @@ pub struct StudyAgreement {
     pub annotators: Vec<AnnotatorSummary>,
     /// Every two annotators with answers to the same items.
     pub pairs: Vec<PairAgreement>,
+    /// Judges whose verdicts in both orders are known.
+    pub judges: Vec<JudgePositions>,
     /// Strengths of the makers, if at least two are known.
     pub makers: Option<MakerStrengths>,
 }
@@ -161,6 +175,7 @@ impl StudyAgreement {
             facets: facets.collect(),
             annotators: summaries(study, &by_item),
             pairs: pairs(study),
+            judges: judges(study),
             makers: makers(study),
         }
     }
@@ -322,6 +337,20 @@ fn pairs(study: &StudyContents) -> Vec<PairAgreement> {
         }
     }
     found
+}
+
+fn judges(study: &StudyContents) -> Vec<JudgePositions> {
+    let judges = study.annotators.iter().filter(|who| who.role == AnnotatorRole::Judge);
+    let positions = judges.map(|who| {
+        let mut orders: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+        let own = study.answers.iter().filter(|stored| stored.annotator == who.number);
+        for (facet, both) in own.flat_map(|stored| &stored.answer.verdicts) {
+            orders.entry(facet.clone()).or_default().push((both.shown_first, both.shown_second));
+        }
+        let habits = |(facet, orders): (String, Vec<_>)| (facet, Habits::of_position(&orders));
+        JudgePositions { name: who.name.clone(), facets: orders.into_iter().map(habits).collect() }
+    });
+    positions.filter(|judge| !judge.facets.is_empty()).collect()
 }
 
 fn makers(study: &StudyContents) -> Option<MakerStrengths> {

@@ -78,6 +78,26 @@ pub struct EditedResponse {
     pub text: String,
 }
 
+/// A judge's verdicts on two responses, which it saw in both orders.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BothOrders {
+    /// The probability that the first response is better, when it is shown first.
+    pub shown_first: f64,
+    /// The same when it is shown second.
+    pub shown_second: f64,
+}
+
+impl BothOrders {
+    fn swapped(self) -> Self {
+        Self { shown_first: 1. - self.shown_second, shown_second: 1. - self.shown_first }
+    }
+
+    fn are_probabilities(self) -> bool {
+        [self.shown_first, self.shown_second].iter().all(|p| (0. ..=1.).contains(p))
+    }
+}
+
 /// An annotator's answer to an item. Places are those of the item's responses in the study; on the page and
 /// in its requests they are the places shown.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -103,6 +123,9 @@ pub struct PeopleAnswer {
     /// The responses from the best to the worst, for items of three or more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ranking: Vec<usize>,
+    /// A judge's verdicts in both orders, by facet. People have none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub verdicts: BTreeMap<String, BothOrders>,
     /// Time on the item, in seconds.
     #[serde(default)]
     pub seconds: f64,
@@ -119,6 +142,7 @@ impl PeopleAnswer {
             note: String::new(),
             edited: None,
             ranking: Vec::new(),
+            verdicts: BTreeMap::new(),
             seconds: 0.,
         }
     }
@@ -145,14 +169,21 @@ impl PeopleAnswer {
             let found = format!("{} bytes long", self.note.len());
             return Err(bad("note", found, format!("at most {MAX_TEXT} bytes")));
         }
-        let names = self.facets.keys().chain(&self.reasons);
+        let names = self.facets.keys().chain(&self.reasons).chain(self.verdicts.keys());
         if let Some(name) = names.clone().find(|name| name.is_empty() || name.len() > MAX_NAME) {
             let found = format!("`{}`", name.chars().take(40).collect::<String>());
             return Err(bad("facets", found, format!("names of 1 to {MAX_NAME} bytes")));
         }
         if names.count() > MAX_NAMES {
-            let found = format!("{} names", self.facets.len() + self.reasons.len());
+            let found =
+                format!("{} names", self.facets.len() + self.reasons.len() + self.verdicts.len());
             return Err(bad("facets", found, format!("at most {MAX_NAMES} facets and reasons")));
+        }
+        if let Some((name, orders)) =
+            self.verdicts.iter().find(|(_, orders)| !orders.are_probabilities())
+        {
+            let found = format!("{orders:?} for `{name}`");
+            return Err(bad("verdicts", found, "probabilities from 0 to 1".to_owned()));
         }
         if let Some(edited) = &self.edited {
             if edited.response >= responses {
@@ -215,6 +246,7 @@ impl PeopleAnswer {
             self.choice = self.choice.swapped();
             self.strength = self.strength.map(|strength| -strength);
             self.facets.values_mut().for_each(|choice| *choice = choice.swapped());
+            self.verdicts.values_mut().for_each(|orders| *orders = orders.swapped());
         }
         let place = |shown: &mut usize| *shown = order.get(*shown).copied().unwrap_or(*shown);
         if let Some(edited) = &mut self.edited {
@@ -270,11 +302,18 @@ mod tests {
         let pair = PeopleAnswer {
             strength: Some(-2),
             facets: BTreeMap::from([("honest".to_owned(), PeopleChoice::Second)]),
+            verdicts: BTreeMap::from([(
+                "honest".to_owned(),
+                BothOrders { shown_first: 0.75, shown_second: 0.5 },
+            )]),
             ..PeopleAnswer::new(PeopleChoice::First)
         };
         let shown = pair.clone().in_shown_order(&[1, 0]);
         assert_eq!((shown.choice, shown.strength), (PeopleChoice::Second, Some(2)));
         assert_eq!(shown.facets["honest"], PeopleChoice::First);
+        // The other response, shown first, wins where this one, shown second, loses.
+        let swapped = BothOrders { shown_first: 0.5, shown_second: 0.25 };
+        assert_eq!(shown.verdicts["honest"], swapped);
         assert_eq!(shown.in_study_order(&[1, 0]), pair);
         assert_eq!(pair.clone().in_shown_order(&[0, 1]), pair);
     }
@@ -290,6 +329,17 @@ mod tests {
             (PeopleAnswer { ranking: vec![0, 1, 1], ..plain(PeopleChoice::Ranked) }, 3, "ranking"),
             (PeopleAnswer { ranking: vec![0, 1], ..plain(PeopleChoice::First) }, 2, "ranking"),
             (plain(PeopleChoice::First), 3, "choice"),
+            (
+                PeopleAnswer {
+                    verdicts: BTreeMap::from([(
+                        "honest".to_owned(),
+                        BothOrders { shown_first: 0.5, shown_second: 1.5 },
+                    )]),
+                    ..plain(PeopleChoice::First)
+                },
+                2,
+                "verdicts",
+            ),
             (
                 PeopleAnswer { note: "x".repeat(MAX_TEXT + 1), ..plain(PeopleChoice::Tie) },
                 2,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    answer::{EditedResponse, PeopleAnswer, PeopleChoice},
+    answer::{BothOrders, EditedResponse, PeopleAnswer, PeopleChoice},
     error::PeopleError,
     item::StudyItem,
     store::{Annotator, AnnotatorRole, StoredAnswer, StudyContents},
@@ -430,6 +430,13 @@ fn of_answer_row(row: Value) -> Found {
     Ok((item, vec![ReadAnswer { annotator, role, item: id, answer }]))
 }
 
+/// A judge's verdicts in a row of `rlaif label`: the probability that the chosen response is better.
+#[derive(Deserialize)]
+struct LabelledOrders {
+    chosen_first: f64,
+    chosen_second: f64,
+}
+
 /// A row of `rlaif label`, or of any preferences with a prompt.
 #[derive(Deserialize)]
 struct LabelledPair {
@@ -440,6 +447,8 @@ struct LabelledPair {
     probability: Option<f64>,
     #[serde(default)]
     facets: BTreeMap<String, f64>,
+    #[serde(default)]
+    verdicts: BTreeMap<String, LabelledOrders>,
     labeller: Option<String>,
 }
 
@@ -455,8 +464,14 @@ fn of_label(row: Value, at: usize) -> Found {
         Ordering::Less => PeopleChoice::Second,
         Ordering::Equal => PeopleChoice::Tie,
     };
+    // The chosen response is the item's first one.
+    let orders = |LabelledOrders { chosen_first, chosen_second }| BothOrders {
+        shown_first: chosen_first,
+        shown_second: chosen_second,
+    };
     let answer = PeopleAnswer {
         facets: row.facets.into_iter().map(|(name, p)| (name, choice(p))).collect(),
+        verdicts: row.verdicts.into_iter().map(|(name, both)| (name, orders(both))).collect(),
         ..PeopleAnswer::new(choice(row.probability.unwrap_or(1.)))
     };
     let annotator = row.labeller.unwrap_or_else(|| "labels".to_owned());

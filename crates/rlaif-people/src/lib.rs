@@ -40,9 +40,10 @@ mod settings;
 mod store;
 
 pub use agree::{
-    AnnotatorSummary, MakerStrength, MakerStrengths, PairAgreement, PeopleAgreement, StudyAgreement,
+    AnnotatorSummary, JudgePositions, MakerStrength, MakerStrengths, PairAgreement,
+    PeopleAgreement, StudyAgreement,
 };
-pub use answer::{EditedResponse, PeopleAnswer, PeopleChoice};
+pub use answer::{BothOrders, EditedResponse, PeopleAnswer, PeopleChoice};
 pub use error::PeopleError;
 pub use forms::{ReadAnswer, ReadAnswers, StudyForm, read_answers, write_answers, write_file};
 pub use import::{ItemPurpose, read_evaluations, read_items};

@@ -336,6 +336,12 @@ impl Study {
             let setting = rlaif_core::BadSetting::new("key", found, "1 to 100 bytes");
             return Err(PeopleError::Answer(setting));
         }
+        if let Some(facet) = answer.verdicts.keys().next() {
+            let found = format!("given for `{}`", facet.chars().take(40).collect::<String>());
+            let expected = "no value: a person sees one order";
+            let setting = rlaif_core::BadSetting::new("verdicts", found, expected);
+            return Err(PeopleError::Answer(setting));
+        }
         let item = self.item(number)?;
         answer.check(item.responses.len()).map_err(PeopleError::Answer)?;
         let order = item.order(self.settings.seed, annotator.number.cast_unsigned());

@@ -345,9 +345,11 @@ fn labels_of_a_judge_find_their_items_by_their_texts() {
     let (folder, study) = study(&shared(), &items(3));
     let labels = concat!(
         "{\"id\": \"x\", \"prompt\": \"Why 1?\", \"chosen\": \"No.\", \"rejected\": \"Because.\", ",
-        "\"probability\": 0.8, \"facets\": {\"helpful\": 0.3}, \"labeller\": \"gpt\"}\n",
+        "\"probability\": 0.8, \"facets\": {\"helpful\": 0.3}, \"labeller\": \"gpt\", ",
+        "\"verdicts\": {\"helpful\": {\"chosen_first\": 0.75, \"chosen_second\": 0.25}}}\n",
         "{\"id\": \"y\", \"prompt\": \"Why 2?\", \"chosen\": \"Because.\", \"rejected\": \"No.\", ",
-        "\"probability\": 0.5, \"labeller\": \"gpt\"}\n",
+        "\"probability\": 0.5, \"labeller\": \"gpt\", ",
+        "\"verdicts\": {\"helpful\": {\"chosen_first\": 0.9, \"chosen_second\": 0.6}}}\n",
         "{\"id\": \"z\", \"prompt\": \"Unknown\", \"chosen\": \"a\", \"rejected\": \"b\", \"labeller\": \"gpt\"}\n",
     );
     let path = folder.path().join("labels.jsonl");
@@ -360,6 +362,24 @@ fn labels_of_a_judge_find_their_items_by_their_texts() {
     assert_eq!((one.item, one.answer.choice), (2, PeopleChoice::Second));
     assert_eq!(one.answer.facets["helpful"], PeopleChoice::First);
     assert_eq!((two.item, two.answer.choice), (3, PeopleChoice::Tie));
+    let judges = StudyAgreement::of(&contents).judges;
+    let habits = &judges[0].facets["helpful"];
+    // One of two pairs flips. Of four verdicts, those for the response shown first: 0.75, 1 - 0.25, 0.9.
+    let (flip, first) = (habits.position_flip.unwrap(), habits.first_wins.unwrap());
+    assert_eq!((judges[0].name.as_str(), flip.share, flip.n), ("gpt", 0.5, 2));
+    assert_eq!((first.share, first.n), (0.75, 4));
+    assert!(flip.ci95.low > 0. && flip.ci95.high < 1., "{flip:?}");
+    // Everything is in an export, and comes back.
+    let export = folder.path().join("answers.jsonl");
+    std::fs::write(&export, write_answers(&contents, StudyForm::Answers)).unwrap();
+    let again = Study::create(&folder.path().join("again.sqlite"), &shared()).unwrap();
+    again.add_items(&items(3)).unwrap();
+    again.merge(&read_answers(&export).unwrap(), None, None).unwrap();
+    assert_eq!(StudyAgreement::of(&again.contents().unwrap()).judges, judges);
+    // A person sees one order.
+    let bob = study.add_annotator("bob", AnnotatorRole::Annotator).unwrap();
+    let forged = study.answer(&bob, 1, "k", one.answer.clone()).unwrap_err();
+    assert!(forged.to_string().contains("`verdicts` is given for `helpful`"), "{forged}");
     // As a person's, the third is a new item; the same file again changes only that.
     let read = read_answers(&path).unwrap();
     let merged = study.merge(&read, Some("ann"), Some(AnnotatorRole::Annotator)).unwrap();

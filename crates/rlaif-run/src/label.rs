@@ -122,6 +122,10 @@ struct LabelRow<'a> {
     /// By how much it is more probable than the other.
     margin: f64,
     facets: Map<String, Value>,
+    /// For facets that a judge compares in both orders, the probability that the chosen response is the
+    /// better one: shown first, and shown second.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    verdicts: Map<String, Value>,
     /// For facets with a constitution, the principle that was drawn.
     #[serde(skip_serializing_if = "Map::is_empty")]
     principles: Map<String, Value>,
@@ -188,7 +192,8 @@ impl LabelFile {
         }
         let labelled = rows.iter().filter_map(|&pair| {
             let label = labels[pair].as_ref().ok()?;
-            Some(self.row(labeller, &data.pairs[pair], &data.texts[pair], label))
+            let verdicts = verdicts(labeller, pair, opinions, label.first >= 0.5);
+            Some(self.row(labeller, &data.pairs[pair], &data.texts[pair], label, verdicts))
         });
         let reasons: Vec<Value> =
             missing.iter().map(|(id, reason)| json!({"id": id, "reason": reason})).collect();
@@ -213,6 +218,7 @@ impl LabelFile {
         pair: &'a LabelPair,
         (prompt, responses): &'a (TextOrMessages, [TextOrMessages; 2]),
         label: &'a Label,
+        verdicts: Map<String, Value>,
     ) -> LabelRow<'a> {
         let chosen = usize::from(label.first < 0.5);
         let of_chosen = |first: f64| if chosen == 0 { first } else { 1. - first };
@@ -228,6 +234,7 @@ impl LabelFile {
             probability,
             margin: 2. * probability - 1.,
             facets: facets.collect(),
+            verdicts,
             principles: principles.collect(),
             labeller: labeller.names().join(", "),
             order: self.orders,
@@ -238,6 +245,27 @@ impl LabelFile {
             cost: label.cost,
         }
     }
+}
+
+/// The verdicts of both orders, by facet. The chosen response is the pair's first one, or its second.
+fn verdicts(
+    labeller: &Labeller,
+    pair: usize,
+    opinions: &BTreeMap<usize, Opinion>,
+    first_is_chosen: bool,
+) -> Map<String, Value> {
+    let judged = labeller.facets().enumerate().filter(|(_, (_, compared))| *compared);
+    let orders = judged.filter_map(|(at, (name, _))| {
+        let shown_first = labeller.shown_first(pair, at, opinions);
+        match verdict(shown_first, first_is_chosen, Orders::Both) {
+            ExamVerdict::Orders { right_first, right_second } => Some((
+                name.to_owned(),
+                json!({"chosen_first": right_first, "chosen_second": right_second}),
+            )),
+            _ => None,
+        }
+    });
+    orders.collect()
 }
 
 /// The reason why no pair has a label, with the judge that always names one position, if there is one.

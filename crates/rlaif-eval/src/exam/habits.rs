@@ -137,22 +137,7 @@ pub struct Habits {
 
 impl Habits {
     pub(super) fn of(compared: &[Compared<'_>]) -> Self {
-        let orders = || compared.iter().filter_map(|x| x.orders);
-        let flips = orders().filter_map(|(a, b)| Some(yes(won(a)? != won(b)?)));
-        // With the right answer second, the first one wins where the right one loses.
-        let firsts: Vec<bool> =
-            orders().flat_map(|(a, b)| [won(a), won(b).map(|right| !right)]).flatten().collect();
-        let logit = |p: f64| (p / (1. - p)).ln();
-        let inner = |p: f64| p > 0. && p < 1.;
-        let biases: Vec<f64> = orders()
-            .filter(|(a, b)| inner(*a) && inner(*b))
-            .map(|(a, b)| f64::midpoint(logit(a), -logit(b)))
-            .collect();
-        let position_bias = (!biases.is_empty()).then(|| PositionBias {
-            nats: mean(&biases),
-            ci95: mean_t_interval(&biases).ok(),
-            n: biases.len(),
-        });
+        let orders: Vec<(f64, f64)> = compared.iter().filter_map(|x| x.orders).collect();
         let rate = |of: &dyn Fn(&Compared<'_>) -> Option<bool>| {
             let cases: Vec<(bool, bool)> =
                 compared.iter().filter_map(|x| Some((x.won()?, of(x)?))).collect();
@@ -164,14 +149,50 @@ impl Habits {
         let (longer_wins, longer_is_right) = rate(&|x| x.right_is_longer);
         let (own_family_wins, own_family_is_right) = rate(&|x| x.right_is_own);
         Self {
-            position_flip: Share::of(flips),
-            always_one_position: firsts.len() > 1 && firsts.iter().all(|first| *first == firsts[0]),
-            first_wins: Share::of(firsts.into_iter().map(yes)),
-            position_bias,
             longer_wins,
             longer_is_right,
             own_family_wins,
             own_family_is_right,
+            ..Self::of_position(&orders)
+        }
+    }
+
+    /// The habits that concern positions. A pair has the probability that one response is better than the
+    /// other: with that response first, and with it second.
+    ///
+    /// ```
+    /// use rlaif_eval::Habits;
+    /// // Of the first pair the same response wins in both orders, of the second the one shown first.
+    /// let habits = Habits::of_position(&[(0.9, 0.8), (0.7, 0.3)]);
+    /// assert_eq!(habits.position_flip.unwrap().share, 0.5);
+    /// assert_eq!(habits.first_wins.unwrap().share, 0.75);
+    /// ```
+    pub fn of_position(orders: &[(f64, f64)]) -> Self {
+        let flips = orders.iter().filter_map(|&(a, b)| Some(yes(won(a)? != won(b)?)));
+        // Shown second, the response wins where the one shown first loses.
+        let firsts: Vec<bool> = orders
+            .iter()
+            .flat_map(|&(a, b)| [won(a), won(b).map(|wins| !wins)])
+            .flatten()
+            .collect();
+        let logit = |p: f64| (p / (1. - p)).ln();
+        let inner = |p: f64| p > 0. && p < 1.;
+        let biases: Vec<f64> = orders
+            .iter()
+            .filter(|(a, b)| inner(*a) && inner(*b))
+            .map(|(a, b)| f64::midpoint(logit(*a), -logit(*b)))
+            .collect();
+        let position_bias = (!biases.is_empty()).then(|| PositionBias {
+            nats: mean(&biases),
+            ci95: mean_t_interval(&biases).ok(),
+            n: biases.len(),
+        });
+        Self {
+            position_flip: Share::of(flips),
+            always_one_position: firsts.len() > 1 && firsts.iter().all(|first| *first == firsts[0]),
+            first_wins: Share::of(firsts.into_iter().map(yes)),
+            position_bias,
+            ..Self::default()
         }
     }
 }

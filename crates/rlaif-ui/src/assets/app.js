@@ -405,6 +405,12 @@ async function overview() {
       parts.push(el("h3", {}, "Two annotators"), table("pairs of annotators", ["one", "the other", "items", "raw", "Cohen κ"],
         all.pairs.map((pair) => [pair.one, pair.other, String(pair.items), percent(pair.raw), digits(pair.cohen_kappa)])));
     }
+    if (all.judges.length) {
+      const share = (one) => (one ? [percent(one.share), `${percent(one.ci95[0])} to ${percent(one.ci95[1])}`] : ["–", "–"]);
+      parts.push(el("h3", {}, "Judges in both orders"), table("judges in both orders", ["judge", "facet", "pairs", "flips", "95 % interval", "first wins", "95 % interval"],
+        all.judges.flatMap((judge) => Object.entries(judge.facets).map(([facet, one]) =>
+          [judge.name, facet, String(one.position_flip?.n ?? 0), ...share(one.position_flip), ...share(one.first_wins)]))));
+    }
     if (all.makers) {
       parts.push(el("h3", {}, "Models"), table("strengths of models", ["model", "comparisons", "θ", "95 % interval", "Elo"],
         all.makers.makers.map((one) => [one.maker, String(one.comparisons), digits(one.theta), `${digits(one.ci95[0])} to ${digits(one.ci95[1])}`, one.elo.toFixed(0)])));

@@ -7,9 +7,11 @@ use std::{
 
 use clap::{Args, Subcommand, ValueEnum};
 use rlaif_core::{Seed, Ties, say};
+use rlaif_eval::Share;
 use rlaif_people::{
-    AnnotatorRole, ItemPurpose, LabelOptions, PeopleAgreement, PeopleLabels, Study, StudyAgreement,
-    StudyForm, StudySettings, read_answers, read_evaluations, read_items, write_answers,
+    AnnotatorRole, ItemPurpose, JudgePositions, LabelOptions, PeopleAgreement, PeopleLabels, Study,
+    StudyAgreement, StudyForm, StudySettings, read_answers, read_evaluations, read_items,
+    write_answers,
 };
 use serde_json::json;
 
@@ -278,6 +280,7 @@ fn table(found: &StudyAgreement) -> String {
             percent(Some(pair.raw))
         );
     }
+    judges(&mut text, &found.judges);
     let Some(makers) = &found.makers else { return text };
     let _ = writeln!(text, "\n{:<33} {:>11} {:>7}  95 % interval", "model", "comparisons", "θ");
     for one in &makers.makers {
@@ -297,6 +300,36 @@ fn table(found: &StudyAgreement) -> String {
         );
     }
     text
+}
+
+/// Lines of judges that saw both orders.
+fn judges(text: &mut String, judges: &[JudgePositions]) {
+    if judges.is_empty() {
+        return;
+    }
+    let _ = writeln!(
+        text,
+        "\n{:<33} {:>6} {:>8} {:>16} {:>8} {:>16}",
+        "judge, facet", "pairs", "flips", "95 % interval", "first", "95 % interval"
+    );
+    let share = |share: Option<Share>| match share {
+        None => ["-".to_owned(), "-".to_owned()],
+        Some(Share { share, ci95, .. }) => {
+            [percent(Some(share)), format!("{:.1} to {:.1} %", 100. * ci95.low, 100. * ci95.high)]
+        }
+    };
+    for judge in judges {
+        for (facet, habits) in &judge.facets {
+            let name = format!("{}, {facet}", judge.name);
+            let pairs = habits.position_flip.map_or(0, |flip| flip.n);
+            let [flip, interval] = share(habits.position_flip);
+            let [first, of_first] = share(habits.first_wins);
+            let _ = writeln!(
+                text,
+                "{name:<33} {pairs:>6} {flip:>8} {interval:>16} {first:>8} {of_first:>16}"
+            );
+        }
+    }
 }
 
 /// The form of an export.

@@ -122,6 +122,52 @@ fn pairs_are_labelled_in_both_orders_with_ties_and_missing_ones_told_apart() {
     assert_eq!(rows(&folder.join("explained.jsonl"))[0]["reason"], "It is brief.");
 }
 
+/// The study tells the flips that the labelling told.
+#[test]
+fn labels_of_both_orders_bring_a_judges_flips_into_a_study() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let config = format!(
+        "ties = 'keep'\n{}{}[[facets]]\nname = 'brief'\npreamble = 'The shorter response is better.'\n",
+        pairs(folder),
+        judge(&Arc::default(), &Arc::default())
+    );
+    let said = succeeded(&run("label", folder, &config, "labels.jsonl"));
+    let told = "brief: 33.3 % of pairs flip with the order, the first wins 66.7 %";
+    assert!(said.contains(told), "{said}");
+    let found = rows(&folder.join("labels.jsonl"));
+    let verdicts = |row: &Value| row["verdicts"]["brief"].clone();
+    assert_eq!(verdicts(&found[0]), json!({"chosen_first": 1.0, "chosen_second": 1.0}));
+    assert_eq!(verdicts(&found[2]), json!({"chosen_first": 1.0, "chosen_second": 0.0}));
+    let annotate = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_rlaif"))
+            .arg("annotate")
+            .args(arguments)
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        succeeded(&output);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    annotate(&["add", "people.sqlite", "pairs.jsonl"]);
+    annotate(&["read", "people.sqlite", "labels.jsonl", "--judge"]);
+    let agreement: Value =
+        serde_json::from_str(&annotate(&["agree", "people.sqlite", "--json"])).unwrap();
+    let habits = &agreement["judges"][0]["facets"]["brief"];
+    let judge = &agreement["judges"][0];
+    assert_eq!((&judge["name"], &habits["position_flip"]["n"]), (&json!("brief judge"), &json!(3)));
+    assert_eq!(habits["position_flip"]["share"], 1. / 3.);
+    assert_eq!(habits["first_wins"]["share"], 4. / 6.);
+    let table = annotate(&["agree", "people.sqlite"]);
+    // Wilson's interval of one in three.
+    let line = "brief judge, brief                     3   33.3 %    6.1 to 79.2 %   66.7 %   30.0 to 90.3 %";
+    assert!(table.contains(line), "{table}");
+    // With one order, there is nothing to tell.
+    let one = format!("orders = 'one'\n{config}");
+    succeeded(&run("label", folder, &one, "one.jsonl"));
+    assert!(rows(&folder.join("one.jsonl"))[0].get("verdicts").is_none());
+}
+
 #[test]
 fn an_interrupted_labelling_goes_on_and_asks_nothing_twice() {
     let folder = tempfile::tempdir().unwrap();
