@@ -182,7 +182,7 @@ pub(crate) fn describe_classifier(card: &mut ModelCard, role: Role, command: &st
     card.pipeline_tag = Some("text-classification".to_owned());
     let other = match role {
         Role::Reward => {
-            "Its not-hate logit rewards policies. It has learnt from four fifths of the training data."
+            "Its not-hate logit rewards policies. It was trained on four fifths of the training data."
         }
         Role::Judge => {
             "It only measures, and never rewards: another architecture, another vocabulary, another seed and other four \
@@ -204,7 +204,7 @@ pub(crate) fn describe_classifier(card: &mut ModelCard, role: Role, command: &st
          Vicomtech (CC BY-SA 3.0 ES), ToxiGen's demonstrations (MIT), Wikipedia comments of Jigsaw (CC BY 4.0), \
          DiaSafety (Apache-2.0), Jigsaw's templates (CC BY 4.0): label 1 where the source says toxic, offensive or \
          hateful. A fifth of each batch are summaries written by rules, labelled by whether they repeat an insult. \
-         The words were first learnt by guessing hidden ones in the same texts, in Anthropic's HH (MIT) and in \
+         The words were first learned by guessing hidden ones in the same texts, in Anthropic's HH (MIT) and in \
          Schema-Guided Dialogue (CC BY-SA 4.0), Synthetic-Persona-Chat, Taskmaster-4 (CC BY 4.0) and Topical-Chat \
          (CDLA-Sharing 1.0).",
     );

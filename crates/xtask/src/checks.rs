@@ -78,7 +78,7 @@ pub(crate) fn check(root: &Path) -> Result<(), Error> {
             lint(&format!("cargo clippy -p {name} --all-targets --no-default-features"))?;
         }
     }
-    Run::new(root, KEY_TABLES).run()?;
+    Run::new(root, KEY_TABLES).args(["keys_in_prose"]).run()?;
     let document = |what: &str| Run::new(root, what).env("RUSTDOCFLAGS", "-D warnings");
     document("cargo doc --workspace --no-deps").run()?;
     let members = workspace.workspace_packages().into_iter();
@@ -94,8 +94,8 @@ pub(crate) fn check(root: &Path) -> Result<(), Error> {
 }
 
 /// The test that compares the tables of keys in docs/ with the types of run files. It runs with the
-/// features of the whole workspace, so nothing is built again.
-const KEY_TABLES: &str = "cargo test -q --workspace --test run_files the_tables_of_keys";
+/// features of the whole workspace, so nothing is built again. `check` adds the test of keys in prose.
+const KEY_TABLES: &str = "cargo test -q --workspace --test run_files -- the_tables_of_keys";
 
 /// Writes what `check` compares with the code.
 pub(crate) fn docs(root: &Path) -> Result<(), Error> {

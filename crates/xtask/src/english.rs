@@ -1,5 +1,5 @@
-//! Turns of phrase that readers stumble over, and misspellings: counted in comments, in error texts and
-//! in the documentation.
+//! Turns of phrase that readers stumble over, and misspellings: counted in comments, in error texts, in
+//! `--help` and in the documentation.
 //!
 //! The counts are a ratchet: `english.txt` has one for each crate, and it may only fall.
 
@@ -61,6 +61,12 @@ const VERBS: [&str; 4] = ["is", "are", "was", "were"];
 /// Words after `is no` that make the phrase plain English.
 const PLAIN: [&str; 9] =
     ["longer", "more", "less", "fewer", "better", "worse", "larger", "smaller", "different"];
+
+/// Attributes with text that users read: errors, and `--help`.
+const TEXTS: [&str; 5] = ["#[error(", "#[command(", "#[arg(", "#[value(", "#[group("];
+
+/// Pages in the root.
+const PAGES: [&str; 4] = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"];
 
 /// Endings of files with comments or prose.
 const PROSE: [&str; 5] = [".rs", ".md", ".cpp", ".hpp", ".h"];
@@ -138,11 +144,11 @@ fn findings(root: &Path) -> Result<BTreeMap<String, Vec<String>>, Error> {
         let name = crates.rsplit('/').next().unwrap_or_default().to_owned();
         walk(root, &crates, places.entry(name).or_default())?;
     }
-    for name in ["benches", "docs", "examples", "tests"] {
+    for name in ["benches", "docs", "examples", "models", "tests"] {
         walk(root, &root.join(name).to_string_lossy(), places.entry(name.to_owned()).or_default())?;
     }
     let top = places.entry("README".to_owned()).or_default();
-    for page in ["README.md", "CONTRIBUTING.md"] {
+    for page in PAGES {
         collect(page, &read(&root.join(page))?, top);
     }
     Ok(places)
@@ -176,7 +182,7 @@ fn walk(root: &Path, folder: &str, found: &mut Vec<String>) -> Result<(), Error>
 /// Adds the findings of one file, as `file:line: the words`.
 fn collect(file: &str, text: &str, found: &mut Vec<String>) {
     let page = file.ends_with(".md");
-    let (mut code, mut inside, mut error) = (false, false, false);
+    let (mut code, mut inside, mut told) = (false, false, false);
     for (number, line) in text.lines().enumerate() {
         let line = line.trim_start();
         let doc = line.strip_prefix("///").or_else(|| line.strip_prefix("//!"));
@@ -184,13 +190,14 @@ fn collect(file: &str, text: &str, found: &mut Vec<String>) {
             _ if page => (line, false),
             Some(doc) => (doc.trim_start(), !inside),
             None => {
-                error |= line.starts_with("#[error(");
-                let prose = if error {
-                    line.trim_start_matches("#[error(")
-                } else {
-                    line.strip_prefix("//").unwrap_or_default()
+                let opening = TEXTS.iter().find_map(|attribute| line.strip_prefix(attribute));
+                told |= opening.is_some();
+                let prose = match opening {
+                    Some(rest) => rest,
+                    None if told => line,
+                    None => line.strip_prefix("//").unwrap_or_default(),
                 };
-                error &= !line.ends_with(")]");
+                told &= !line.ends_with(")]");
                 code = false;
                 (prose, false)
             }
@@ -263,6 +270,8 @@ mod tests {
             "/// Counts of rows.\n",
             "#[error(\n    \"{file} is no folder, \\\n     and recieved nothing\"\n)]\n",
             "let text = \"it is no error text\";\n",
+            "#[command(\n    about = \"Whatever\",\n    after_help = \"A file, \\\n    whatever it is\",\n)]\n",
+            "#[arg(long, help = \"goes by the name\")]\nlet text = \"whatever\";\n",
             "/// Its name.\n",
             "/// A word.\n",
         );
@@ -281,7 +290,10 @@ mod tests {
                 "a.rs:12: \"whatever\"",
                 "a.rs:15: \"is no\"",
                 "a.rs:16: \"recieved\" instead of \"received\"",
-                "a.rs:19: a comment that begins with \"Its\" instead of a noun",
+                "a.rs:20: \"whatever\"",
+                "a.rs:22: \"whatever\"",
+                "a.rs:24: \"goes by\"",
+                "a.rs:26: a comment that begins with \"Its\" instead of a noun",
             ]
         );
         let mut page = vec![];

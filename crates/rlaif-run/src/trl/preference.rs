@@ -46,7 +46,7 @@ pub(super) fn import_dpo(fields: &mut Fields) -> Result<(), TrlError> {
     } else {
         fields.elsewhere("truncation_mode", truncation);
     }
-    fields.elsewhere("padding_free", "the Llama family computes pairs without padding");
+    fields.elsewhere("padding_free", "decoder-only models compute pairs without padding");
     Ok(())
 }
 

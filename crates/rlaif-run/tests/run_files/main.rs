@@ -2,6 +2,7 @@
 
 mod own_command;
 mod pipeline;
+mod prose;
 mod schema;
 mod tokens;
 mod trl;
