@@ -58,6 +58,27 @@ fn a_run_writes_its_folder() {
     let told: Value =
         serde_json::from_slice(&fs::read(whole.join("findings.json")).unwrap()).unwrap();
     assert_eq!(report(&whole)["findings"], told);
+    assert_eq!(least_length(&whole), (0, None));
+}
+
+/// `min_new_tokens` of a run, and the warning about it in the log.
+fn least_length(out: &Path) -> (u64, Option<String>) {
+    let set = &report(out)["configuration"]["ppo"]["generation"]["min_new_tokens"];
+    let log = fs::read_to_string(out.join("log.txt")).unwrap();
+    let warning = log.lines().find(|line| line.contains("`min_new_tokens`"));
+    (set.as_u64().unwrap(), warning.map(str::to_owned))
+}
+
+/// The page of symptoms advises against the setting, for the reason that the library's warning gives.
+fn advice_agrees_with(warning: &str) {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/troubleshooting.md");
+    let page = fs::read_to_string(page).unwrap();
+    let rows: Vec<&str> = page.lines().filter(|line| line.contains("min_new_tokens")).collect();
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    assert!(rows[0].contains("Not `min_new_tokens`"), "{}", rows[0]);
+    for reason in ["the KL negative", "rewards the policy"] {
+        assert!(rows[0].contains(reason) && warning.contains(reason), "{}\n{warning}", rows[0]);
+    }
 }
 
 /// Starts a run, kills it three times (before its first checkpoint, `start` after a restart, and
@@ -203,6 +224,12 @@ fn settings_of_the_pipeline_give_way_to_options() {
     assert_eq!(options["steps"], 1);
     assert_eq!(options["lr"], 1.41e-5);
     assert_eq!(settings["ppo"]["epochs"], 1);
+    let (least, warning) = least_length(&out);
+    assert_eq!(least, 5);
+    let concern = rlaif::lm::generate::RolloutConcern::LeastLength { min: 5 }.to_string();
+    let warning = warning.expect("a warning");
+    assert!(warning.contains(&concern), "{warning}");
+    advice_agrees_with(&warning);
 }
 
 /// The command of README, complete: the purpose of the project.
