@@ -314,10 +314,11 @@ impl<P: Policy> PpoTrainer<P> {
     fn ask(
         &mut self,
         prompts: &[Prompt],
-        sampled: Vec<Sampled>,
+        mut sampled: Vec<Sampled>,
         scores: (&str, &Scores),
         seconds: Vec<(&'static str, f64)>,
     ) -> Result<Rollout, PpoError> {
+        self.accounting().mark_start(&mut sampled, self.policy.spec());
         let orders = self.orders();
         let length = |row: usize| sampled[row].ids.len();
         let chunks = orders[0]
@@ -331,7 +332,6 @@ impl<P: Policy> PpoTrainer<P> {
             moments: &mut moments,
             orders,
             chunks,
-            skipped: self.accounting().skipped(self.policy.spec()),
             seconds,
         };
         let asking = Asking {
@@ -344,7 +344,8 @@ impl<P: Policy> PpoTrainer<P> {
             keep: None,
             world: self.optimizer.world(),
         };
-        let rollout = Rollout::ask(&asking, prompts, sampled, scores, plan)?;
+        let mut rollout = Rollout::ask(&asking, prompts, sampled, scores, plan)?;
+        self.accounting().unmark_episodes(&mut rollout, self.policy.spec());
         self.moments = moments;
         Ok(rollout)
     }

@@ -1,8 +1,11 @@
 //! All of TRL 0.11.4's numbers where they differ from the correct ones, see
 //! [`Compatibility::Trl011`]. No other file contains them.
 
-use rlaif_lm::{LmSpec, Whiten};
-use rlaif_rl::{Rollout, passes, score_tensor, token_rewards};
+use std::ops::Range;
+
+use rlaif_core::stats::mean_std;
+use rlaif_lm::{LmSpec, Played, Sampled, Whiten};
+use rlaif_rl::{Rollout, Stats, passes, score_tensor, token_rewards};
 use rlaif_torch::dist::World;
 use rlaif_train::{Optimizer, OptimizerConfig};
 use tch::Tensor;
@@ -58,12 +61,41 @@ impl From<Compatibility> for Accounting {
 }
 
 impl Accounting {
-    /// Number of first tokens of a response that are ignored. TRL mistakes the first token of an
+    /// `true` if the first token of a response does not count. TRL mistakes the first token of an
     /// encoder-decoder model's response for the decoder's start token.
-    pub(crate) fn skipped(self, spec: &LmSpec) -> usize {
-        match self {
-            Self::Tokens => 0,
-            Self::Trl011 => usize::from(spec.decoder_start_id.is_some()),
+    fn skips_first(self, spec: &LmSpec) -> bool {
+        self == Self::Trl011 && spec.decoder_start_id.is_some()
+    }
+
+    /// Marks the first token of each response as one that the policy did not choose, if it does not count.
+    pub(crate) fn mark_start(self, sampled: &mut [Sampled], spec: &LmSpec) {
+        if self.skips_first(spec) {
+            for response in sampled {
+                let first = Played { given: vec![Range { start: 0, end: 1 }], ..Played::default() };
+                response.played = Some(Box::new(first));
+            }
+        }
+    }
+
+    /// Removes the statistics of episodes that the marks of [`Self::mark_start`] leave: an encoder-decoder model
+    /// plays none.
+    pub(crate) fn unmark_episodes(self, rollout: &mut Rollout, spec: &LmSpec) {
+        if self.skips_first(spec) {
+            rollout.episodes = None;
+        }
+    }
+
+    /// Adds the decoder's start token, which TRL skips, to the lengths of responses, as TRL does.
+    pub(crate) fn count_start(self, stats: &mut Stats, spec: &LmSpec) {
+        const LENGTHS: &str = "tokens/responses_dist";
+        if !self.skips_first(spec) {
+            return;
+        }
+        let found = stats.distributions.iter_mut().find(|(name, _)| *name == LENGTHS);
+        if let Some((_, lengths)) = found {
+            lengths.iter_mut().for_each(|length| *length += 1.);
+            let (mean, _) = mean_std(lengths);
+            stats.push("tokens/responses_len_mean", mean);
         }
     }
 

@@ -88,8 +88,8 @@ impl<P: Policy> PpoTrainer<P> {
         rollout: &Rollout,
         progress: &UpdateProgress,
     ) -> Result<PpoStats, PpoError> {
-        // TRL counts the decoder's start token, which it skips, in the length of a response.
-        let mut stats = rollout_statistics(rollout, self.controller.coef(), rollout.skipped);
+        let mut stats = rollout_statistics(rollout, self.controller.coef());
+        self.accounting().count_start(&mut stats, self.policy.spec());
         stats::of_update(&mut stats, progress, self.optimizer.world())?;
         Ok(stats)
     }

@@ -334,7 +334,6 @@ impl<P: Policy> ReinforceTrainer<P> {
             moments: &mut moments,
             orders: schedule.iter().map(|epoch| epoch.concat().concat()).collect(),
             chunks: schedule[0].concat(),
-            skipped: 0,
             seconds,
         };
         let objective = self.algorithm.objective();

@@ -279,7 +279,7 @@ impl<P: Policy> ReinforceTrainer<P> {
 }
 
 fn statistics(experience: &Experience, objective: &PolicyObjective, progress: &Progress) -> Stats {
-    let mut stats = rollout_statistics(&experience.rollout, objective.kl.coef(), 0);
+    let mut stats = rollout_statistics(&experience.rollout, objective.kl.coef());
     let steps: Vec<_> = progress.steps.iter().map(|numbers| numbers.named()).collect();
     for (at, (name, _)) in Numbers::default().named().into_iter().enumerate() {
         let of_steps: Vec<f64> = steps.iter().map(|numbers| numbers[at].1).collect();

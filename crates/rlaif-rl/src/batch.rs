@@ -6,18 +6,17 @@ use rlaif_core::Seed;
 use rlaif_lm::{LmError, Mask, TokenBatch};
 use tch::{Device, Kind, Tensor};
 
-/// The mask of tokens that count: those of responses with a score, without the first `skipped`
-/// tokens and those that an environment wrote (`given`, by row).
+/// The mask of tokens that count: those of responses with a score, without those that the policy did not
+/// choose (`given`, by row).
 pub fn counted(
     responses: &TokenBatch,
     scores: &[Option<f64>],
-    skipped: usize,
     given: &[Vec<Range<usize>>],
 ) -> Mask {
     let width = responses.width();
     let mut real = Vec::with_capacity(responses.len() * width);
     for (row, score) in responses.rows().iter().zip(scores) {
-        real.extend((0..width).map(|t| score.is_some() && t >= skipped && t < row.len()));
+        real.extend((0..width).map(|t| score.is_some() && t < row.len()));
     }
     for (row, given) in given.iter().enumerate() {
         for t in given.iter().flat_map(Clone::clone).take_while(|t| *t < width) {

@@ -117,7 +117,12 @@ impl PolicyObjective {
             {
                 found.push(CombinationConcern::WideSequenceClip { low, high });
             }
-            _ => {}
+            Surrogate::Truncated { .. }
+            | Surrogate::Clipped { .. }
+            | Surrogate::Reinforce
+            | Surrogate::SoftGate { .. }
+            | Surrogate::Gamma { .. }
+            | Surrogate::TotalVariation { .. } => {}
         }
         if of_response && self.average == Average::Tokens && self.surrogate != Surrogate::Reinforce
         {

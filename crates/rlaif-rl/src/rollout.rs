@@ -33,9 +33,8 @@ pub struct Rollout {
     pub finish: Vec<FinishReason>,
     /// The tokens that count in rewards, advantages, losses and statistics.
     pub mask: Mask,
-    /// Number of first tokens of each response that do not count.
-    pub skipped: usize,
-    /// Ranges of tokens that an environment wrote, by row; they do not count either.
+    /// Ranges of tokens that the policy did not choose, such as those of an environment, by row; they do not
+    /// count.
     pub given: Vec<Vec<Range<usize>>>,
     /// Statistics of episodes, if the responses are episodes.
     pub episodes: Option<EpisodeStats>,
@@ -107,8 +106,6 @@ pub struct Plan<'a> {
     /// The rows of each pass; every row occurs once. Use the passes of the first epoch
     /// ([`crate::passes`]) for a first ratio of exactly 1.
     pub chunks: Vec<Vec<usize>>,
-    /// Number of first tokens of each response that do not count.
-    pub skipped: usize,
     /// Seconds of earlier phases, with the names in `time/ppo/`.
     pub seconds: Vec<(&'static str, f64)>,
 }
@@ -187,7 +184,7 @@ impl Rollout {
         let spec = asking.policy.spec();
         let queries = TokenBatch::collate(queries, spec, Padding::Right)?;
         let responses = TokenBatch::responses(ids, spec)?;
-        let mask = counted(&responses, &scores, plan.skipped, &given_tokens);
+        let mask = counted(&responses, &scores, &given_tokens);
         let asked = asking.ask(&queries, &responses, &plan.chunks)?;
         asked.check(&mask, prompts)?;
         let log_probs = mask.apply(&asked.log_probs);
@@ -210,7 +207,6 @@ impl Rollout {
             kl: mask.apply(&asked.kl),
             values: asked.values.map(|values| mask.apply(&values)),
             mask,
-            skipped: plan.skipped,
             given: given_tokens,
             episodes,
             scores,
@@ -309,9 +305,8 @@ impl Rollout {
             return 0;
         }
         let given = self.given.get(row).into_iter().flatten();
-        let given: usize =
-            given.map(|range| range.end.saturating_sub(range.start.max(self.skipped))).sum();
-        self.responses.rows()[row].len().saturating_sub(self.skipped + given)
+        let given: usize = given.map(ExactSizeIterator::len).sum();
+        self.responses.rows()[row].len().saturating_sub(given)
     }
 
     /// Number of tokens of some rows that count.

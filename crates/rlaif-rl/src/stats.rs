@@ -44,14 +44,13 @@ pub fn real(x: &Tensor, mask: &Mask) -> Vec<f64> {
     host(x).into_iter().zip(keep).filter(|(_, keep)| *keep).map(|(x, _)| x).collect()
 }
 
-/// The statistics of a rollout: KL (with its coefficient β), scores and lengths. `start_tokens` is
-/// added to the length of each response.
-pub fn rollout_statistics(rollout: &Rollout, kl_coef: f64, start_tokens: usize) -> Stats {
+/// The statistics of a rollout: KL (with its coefficient β), scores and lengths.
+pub fn rollout_statistics(rollout: &Rollout, kl_coef: f64) -> Stats {
     let mut stats = Stats::default();
     let rows: Vec<usize> = (0..rollout.len()).filter(|&row| rollout.counts(row)).collect();
     of_objective(&mut stats, rollout, &rows, kl_coef);
     of_scores(&mut stats, rollout, &rows);
-    of_lengths(&mut stats, rollout, start_tokens);
+    of_lengths(&mut stats, rollout);
     of_episodes(&mut stats, rollout);
     stats
 }
@@ -109,12 +108,11 @@ fn of_scores(stats: &mut Stats, rollout: &Rollout, rows: &[usize]) {
     stats.distributions.push(("env/reward_dist", given));
 }
 
-fn of_lengths(stats: &mut Stats, rollout: &Rollout, start_tokens: usize) {
-    let lengths = |rows: &[Vec<u32>], more: usize| -> Vec<f64> {
-        rows.iter().map(|row| (row.len() + more) as f64).collect()
-    };
-    let queries = lengths(rollout.prompts.rows(), 0);
-    let responses = lengths(rollout.responses.rows(), start_tokens);
+fn of_lengths(stats: &mut Stats, rollout: &Rollout) {
+    let lengths =
+        |rows: &[Vec<u32>]| -> Vec<f64> { rows.iter().map(|row| row.len() as f64).collect() };
+    let queries = lengths(rollout.prompts.rows());
+    let responses = lengths(rollout.responses.rows());
     for (name, values) in [("queries", &queries), ("responses", &responses)] {
         let (mean, std) = mean_std(values);
         stats.push(format!("tokens/{name}_len_mean"), mean);

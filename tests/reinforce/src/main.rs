@@ -61,7 +61,6 @@ impl<P: Policy> Reinforce<P> {
             moments: &mut RunningMoments::default(),
             chunks: passes(&order, |row| sampled[row].ids.len(), 16),
             orders: vec![order],
-            skipped: 0,
             seconds: Vec::new(),
         };
         let asking = Asking {
