@@ -28,7 +28,9 @@ where
             Outcome::Kept(record) | Outcome::Noted(record, _) if (self.is_wanted)(&record) => {
                 Outcome::Kept(place)
             }
-            _ => Outcome::Dropped("another row"),
+            Outcome::Kept(_) | Outcome::Noted(..) | Outcome::Dropped(_) => {
+                Outcome::Dropped("another row")
+            }
         })
     }
 }

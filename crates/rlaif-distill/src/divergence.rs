@@ -58,7 +58,7 @@ impl TeacherDivergence {
             Self::PolicyGradient { clip } if !(clip > 0. && clip.is_finite()) => {
                 Err(BadSetting::new("divergence.policy_gradient.clip", clip, "above 0"))
             }
-            _ => Ok(()),
+            Self::Jsd { .. } | Self::TopK { .. } | Self::PolicyGradient { .. } => Ok(()),
         }
     }
 

@@ -194,7 +194,7 @@ impl<'a, P: Policy> DpoTask<'a, P> {
             TrainRows::Responses(rows) if needed => {
                 Some(trainer.reference_of_responses(rows, Some(cache))?)
             }
-            _ => None,
+            TrainRows::Pairs(_) | TrainRows::Responses(_) | TrainRows::Prompts(_) => None,
         };
         let held_out_sums = match &held_out {
             rows if !needed || rows.is_empty() => None,

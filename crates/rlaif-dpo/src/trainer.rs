@@ -435,7 +435,7 @@ impl<P: Policy> DpoTrainer<P> {
             Reference::Frozen(model) if self.config.update_of_reference().is_some() => {
                 Some(model.parameters())
             }
-            _ => None,
+            Reference::Frozen(_) | Reference::AdaptersOff | Reference::Given => None,
         }
     }
 

@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rlaif_eval::{
     Habits,
     stats::{
-        Level, NoStrengths, Strength, bradley_terry, cohen_kappa, fleiss_kappa, krippendorff_alpha,
-        quantile,
+        Level, Strength, bradley_terry, cohen_kappa, fleiss_kappa, krippendorff_alpha, quantile,
     },
 };
 use serde::Serialize;
@@ -260,7 +259,10 @@ fn summaries(study: &StudyContents, people: &Ratings) -> Vec<AnnotatorSummary> {
             let chosen = match stored.answer.choice {
                 PeopleChoice::First => 0,
                 PeopleChoice::Second => 1,
-                _ => return None,
+                PeopleChoice::Tie
+                | PeopleChoice::BothBad
+                | PeopleChoice::Skip
+                | PeopleChoice::Ranked => return None,
             };
             Some(*stored.order.first()? == chosen)
         });
@@ -383,11 +385,7 @@ fn makers(study: &StudyContents) -> Option<MakerStrengths> {
         Ok(strengths) => (strengths, None, Vec::new()),
         Err(error) => {
             let strengths = bradley_terry(&wins, WEAK_PRIOR).ok()?;
-            let groups = match &error {
-                NoStrengths::Apart { groups } | NoStrengths::OneSided { groups } => groups.clone(),
-                _ => Vec::new(),
-            };
-            (strengths, Some(error.to_string()), groups)
+            (strengths, Some(error.to_string()), error.groups().to_vec())
         }
     };
     let games = |at: usize| (0..names.len()).map(|other| wins[at][other] + wins[other][at]).sum();

@@ -476,7 +476,7 @@ impl Study {
             let done = count("SELECT 1 FROM answers WHERE annotator = ?1", &[&own])?;
             let left = match annotator.role {
                 AnnotatorRole::Referee => count(CONFLICTS, &[&own])?,
-                _ => {
+                AnnotatorRole::Annotator | AnnotatorRole::Judge => {
                     let plain = count(PLAIN, &[&own, &(now_ms() - CLAIM_MS)])?;
                     plain + if self.settings.known_every > 0 { count(KNOWN, &[&own])? } else { 0 }
                 }

@@ -236,7 +236,7 @@ impl ExamFile {
 fn any_verdict(verdicts: &[ExamVerdict]) -> Result<(), RunError> {
     let mut reasons = verdicts.iter().map(|verdict| match verdict {
         ExamVerdict::Missing(why) => Some(why),
-        _ => None,
+        ExamVerdict::Scores(_) | ExamVerdict::Orders { .. } | ExamVerdict::OneOrder { .. } => None,
     });
     match reasons.next().flatten() {
         Some(why) if reasons.all(|why| why.is_some()) => {

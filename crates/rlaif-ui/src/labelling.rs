@@ -152,7 +152,7 @@ fn shown(study: &Study, who: &Annotator, item: Option<ShownItem>) -> Result<Valu
     let Some(shown) = item else { return Ok(json!({"item": null, "progress": progress})) };
     let others = match who.role {
         AnnotatorRole::Referee => study.others(&shown)?,
-        _ => Vec::new(),
+        AnnotatorRole::Annotator | AnnotatorRole::Judge => Vec::new(),
     };
     let others: Vec<Value> = others
         .into_iter()

@@ -155,7 +155,9 @@ impl Sheet {
                         let (right, wrong) = scores.split_at(question.right.len());
                         Some(Margins::of(right, wrong))
                     }
-                    _ => None,
+                    ExamVerdict::Orders { .. }
+                    | ExamVerdict::OneOrder { .. }
+                    | ExamVerdict::Missing(_) => None,
                 };
                 let (kind, prompt) =
                     question.record.id.split_once(':').unwrap_or(("tied", &question.record.id));
@@ -332,7 +334,9 @@ fn credit(
             match exam {
                 ExamName::RewardBench2 if among => (1. / winners as f64, winners > 1),
                 ExamName::RewardBench2 => (0., false),
-                _ => (yes(margins.margin > 0.), margins.margin == 0.),
+                ExamName::RewardBench | ExamName::JudgeBench | ExamName::Hhh | ExamName::Pairs => {
+                    (yes(margins.margin > 0.), margins.margin == 0.)
+                }
             }
         }
         ExamVerdict::Orders { right_first, right_second } if exam == ExamName::JudgeBench => {

@@ -27,7 +27,9 @@ pub(super) fn report(report: &ExamReport) -> String {
     if report.one_order > 0 {
         let then = match report.exam {
             ExamName::JudgeBench => "the other order counts as a tie, as in JudgeBench",
-            _ => "they are among those without a verdict",
+            ExamName::RewardBench | ExamName::RewardBench2 | ExamName::Hhh | ExamName::Pairs => {
+                "they are among those without a verdict"
+            }
         };
         say(&format!("{} pairs have a verdict in one order only: {then}", report.one_order));
     }

@@ -60,6 +60,17 @@ pub enum NoStrengths {
     },
 }
 
+impl NoStrengths {
+    /// The groups of competitors that comparisons do not connect, or of which one never beat another; none for
+    /// a table that is not one.
+    pub fn groups(&self) -> &[Vec<usize>] {
+        match self {
+            Self::Table { .. } => &[],
+            Self::Apart { groups } | Self::OneSided { groups } => groups,
+        }
+    }
+}
+
 /// Maximum-likelihood strengths θ of the model of
 /// [Bradley and Terry 1952](https://doi.org/10.2307/2334029): competitor i beats j with probability
 /// σ(θ_i − θ_j). `wins[i][j]` is the number of times that i beat j; a tie counts half for both.

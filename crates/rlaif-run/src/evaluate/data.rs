@@ -87,7 +87,10 @@ impl EvalData {
     pub(super) fn rows(&self) -> Result<Dataset<PromptRow>, RunError> {
         let rows = match self.corpus {
             CorpusName::Prompts => self.named()?,
-            _ => self.of_corpus()?.map(as_row),
+            CorpusName::Hh
+            | CorpusName::Dialogsum
+            | CorpusName::RealToxicityPrompts
+            | CorpusName::Builtin => self.of_corpus()?.map(as_row),
         };
         let rows = rows.deduplicate(|row| row.id.as_str().into());
         let rows = match self.characters {

@@ -102,7 +102,7 @@ impl Run<'_> {
     fn trainer(&self) -> Result<PpoTrainer<LanguageModel>, CommandError> {
         let lora = match (self.verification.trained, &self.files.adapter) {
             (Trained::Lora(rank), None) => Some(Lora::new("verify", rank)),
-            _ => None,
+            (Trained::Lora(_), Some(_)) | (Trained::Nothing | Trained::All, _) => None,
         };
         let rows = self.verification.rows;
         let config = PpoConfig {
