@@ -24,10 +24,10 @@ import side_by_side
 
 MODEL, VOCABULARY, EOS, CONTEXT = "llama-small", 32000, 1, 128
 VARIANTS = {
-    "like for like": ["--reference", "live", "--prompts", "twice"],
-    "shared prompt": ["--reference", "live", "--prompts", "shared"],
-    "cached reference": ["--reference", "cached", "--prompts", "twice"],
-    "shared prompt, cached reference": ["--reference", "cached", "--prompts", "shared"],
+    "like for like": ["--reference", "live", "--prompt-forward", "twice"],
+    "shared prompt": ["--reference", "live", "--prompt-forward", "shared"],
+    "cached reference": ["--reference", "cached", "--prompt-forward", "twice"],
+    "shared prompt, cached reference": ["--reference", "cached", "--prompt-forward", "shared"],
 }
 
 

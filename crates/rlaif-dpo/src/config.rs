@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     error::DpoError,
-    forward::{Pass, Prompts},
+    forward::{Pass, PromptForward},
     loss::{Coupling, PairLoss, PairObjective, UnpairedLoss},
     reference::ReferenceUpdate,
 };
@@ -92,7 +92,7 @@ pub struct DpoConfig {
     /// Gradient checkpointing: `recompute` needs less memory and a third more time.
     pub activations: Activations,
     /// Sharing of the prompt's computation between the two responses.
-    pub prompts: Prompts,
+    pub prompt_forward: PromptForward,
     /// Source of the reference's log-probabilities.
     pub reference: ReferenceConfig,
     /// The optimizer's settings.
@@ -112,7 +112,7 @@ impl Default for DpoConfig {
             temperature: 1.,
             dropout: Dropout::Off,
             activations: Activations::Keep,
-            prompts: Prompts::default(),
+            prompt_forward: PromptForward::default(),
             reference: ReferenceConfig::default(),
             optimizer: OptimizerConfig { lr: 1e-6, ..OptimizerConfig::default() },
         }
@@ -149,7 +149,7 @@ impl DpoConfig {
     pub(crate) fn pass(&self) -> Pass {
         Pass {
             temperature: self.temperature,
-            prompts: self.prompts,
+            prompt_forward: self.prompt_forward,
             dropout: self.dropout,
             activations: self.activations,
         }

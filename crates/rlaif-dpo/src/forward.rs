@@ -13,7 +13,7 @@ use crate::{error::DpoError, rows::TokenPair};
 /// Sharing of the prompt's computation between the two responses of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Prompts {
+pub enum PromptForward {
     /// Computed once for both. Equal up to rounding, because no token of a prompt attends to a
     /// response; with dropout on, the two would share their noise, so [`Self::Twice`] is used then.
     #[default]
@@ -26,7 +26,7 @@ pub enum Prompts {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Pass {
     pub(crate) temperature: f64,
-    pub(crate) prompts: Prompts,
+    pub(crate) prompt_forward: PromptForward,
     pub(crate) dropout: Dropout,
     pub(crate) activations: Activations,
 }
@@ -82,11 +82,11 @@ impl Batch {
     }
 
     /// Tokens that the model reads, with each prompt counted as often as it is computed.
-    pub(crate) fn tokens(&self, prompts: Prompts) -> usize {
+    pub(crate) fn tokens(&self, prompt_forward: PromptForward) -> usize {
         let sum = |batch: &TokenBatch| batch.rows().iter().map(Vec::len).sum::<usize>();
-        let times = match prompts {
-            Prompts::Shared => 1,
-            Prompts::Twice => self.responses.len() / self.prompts.len(),
+        let times = match prompt_forward {
+            PromptForward::Shared => 1,
+            PromptForward::Twice => self.responses.len() / self.prompts.len(),
         };
         sum(&self.prompts) * times + sum(&self.responses)
     }
@@ -109,7 +109,7 @@ pub(crate) fn pass(
 ) -> Result<Passed, DpoError> {
     let forward = pass.forward(adapters);
     let Batch { prompts, responses } = batch;
-    let hidden = if pass.prompts == Prompts::Shared && pass.dropout == Dropout::Off {
+    let hidden = if pass.prompt_forward == PromptForward::Shared && pass.dropout == Dropout::Off {
         policy.branch_hidden(prompts, responses, forward)?
     } else {
         let rows: Vec<usize> = (0..responses.len()).map(|row| row % prompts.len()).collect();

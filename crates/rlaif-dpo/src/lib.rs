@@ -40,7 +40,7 @@ mod trainer;
 pub use config::{DpoConfig, Objective, ReferenceConfig};
 pub use error::{DpoError, PairProblem};
 pub use evaluate::{PairEvaluation, PairOutcome, PairShare};
-pub use forward::Prompts;
+pub use forward::PromptForward;
 pub use loss::{
     BatchScale, Coupling, Lengths, LossTerm, PairLoss, PairObjective, PairSums,
     ReferenceDivergence, ResponseSums, RewardShift, RunningMean, UnpairedLoss, Weighting, paired,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tch::no_grad;
 use twox_hash::XxHash3_128;
 
-use crate::{error::DpoError, forward::Prompts};
+use crate::{error::DpoError, forward::PromptForward};
 
 /// Moves the reference towards the policy during training (Gorbatovski et al. 2024, TR-DPO,
 /// [arXiv:2404.09656](https://arxiv.org/abs/2404.09656)): every `every` steps, `θ_ref ← α θ + (1 -
@@ -78,7 +78,7 @@ pub(crate) struct CacheInputs<'a> {
     pub(crate) adapters: Adapters<'static>,
     pub(crate) temperature: f64,
     pub(crate) tail_weight: f64,
-    pub(crate) prompts: Prompts,
+    pub(crate) prompt_forward: PromptForward,
     pub(crate) batch_size: usize,
 }
 
@@ -99,7 +99,7 @@ impl CacheInputs<'_> {
             self.adapters,
             self.temperature,
             self.tail_weight,
-            self.prompts,
+            self.prompt_forward,
             self.batch_size
         ));
         for (name, tensor) in self.parameters.iter() {

@@ -205,7 +205,7 @@ impl<P: Policy> DpoTrainer<P> {
         for places in &parts.places {
             Interrupted::check().map_err(LmError::from)?;
             let batch = parts.batch(places, Which::Own)?;
-            tokens += batch.tokens(self.config().prompts);
+            tokens += batch.tokens(self.config().prompt_forward);
             let (sums, entropy) = parts.sums(places, &batch, how)?;
             let part = loss.losses(&sums, shift).sum(Kind::Float) / count;
             part.f_backward()?;

@@ -134,8 +134,9 @@ pub struct RowConfig {
     pub max_prompt_tokens: Option<usize>,
     /// Maximum length of a response, in tokens, EOS included; by default, as many as fit.
     pub max_response_tokens: Option<usize>,
-    /// Maximum length of prompt and response together, in tokens; by default, `data.max_tokens`.
-    /// Ignored for encoder-decoder models, which read the two separately.
+    /// Maximum length of prompt and response together, in tokens; in a run file, `data.max_tokens`. Ignored for
+    /// encoder-decoder models, which read the two separately.
+    #[serde(skip)]
     pub max_tokens: Option<usize>,
     /// Treatment of a row that is too long.
     pub too_long: TooLong,

@@ -203,7 +203,7 @@ impl<P: Policy> DpoTrainer<P> {
             adapters,
             temperature: self.config.temperature,
             tail_weight,
-            prompts: self.config.prompts,
+            prompt_forward: self.config.prompt_forward,
             batch_size: self.config.evaluation_batch(),
         };
         inputs.key(rows.iter().copied())
@@ -294,7 +294,7 @@ impl<P: Policy> DpoTrainer<P> {
             }
             self.reward_shift
         };
-        let tokens = parts.iter().map(|part| part.batch.tokens(self.config.prompts)).sum::<usize>();
+        let tokens = parts.iter().map(|part| part.batch.tokens(self.config.prompt_forward)).sum::<usize>();
         let mut tokens = [tokens as f64];
         world.sum(&mut tokens)?;
         let mut stats = seen.stats(&objective, scale, (self.policy.spec().device, &world))?;

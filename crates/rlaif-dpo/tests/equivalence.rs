@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 
 use rlaif_core::Seed;
 use rlaif_dpo::{
-    DpoConfig, DpoTrainer, Objective, PairLoss, Prompts, Reference, RewardShift, TokenPair,
+    DpoConfig, DpoTrainer, Objective, PairLoss, PromptForward, Reference, RewardShift, TokenPair,
 };
 use rlaif_lm::Activations;
 use rlaif_models::{AdapterConfig, LanguageModel, TaskType};
@@ -101,10 +101,10 @@ fn a_run_is_the_same_however_its_batches_are_computed() {
             ("8 x 1", DpoConfig { microbatch_size: 1, ..sigmoid() }),
             ("recomputed", DpoConfig { activations: Activations::Recompute, ..sigmoid() }),
             // Padded, on either.
-            ("prompts twice", DpoConfig { prompts: Prompts::Twice, ..sigmoid() }),
+            ("prompts twice", DpoConfig { prompt_forward: PromptForward::Twice, ..sigmoid() }),
             (
                 "prompts twice, 8 x 1",
-                DpoConfig { prompts: Prompts::Twice, microbatch_size: 1, ..sigmoid() },
+                DpoConfig { prompt_forward: PromptForward::Twice, microbatch_size: 1, ..sigmoid() },
             ),
         ];
         for (variant, config) in variants {

@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use rlaif_core::Desirability;
 use rlaif_dpo::{
     DpoConfig, DpoError, DpoStats, DpoTrainer, LossTerm, Objective, PairLoss, PairObjective,
-    PairProblem, Prompts, Reference, ReferenceConfig, ReferenceUpdate, ResponseRow, RewardShift,
+    PairProblem, PromptForward, Reference, ReferenceConfig, ReferenceUpdate, ResponseRow, RewardShift,
     TokenPair, UnpairedLoss, Weighting,
 };
 use rlaif_lm::{Activations, Policy};
@@ -122,7 +122,7 @@ fn prompts_computed_once_and_activations_computed_twice_change_nothing() {
     for json in [LLAMA, T5] {
         let sigmoid = objectives().swap_remove(0).1;
         let want = run(json, config(sigmoid.clone()));
-        let twice = DpoConfig { prompts: Prompts::Twice, ..config(sigmoid.clone()) };
+        let twice = DpoConfig { prompt_forward: PromptForward::Twice, ..config(sigmoid.clone()) };
         same("twice", &run(json, twice), &want);
         same(
             "recompute",

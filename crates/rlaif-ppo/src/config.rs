@@ -117,7 +117,7 @@ pub struct PretrainingConfig {
     /// The weight relative to the policy's loss.
     pub coef: f64,
     /// Number of rows drawn for each optimizer step.
-    pub rows: usize,
+    pub batch_size: usize,
 }
 
 /// Use of TRL 0.11.4's numbers where they differ from the correct ones.
@@ -325,8 +325,8 @@ impl PpoConfig {
         }
         if let Some(pretraining) = self.pretraining {
             not_negative("pretraining.coef", pretraining.coef)?;
-            if pretraining.rows == 0 {
-                return Err(setting("pretraining.rows", 0, "at least 1"));
+            if pretraining.batch_size == 0 {
+                return Err(setting("pretraining.batch_size", 0, "at least 1"));
             }
         }
         Ok(())

@@ -113,15 +113,15 @@ impl<P: Policy> PpoTrainer<P> {
     /// has no token to learn; [`PpoError::Lm`] for a row that the policy cannot take.
     pub fn with_pretraining(mut self, rows: Vec<SftRow>) -> Result<Self, PpoError> {
         if self.config.pretraining.is_none() {
-            return Err(setting("pretraining", "absent", "a table with `coef` and `rows`"));
+            return Err(setting("pretraining", "absent", "a table with `coef` and `batch_size`"));
         }
         if rows.is_empty() {
             return Err(setting("pretraining.data", "empty", "at least one row"));
         }
-        let drawn = self.config.pretraining.map_or(0, |mix| mix.rows);
+        let drawn = self.config.pretraining.map_or(0, |mix| mix.batch_size);
         if drawn > rows.len() {
             let expected = format!("at most the number of texts, which is {}", rows.len());
-            return Err(setting("pretraining.rows", drawn, expected));
+            return Err(setting("pretraining.batch_size", drawn, expected));
         }
         let spec = self.policy.spec();
         for (at, row) in rows.iter().enumerate() {

@@ -213,10 +213,10 @@ impl<P: Policy> PpoTrainer<P> {
         }
         // Draws without replacement until all data are used, then again in another order.
         let drawn = progress.pretraining.len() as u64;
-        let first = (self.step * self.config.updates_per_step() + drawn) * mix.rows as u64;
+        let first = (self.step * self.config.updates_per_step() + drawn) * mix.batch_size as u64;
         let n = self.pretraining.len();
         let mut order = (u64::MAX, Vec::new());
-        let rows: Vec<&SftRow> = (first..first + mix.rows as u64)
+        let rows: Vec<&SftRow> = (first..first + mix.batch_size as u64)
             .map(|at| {
                 let round = at / n as u64;
                 if order.0 != round {

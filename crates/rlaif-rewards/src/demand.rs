@@ -14,7 +14,7 @@ pub struct ExamDemand {
     pub exam: Option<ExamName>,
     /// The column of reference responses, for preference pairs.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reference: Option<String>,
+    pub reference_column: Option<String>,
     /// Maximum number of questions: the first ones.
     pub take: Option<usize>,
     /// The minimum grade, from 0 to 1.

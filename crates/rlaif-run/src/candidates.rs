@@ -52,7 +52,7 @@ pub struct CandidateData {
     pub take: Option<usize>,
     /// Files of responses to the same prompts.
     #[serde(default)]
-    pub responses: Vec<ResponseFile>,
+    pub response_files: Vec<ResponseFile>,
 }
 
 /// A file of responses.
@@ -170,7 +170,7 @@ impl RunFile for CandidatesFile {
 
     fn locations(&mut self) -> Vec<&mut String> {
         let mut all = vec![&mut self.data.file];
-        all.extend(self.data.responses.iter_mut().map(|responses| &mut responses.file));
+        all.extend(self.data.response_files.iter_mut().map(|responses| &mut responses.file));
         all.extend(self.writers.iter_mut().flat_map(|writer| writer.locations()));
         all
     }
@@ -189,8 +189,8 @@ impl Work for CandidatesFile {
     /// same call after an interruption takes up what is there, and asks for the others alone.
     fn work(&self, base: &Path, out: &PathBuf) -> Result<CandidatesSummary, RunError> {
         let out = ResultFile::new(out)?;
-        if self.writers.is_empty() && self.data.responses.is_empty() {
-            let found = "empty, and so is `data.responses`";
+        if self.writers.is_empty() && self.data.response_files.is_empty() {
+            let found = "empty, and so is `data.response_files`";
             return Err(BadSetting::new("writers", found, "at least one that responds").into());
         }
         let source = source(&self.data.file)?;
@@ -312,7 +312,7 @@ impl CandidateData {
     /// Responses of files, by the text of their prompt.
     fn given(&self) -> Result<HashMap<String, Vec<Reply>>, RunError> {
         let mut given: HashMap<String, Vec<Reply>> = HashMap::new();
-        for ResponseFile { file, maker } in &self.responses {
+        for ResponseFile { file, maker } in &self.response_files {
             let source = source(file)?;
             let rows = Import::find(&source)?.demonstrations(Reader::new(source))?.into_records();
             for DemonstrationRow { id, prompt, response, .. } in rows {

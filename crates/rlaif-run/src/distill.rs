@@ -132,7 +132,7 @@ impl DistillFile {
         }
         let texts = |prompt: &Prompt| {
             prompt.record.reference.clone().ok_or_else(|| {
-                let found = match &self.data.reference {
+                let found = match &self.data.reference_column {
                     Some(column) => {
                         let id = &prompt.record.id;
                         format!("the column `{column}`, which is empty in the row of prompt `{id}`")
@@ -143,7 +143,7 @@ impl DistillFile {
                 let expected = format!(
                     "a column of responses, one in each row: `distill.on_policy` is {on_policy}"
                 );
-                RunError::from(BadSetting::new("data.reference", found, expected))
+                RunError::from(BadSetting::new("data.reference_column", found, expected))
             })
         };
         let references = prompts.iter().map(texts).collect::<Result<Vec<_>, _>>()?;

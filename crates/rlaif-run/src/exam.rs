@@ -72,7 +72,7 @@ pub struct ExamData {
     /// Maximum number of questions: the first ones.
     pub take: Option<usize>,
     /// The column of reference responses, for preference pairs.
-    pub reference: Option<String>,
+    pub reference_column: Option<String>,
     /// The column of subsets, for preference pairs.
     pub subset: Option<String>,
     /// The column of the model that wrote the preferred response, for preference pairs.
@@ -329,7 +329,7 @@ impl ExamData {
                     ("data.chosen_maker", &self.chosen_maker),
                     ("data.rejected_maker", &self.rejected_maker),
                     ("data.votes", &self.votes),
-                    ("data.reference", &self.reference),
+                    ("data.reference_column", &self.reference_column),
                 ];
                 if let Some((key, _)) = columns.iter().find(|(_, column)| column.is_some()) {
                     let found = format!("given for {}, read as {}", self.file, exam.title());
@@ -352,9 +352,9 @@ impl ExamData {
         mut columns: Vec<String>,
         unread: &mut Unread,
     ) -> Result<Vec<ExamQuestion>, RunError> {
-        let Self { file, take, reference, subset, chosen_maker, rejected_maker, votes } = self;
+        let Self { file, take, reference_column, subset, chosen_maker, rejected_maker, votes } = self;
         let source = source(file)?;
-        let named = [reference, subset, chosen_maker, rejected_maker, votes].into_iter().flatten();
+        let named = [reference_column, subset, chosen_maker, rejected_maker, votes].into_iter().flatten();
         columns.extend(named.cloned());
         let columns = ImportColumns { metadata: columns, ..ImportColumns::default() };
         let import = Import::find_named(&source, columns)?;
@@ -369,7 +369,7 @@ impl ExamData {
 
     fn question(&self, row: PairRow) -> Result<ExamQuestion, RunError> {
         let AskedPair { record, chosen, rejected } =
-            row.asked(&Rendering::default(), self.reference.as_deref())?;
+            row.asked(&Rendering::default(), self.reference_column.as_deref())?;
         let (id, metadata) = (&record.id, &record.metadata);
         let of = |column: &Option<String>| column.as_ref().and_then(|name| metadata.get(name));
         let text = |column| {

@@ -261,7 +261,7 @@ pub(crate) fn read_table(path: &Path, command: &'static str) -> Result<Table, Ru
 }
 
 /// Keys of earlier versions, by their path, and their replacements.
-const RENAMED: [(&str, &str); 13] = [
+const RENAMED: [(&str, &str); 23] = [
     ("data.chat", "`prompt.plain`, which is `chat` or `text`"),
     ("device", "`placement.device`"),
     ("model.precision", "`model.dtype`"),
@@ -275,6 +275,16 @@ const RENAMED: [(&str, &str); 13] = [
     ("output.samples", "`train.samples`"),
     ("judge.explains", "`judge.answer`, which is `label` or `explained`"),
     ("reinforce.kl.loss.weighted", "`reinforce.kl.loss.weight`, which is `none` or `ratio`"),
+    ("rows.max_tokens", "`data.max_tokens`"),
+    ("dpo.prompts", "`dpo.prompt_forward`"),
+    ("online.sampling", "`online.pairs`"),
+    ("online.reference", "`online.reference_column`"),
+    ("data.reference", "`data.reference_column`"),
+    ("data.responses", "`data.response_files` for candidates, `data.initial_responses` for revisions"),
+    ("prompts", "`new_prompts`"),
+    ("ppo.pretraining.rows", "`ppo.pretraining.batch_size`"),
+    ("reward.exam.reference", "`reward.exam.reference_column`"),
+    ("centring", "`centring_coef`"),
 ];
 
 /// Refuses a key of an earlier version, with its current name.
@@ -594,6 +604,13 @@ mod tests {
             ("[model]\nprecision = 'bf16'", "`model.precision`: renamed to `model.dtype`"),
             ("[ppo]\nseed = 3", "`ppo.seed`: renamed to `seed`, at the top of the file"),
             ("[output]\nkeep = 3", "`output.keep`: renamed to `train.keep`"),
+            ("[rows]\nmax_tokens = 8", "`rows.max_tokens`: renamed to `data.max_tokens`"),
+            ("[dpo]\nprompts = 'twice'", "`dpo.prompts`: renamed to `dpo.prompt_forward`"),
+            ("[online.sampling]", "`online.sampling`: renamed to `online.pairs`"),
+            ("[data]\nreference = 'x'", "`data.reference`: renamed to `data.reference_column`"),
+            ("[ppo.pretraining]\nrows = 2", "renamed to `ppo.pretraining.batch_size`"),
+            ("centring = 0.1", "`centring`: renamed to `centring_coef`"),
+            ("prompts = 3", "`prompts`: renamed to `new_prompts`"),
             ("[learn]\ndropout = true", "`learn.dropout`: is `on` or `off` now"),
         ] {
             let error = parse::<Table>("run.toml".as_ref(), &text.parse().unwrap()).unwrap_err();

@@ -44,7 +44,7 @@ fn graded(
         }
         let data = ExamData {
             take: demand.take,
-            reference: demand.reference.clone(),
+            reference_column: demand.reference_column.clone(),
             ..ExamData::of(&demand.file)
         };
         let exam = ExamSettings { exam: demand.exam, ..ExamSettings::default() };

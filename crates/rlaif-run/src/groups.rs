@@ -83,7 +83,7 @@ impl GroupRow {
             Some(column) => match more.get(column) {
                 Some(Value::String(text)) => Some(text.clone()),
                 Some(Value::Null) => None,
-                _ => return Err(missing("data.reference", column)),
+                _ => return Err(missing("data.reference_column", column)),
             },
             None => None,
         };

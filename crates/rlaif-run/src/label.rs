@@ -76,7 +76,7 @@ pub struct LabelData {
     pub take: Option<usize>,
     /// The column of reference responses, for rewards that compare with them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reference: Option<String>,
+    pub reference_column: Option<String>,
     /// The pairs that are made of several responses.
     #[serde(default)]
     pub pairing: Pairing,
@@ -424,7 +424,7 @@ impl Costed for Opinion {
 impl LabelData {
     fn pairs(&self, seed: Seed, mut columns: Vec<String>) -> Result<Pairs, RunError> {
         let most = self.take.unwrap_or(usize::MAX);
-        if let Some(read) = groups(&self.file, self.reference.as_deref(), &columns, most)? {
+        if let Some(read) = groups(&self.file, self.reference_column.as_deref(), &columns, most)? {
             let Groups { groups, unread } = read;
             let made = GroupPairs::of(&groups, self.pairing);
             let texts = made.pairs.iter().map(|LabelPair { record, responses }| {
@@ -444,7 +444,7 @@ impl LabelData {
             return Err(BadSetting::new("data.pairing", found, expected).into());
         }
         let source = source(&self.file)?;
-        columns.extend(self.reference.clone());
+        columns.extend(self.reference_column.clone());
         let columns = ImportColumns { metadata: columns, ..ImportColumns::default() };
         let import = Import::find_named(&source, columns)?;
         let rows = import.pairs(Reader::new(source))?.into_records();
@@ -458,7 +458,7 @@ impl LabelData {
         for row in rows.into_iter().take(most) {
             data.unread.add([&row.prompt, &row.chosen, &row.rejected]);
             let PairRow { prompt, chosen, rejected, .. } = row.clone();
-            let asked = row.asked(&Rendering::default(), self.reference.as_deref())?;
+            let asked = row.asked(&Rendering::default(), self.reference_column.as_deref())?;
             let AskedPair { record, chosen: better, rejected: worse } = asked;
             // The place of the preferred response says nothing about it.
             let first = seed.derive(&record.id, 0).get() & 1 == 0;

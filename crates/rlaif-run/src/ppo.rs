@@ -283,7 +283,7 @@ impl PpoFile {
             }
             (Some(_), None) => {
                 let found = "given without `ppo.pretraining`";
-                let expected = "used with `ppo.pretraining = { coef = .., rows = .. }`, the \
+                let expected = "used with `ppo.pretraining = { coef = .., batch_size = .. }`, the \
                                 weight of the texts";
                 return Err(BadSetting::new("pretraining", found, expected).into());
             }

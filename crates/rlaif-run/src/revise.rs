@@ -62,7 +62,7 @@ pub struct ReviseFile {
     pub critique: Critiques,
     /// The revisions that become rows.
     #[serde(default)]
-    pub rows: RevisedRows,
+    pub revisions: RevisedRows,
     /// The model that writes critiques and revisions, and responses where the file has none.
     pub writer: WriterConfig,
     /// A reward, such as a classifier, whose mean is told for the responses of each round.
@@ -93,7 +93,7 @@ pub struct ReviseData {
     /// The origin of the first response to each prompt: `given` in the file, or `written` by the writer; by
     /// default `given` if the file has responses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub responses: Option<FirstResponse>,
+    pub initial_responses: Option<FirstResponse>,
 }
 
 /// The origin of the response that is revised.
@@ -237,7 +237,7 @@ impl ReviseFile {
         if let Some(Groups { groups, .. }) = groups(file, None, &[], most)? {
             for Group { record, responses: replies } in groups {
                 let prompt = as_written(&record);
-                if *responses == Some(FirstResponse::Written) {
+                if *initial_responses == Some(FirstResponse::Written) {
                     rows.extend(written(record.id, prompt, record.prompt));
                     continue;
                 }
@@ -256,7 +256,7 @@ impl ReviseFile {
             let source = source(file)?;
             let import = Import::find(&source)?;
             let given = import.gives::<DemonstrationRow>();
-            match responses.unwrap_or(if given {
+            match initial_responses.unwrap_or(if given {
                 FirstResponse::Given
             } else {
                 FirstResponse::Written
@@ -289,7 +289,7 @@ impl ReviseFile {
             return Err(BadSetting::new("data.file", found, "at least one row").into());
         }
         if self.writer.responses > 1 && rows.iter().any(|row| row.given.is_some()) {
-            let expected = "1 where the file has the responses (`data.responses = \"given\"`)";
+            let expected = "1 where the file has the responses (`data.initial_responses = \"given\"`)";
             return Err(BadSetting::new("writer.responses", self.writer.responses, expected).into());
         }
         Ok(rows)
@@ -466,7 +466,7 @@ impl Plan<'_> {
         self.rows.iter().enumerate().flat_map(move |(at, row)| {
             let responses = self.responses(at, texts);
             let last = responses.len().saturating_sub(1);
-            let first = match self.file.rows {
+            let first = match self.file.revisions {
                 RevisedRows::All => 1,
                 RevisedRows::Last => last.max(1),
             };

@@ -47,7 +47,7 @@ pub struct RewardFile {
     pub prompt: PromptSection,
     /// The coefficient c of the squared sum of a pair's scores; keeps scores near 0.
     #[serde(default)]
-    pub centring: f64,
+    pub centring_coef: f64,
     /// Steps, evaluations, checkpoints.
     #[serde(default)]
     pub train: FitConfig,
@@ -269,9 +269,9 @@ impl Recipe for RewardFile {
             let expected = "pairs, from which a preference model learns";
             return Err(BadSetting::new("columns.format", "`unpaired`", expected).into());
         }
-        if !(self.centring.is_finite() && self.centring >= 0.) {
+        if !(self.centring_coef.is_finite() && self.centring_coef >= 0.) {
             let expected = "a finite number of at least 0";
-            return Err(BadSetting::new("centring", self.centring, expected).into());
+            return Err(BadSetting::new("centring_coef", self.centring_coef, expected).into());
         }
         Ok(())
     }
@@ -298,7 +298,7 @@ impl Recipe for RewardFile {
         rows.rendering = Some(of_rows(&self.prompt, conversations.get()));
         rows.notes.extend(tokenizer.take_notices());
         let mut run = rows.learn(start, memory, |steps| {
-            PreferenceTrainer::new(&model, learn, self.centring, steps)
+            PreferenceTrainer::new(&model, learn, self.centring_coef, steps)
         })?;
         run.write(&mut model)
     }

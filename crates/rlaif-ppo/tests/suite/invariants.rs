@@ -439,7 +439,7 @@ fn the_pretraining_mix_pulls_towards_its_text() {
             -host(&found.log_probs.sum(Kind::Float))[0]
         };
         let run = |coef: f64| {
-            let pretraining = Some(PretrainingConfig { coef, rows: 2 });
+            let pretraining = Some(PretrainingConfig { coef, batch_size: 2 });
             let config = PpoConfig { pretraining, ..config() };
             let mut trainer =
                 trainer(family, config).with_pretraining(vec![row.clone(), row.clone()]).unwrap();

@@ -111,8 +111,8 @@ fn settings_that_cannot_be_are_named() {
         ("entropy_coef", Box::new(|c| c.entropy_coef = -1.)),
         ("target_kl", Box::new(|c| c.target_kl = Some(0.))),
         (
-            "pretraining.rows",
-            Box::new(|c| c.pretraining = Some(PretrainingConfig { coef: 1., rows: 0 })),
+            "pretraining.batch_size",
+            Box::new(|c| c.pretraining = Some(PretrainingConfig { coef: 1., batch_size: 0 })),
         ),
         ("stop.max_kl", Box::new(|c| c.stop.max_kl = Some(-1.))),
         ("stop.metric.at_least", stop_at(Some(f64::NAN), None)),
@@ -243,7 +243,7 @@ fn batches_that_do_not_fit_are_refused_and_nothing_changes() {
 
 #[test]
 fn what_a_setting_asks_for_must_have_been_given() {
-    let mix = PretrainingConfig { coef: 1., rows: 2 };
+    let mix = PretrainingConfig { coef: 1., batch_size: 2 };
     let with_mix = || {
         build(policy(Family::Llama, 1), PpoConfig { pretraining: Some(mix), ..config() }).unwrap()
     };
@@ -252,7 +252,7 @@ fn what_a_setting_asks_for_must_have_been_given() {
     assert_eq!(field(&error), "pretraining");
     let row = SftRow::new(vec![5], vec![6, 1]);
     let error = with_mix().with_pretraining(vec![row]).map(|_| ()).unwrap_err();
-    assert_eq!(field(&error), "pretraining.rows");
+    assert_eq!(field(&error), "pretraining.batch_size");
 }
 
 /// Responses that are brought end where those that are sampled would.

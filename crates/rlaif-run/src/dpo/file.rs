@@ -60,10 +60,10 @@ pub struct OnlineSection {
     pub reward: RewardConfig,
     /// The column of reference responses, for rewards that compare with them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reference: Option<String>,
+    pub reference_column: Option<String>,
     /// Sampling of pairs.
     #[serde(default)]
-    pub sampling: OnlineConfig,
+    pub pairs: OnlineConfig,
     /// Number of responses of each step for samples.jsonl.
     #[serde(default = "OnlineSection::samples")]
     pub samples: usize,
@@ -95,9 +95,14 @@ impl DpoFile {
         self.dpo.check().map_err(|error| RunError::from(error).within("dpo"))?;
         self.rows.check().map_err(|error| RunError::from(error).within("rows"))?;
         self.prompt.check()?;
+        // As `rows.check` does where the limit is not that of a file.
+        if let Some(data) = self.data.as_ref().filter(|data| data.max_tokens < 2) {
+            let expected = "at least 2: a token of the prompt and one more";
+            return Err(BadSetting::new("data.max_tokens", data.max_tokens, expected).into());
+        }
         if let Some(online) = &self.online {
-            let checked = online.sampling.check();
-            checked.map_err(|error| RunError::from(error).within("online.sampling"))?;
+            let checked = online.pairs.check();
+            checked.map_err(|error| RunError::from(error).within("online.pairs"))?;
         }
         let setting = |key: &'static str, found: &str, expected: &'static str| {
             Err(BadSetting::new(key, found, expected).into())

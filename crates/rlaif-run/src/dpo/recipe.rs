@@ -36,8 +36,8 @@ impl Recipe for DpoFile {
         let policy = start.fresh(|| self.model.language_model(start.options))?;
         let tokenizer = tokenizer(&self.model.files()?, policy.spec().vocab_size)?;
         if let Some(online) = &self.online {
-            let checked = online.sampling.check_policy(policy.spec());
-            checked.map_err(|error| RunError::from(error).within("online.sampling"))?;
+            let checked = online.pairs.check_policy(policy.spec());
+            checked.map_err(|error| RunError::from(error).within("online.pairs"))?;
         }
         let rows = self.read(&tokenizer, policy.spec(), start.seed)?;
         let memory = self.memory(start.options, Some(&rows))?;
@@ -70,7 +70,7 @@ impl Recipe for DpoFile {
         let cache = run.folder.path().join("reference");
         let mut task = DpoTask::new(trainer, train, held_out, &cache)?;
         if let (Some(online), Some(reward)) = (&self.online, &reward) {
-            task = task.online(&tokenizer, &**reward, &online.sampling, seed)?;
+            task = task.online(&tokenizer, &**reward, &online.pairs, seed)?;
             task = task.samples(online.samples);
         }
         let before = task.evaluation()?;
@@ -170,7 +170,7 @@ impl DpoFile {
             ),
             TrainRows::Prompts(prompts) => {
                 let online = self.online.as_ref();
-                let answer = online.map_or(0, |online| online.sampling.generation.max_new_tokens);
+                let answer = online.map_or(0, |online| online.pairs.generation.max_new_tokens);
                 longest(prompts.iter().map(|prompt| prompt.ids.len())) + answer
             }
         };

@@ -84,7 +84,7 @@ impl DpoFile {
     fn reader(&self, data: &DataSection) -> RowReader {
         let mut reader = self.columns.reader(data.import);
         if let Some(online) = &self.online {
-            reader.columns.reference.clone_from(&online.reference);
+            reader.columns.reference.clone_from(&online.reference_column);
             reader.columns.metadata = online.reward.columns();
         }
         reader
@@ -104,7 +104,7 @@ impl DpoFile {
     ) -> Result<DpoRows, RunError> {
         let mut config = self.rows.clone();
         if let Some(data) = &self.data {
-            config.max_tokens = config.max_tokens.or(Some(data.max_tokens));
+            config.max_tokens = Some(data.max_tokens);
         }
         let reading = Reading { file: self, codec, spec, config, seed };
         if let (Objective::Unpaired(_), Some(data)) = (&self.dpo.objective, &self.data) {
@@ -193,7 +193,7 @@ impl Reading<'_> {
         let how = self.file.prompt.rendering();
         let train = kept(rendered(&train, &mut skipped, |row: &PromptRow| {
             // Responses of the rows are references only if the run file declares that.
-            let reference = online.reference.as_ref().and(row.reference.clone());
+            let reference = online.reference_column.as_ref().and(row.reference.clone());
             PromptRow { reference, ..row.clone() }.render(self.codec, &how)
         })?);
         self.answered(train, HeldOutRows::Pairs(Vec::new()), online, skipped, notes)
@@ -216,7 +216,7 @@ impl Reading<'_> {
             let train = kept(rendered(&train, &mut skipped, |row: &PairRow| {
                 let PairRow { id, prompt, chat, mut metadata, .. } = row.clone();
                 let needed = online.reward.columns();
-                let reference = online.reference.as_ref().and_then(|column| {
+                let reference = online.reference_column.as_ref().and_then(|column| {
                     let reference = metadata.get(column)?.as_str().map(str::to_owned);
                     if !needed.contains(column) {
                         metadata.remove(column);
@@ -324,7 +324,7 @@ fn prompts_to_answer(
         report.skipped.insert("the same prompt again".to_owned(), report.read - prompts.len());
     }
     let prompts = Prompt::of_records(prompts, &Joiner::new(codec, spec))?;
-    let answer = online.sampling.generation.max_new_tokens;
+    let answer = online.pairs.generation.max_new_tokens;
     // An encoder's input does not share the limit with the response.
     let room = |limit: usize| match spec.decoder_start_id {
         Some(_) => limit,

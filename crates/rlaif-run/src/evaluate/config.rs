@@ -146,7 +146,7 @@ pub struct PreferenceCheck {
     /// Maximum number of pairs, from the beginning.
     pub take: Option<usize>,
     /// The column of reference responses, for rewards that compare with them.
-    pub reference: Option<String>,
+    pub reference_column: Option<String>,
     /// The reward.
     pub reward: RewardConfig,
 }
@@ -155,7 +155,7 @@ impl PreferenceCheck {
     fn pairs(&self) -> Result<Vec<AskedPair>, RunError> {
         let source = source(&self.file)?;
         let mut metadata = self.reward.columns();
-        metadata.extend(self.reference.clone());
+        metadata.extend(self.reference_column.clone());
         let columns = ImportColumns { metadata, ..ImportColumns::default() };
         let pairs = Import::find_named(&source, columns)?.pairs(Reader::new(source))?;
         let pairs = match self.take {
@@ -163,7 +163,7 @@ impl PreferenceCheck {
             None => pairs,
         };
         let how = Rendering::default();
-        let reference = self.reference.as_deref();
+        let reference = self.reference_column.as_deref();
         let pairs = pairs.into_records().into_iter().map(|row| row.asked(&how, reference));
         Ok(pairs.collect::<Result<_, _>>()?)
     }

@@ -29,7 +29,7 @@ pub struct EvalData {
     /// The split of the hub's dataset; `test` by default.
     pub split: Option<String>,
     /// The column of reference responses, of `prompts`.
-    pub reference: Option<String>,
+    pub reference_column: Option<String>,
     /// The column of ids, of `prompts`; by default, the hash of the prompt.
     pub id: Option<String>,
     /// Columns that `slices` and `prompt_toxicity` name, of `prompts`.
@@ -110,7 +110,7 @@ impl EvalData {
         let Some(file) = &self.file else { return Err(no_file()) };
         let columns = ImportColumns {
             id: self.id.clone(),
-            reference: self.reference.clone(),
+            reference: self.reference_column.clone(),
             metadata: self.metadata.clone(),
             ..ImportColumns::default()
         };

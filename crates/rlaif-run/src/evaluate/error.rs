@@ -32,7 +32,7 @@ pub enum EvaluateError {
     /// A metric that compares with a reference response, but prompts without one.
     #[error(
         "metric `{metric}` compares with a reference response, and {without} of {prompts} prompts \
-         have none (the first: `{id}`); name their column (`data.reference`), or leave the metric out"
+         have none (the first: `{id}`); name their column (`data.reference_column`), or leave the metric out"
     )]
     NoReference {
         /// The metric.

@@ -294,9 +294,9 @@ impl Writes for RedTeamFile {
         let output = self.writer.sampling.max_new_tokens.unwrap_or(512) as usize;
         let tokens = [PROMPT_TOKENS, output];
         let [cost, budget] =
-            cost(self.writer.price, self.writer.budget, Some(self.prompts), tokens);
-        let about = format!("{} prompts to write", self.prompts);
-        StageSize { about, rows: included.map(|rows| rows + self.prompts), cost, budget }
+            cost(self.writer.price, self.writer.budget, Some(self.new_prompts), tokens);
+        let about = format!("{} prompts to write", self.new_prompts);
+        StageSize { about, rows: included.map(|rows| rows + self.new_prompts), cost, budget }
     }
 }
 
@@ -363,7 +363,7 @@ impl Writes for ReviseFile {
         let output = self.writer.sampling.max_new_tokens.unwrap_or(512) as usize;
         let [cost, budget] =
             cost(self.writer.price, self.writer.budget, questions, [PAIR_TOKENS, output]);
-        let of_each = match self.rows {
+        let of_each = match self.revisions {
             crate::RevisedRows::All => rounds,
             crate::RevisedRows::Last => 1,
         };

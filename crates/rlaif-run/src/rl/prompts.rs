@@ -30,7 +30,7 @@ pub struct PromptData {
     /// The column of reference responses, for rewards that compare with them and for distillation off policy; by default, the right
     /// answer of rows in the columns of GSM8K, MATH and DAPO.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reference: Option<String>,
+    pub reference_column: Option<String>,
     /// Prompts of more tokens are left out; 0 leaves out only those that do not fit the context.
     #[serde(default)]
     pub max_tokens: usize,
@@ -47,7 +47,7 @@ impl PromptData {
     /// The reader of the rows.
     fn reader(&self, metadata: Vec<String>) -> RowReader {
         let named = ImportColumns {
-            reference: self.reference.clone(),
+            reference: self.reference_column.clone(),
             metadata,
             ..ImportColumns::default().rename(&self.column, "prompt")
         };
@@ -79,7 +79,7 @@ impl PromptData {
         let mut how = prompt.rendering();
         how.chat.tools = needed.tools;
         let mut rows = rows.into_records();
-        if self.reference.is_none() && !RowForm::PROBLEMS.contains(&form) {
+        if self.reference_column.is_none() && !RowForm::PROBLEMS.contains(&form) {
             // Right answers are references. Responses are so only if the run file declares that.
             rows.iter_mut().for_each(|row| row.reference = None);
         }

@@ -81,7 +81,7 @@ pub(super) fn import_reward(fields: &mut Fields) -> Result<(), TrlError> {
     dropout(fields, Section::Learn)?;
     max_length(fields, "data.max_tokens")?;
     let centring = fields.maybe_number("center_rewards_coefficient")?;
-    fields.key("center_rewards_coefficient", "centring", centring.unwrap_or(0.));
+    fields.key("center_rewards_coefficient", "centring_coef", centring.unwrap_or(0.));
     Ok(())
 }
 

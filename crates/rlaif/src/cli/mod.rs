@@ -147,7 +147,7 @@ enum Command {
     /// Has a model write prompts after examples, beside imported ones, and keeps those that a reward lets
     /// through.
     #[command(after_help = "A run file with what has no default:\n\n    \
-        prompts = 200\n    \
+        new_prompts = 200\n    \
         [data]\n    file = \"examples.jsonl\"     # {\"prompt\": \"..\"}\n    \
         [writer]\n    api = { kind = \"policy\", model = \"MODEL\" }\n\nEvery key: docs/feedback.md.")]
     RedTeam(WorkArguments),

@@ -76,7 +76,7 @@ fn a_teacher_of_another_tokenizer_is_refused_by_name() {
     assert!(told.contains("`distill.divergence.jsd.beta` is 3"), "{told}");
     let told = refusal(&train(&config, &out, &["distill.on_policy=0.5"]), 2);
     assert!(
-        told.contains("`data.reference` is not set") && told.contains("`distill.on_policy` is 0.5"),
+        told.contains("`data.reference_column` is not set") && told.contains("`distill.on_policy` is 0.5"),
         "{told}"
     );
     assert!(!out.exists());
@@ -88,6 +88,6 @@ fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
     let root = tempfile::tempdir().unwrap();
     let config = prepare(root.path());
     let files = ["checkpoints/step-8/optimizer.safetensors", "checkpoints/step-8/distill.json"];
-    let mixed = ["--set", "distill.on_policy=0.5", "--set", "data.reference=said"];
+    let mixed = ["--set", "distill.on_policy=0.5", "--set", "data.reference_column=said"];
     rl::killed_and_resumed("distill", &config, &mixed, &Kills { all: 3, on_the_way: 1 }, &files);
 }

@@ -123,7 +123,7 @@ fn a_run_learns_and_writes_its_folder() {
 }
 
 pub(crate) const ONLINE: &str = "[dpo.reference]\ntype = 'live'\n[online.reward]\nkind = 'length'\nlongest = 3\n\
-                      per = 1.0\n[online.sampling.generation]\nmax_new_tokens = 6\n";
+                      per = 1.0\n[online.pairs.generation]\nmax_new_tokens = 6\n";
 
 const MOVING: &str = "[dpo.reference]\ntype = 'live'\nupdate = { every = 3, mixup = 0.5 }\n\
                       [[dpo.objective.pairs.terms]]\ntype = 'bco_pair'\n";
@@ -174,7 +174,7 @@ fn online_a_judge_picks_and_one_that_fails_ends_the_run() {
             "[train]\nsteps = 3\nbatch_size = 8\n[dpo.reference]\ntype = 'live'\n[online.reward]\n\
              kind = 'judge'\nrubric = 'toxicity'\n[online.reward.api]\nkind = 'openai'\n\
              model = 'm'\nbase_url = '{url}'\napi_key_env = '{key}'\n\
-             [online.sampling.generation]\nmax_new_tokens = 6\n"
+             [online.pairs.generation]\nmax_new_tokens = 6\n"
         );
         place.run_file(name, &more)
     };
@@ -245,12 +245,13 @@ fn every_kind_of_objective_runs() {
 #[test]
 fn bad_input_is_named_and_nothing_is_written() {
     let place = Place::new();
-    let refuse = |name: &str, more: &str| {
+    let refuse_set = |name: &str, more: &str, set: &[&str]| {
         let config = place.run_file(name, more);
-        let error = refused(&place.dpo(&config, name, &[]).output().unwrap());
+        let error = refused(&place.dpo(&config, name, set).output().unwrap());
         assert!(!place.path(name).exists(), "{name}");
         error
     };
+    let refuse = |name: &str, more: &str| refuse_set(name, more, &[]);
     let error = refuse("column", "[columns]\nchosen = 'winner'\n");
     assert!(error.contains("winner") && error.contains("pairs.jsonl"), "{error}");
     let error = refuse("key", "[dpo]\nmicrobatch = 2\n");
@@ -266,22 +267,26 @@ fn bad_input_is_named_and_nothing_is_written() {
     assert!(error.contains("columns.format"), "{error}");
     let error = refuse("cached", "[online.reward]\nkind = 'length'\nlongest = 3\nper = 1.0\n");
     assert!(error.contains("dpo.reference") && error.contains("live"), "{error}");
-    let long = refuse("long", "[rows]\nmax_tokens = 8\ntoo_long = 'error'\n");
+    let limit = ["--set", "data.max_tokens=8"];
+    let long = refuse_set("long", "[rows]\ntoo_long = 'error'\n", &limit);
     assert!(long.contains("the limit of 8") && long.contains(".jsonl, line 1: "), "{long}");
 
-    let none = refuse("rows", "[rows]\nmax_tokens = 0\n");
-    assert!(none.contains("`rows.max_tokens` is 0; expected at least 2"), "{none}");
+    for least in ["0", "1"] {
+        let none = refuse_set("rows", "", &["--set", &format!("data.max_tokens={least}")]);
+        let expected = format!("`data.max_tokens` is {least}; expected at least 2");
+        assert!(none.contains(&expected), "{none}");
+    }
 
     // Prompts to which no answer would fit are left out before any is sampled.
     let online = |answer: usize| {
         format!(
             "[train]\nsteps = 1\nbatch_size = 2\n[dpo.reference]\ntype = 'live'\n[online.reward]\n\
-             kind = 'length'\nlongest = 3\nper = 1.0\n[online.sampling.generation]\n\
+             kind = 'length'\nlongest = 3\nper = 1.0\n[online.pairs.generation]\n\
              max_new_tokens = {answer}\n"
         )
     };
     let error = refuse("none", &online(0));
-    let expected = "`online.sampling.generation.max_new_tokens` is 0; expected at least 1";
+    let expected = "`online.pairs.generation.max_new_tokens` is 0; expected at least 1";
     assert!(error.contains(expected), "{error}");
     let error = refuse("no-room", &online(250));
     assert!(error.contains("24 were left out (too long)"), "{error}");
@@ -345,7 +350,7 @@ fn the_bench_reports_its_phases() {
         assert!(got["phases"]["reference"].as_f64().unwrap() > 0.);
         assert!(got["phases"]["update"].as_f64().unwrap() > 0.);
     }
-    let output = bench(&["--reference", "cached", "--prompts", "twice"]);
+    let output = bench(&["--reference", "cached", "--prompt-forward", "twice"]);
     succeeded(&output);
     let got: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(got["phases"]["reference"].as_f64().unwrap() < 1e-3);

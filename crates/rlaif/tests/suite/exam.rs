@@ -287,7 +287,7 @@ fn exams_and_labels_have_references_and_columns_and_tell_what_is_not_read() {
     let math = "kind = 'math-answer'\nanswer = 'gold'\n";
     let overlap = "kind = 'overlap'\nmeasure = 'rougeL'\n";
     let data = "[data]\nfile = 'pairs.jsonl'\n";
-    for (more, reward) in [("", math), ("reference = 'written'\n", overlap)] {
+    for (more, reward) in [("", math), ("reference_column = 'written'\n", overlap)] {
         let (said, out) = run("exam", &format!("{data}{more}[reward]\n{reward}"));
         let report: Value =
             serde_json::from_slice(&fs::read(out.join("exam.json")).unwrap()).unwrap();

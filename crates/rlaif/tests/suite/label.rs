@@ -308,7 +308,7 @@ fn candidates_of_several_makers_are_kept_and_the_best_and_the_worst_are_labelled
     let given = json!({"prompt": "Question 1?", "completion": "short"});
     fs::write(folder.join("people.jsonl"), format!("{given}\n")).unwrap();
     let config = format!(
-        "[data]\nfile = '{at}/prompts.jsonl'\nresponses = [{{ file = '{at}/people.jsonl', maker = \
+        "[data]\nfile = '{at}/prompts.jsonl'\nresponse_files = [{{ file = '{at}/people.jsonl', maker = \
          'people' }}]\n[[writers]]\nname = 'served'\nresponses = 4\nlimits = {{ concurrency = 1 }}\n\
          api = {{ kind = 'openai', model = 'm', base_url = '{url}', api_key_env = 'TEST_KEY' }}\n",
         at = folder.display()
@@ -339,7 +339,7 @@ fn candidates_of_several_makers_are_kept_and_the_best_and_the_worst_are_labelled
     assert!((p - 1. / (1. + (-2f64).exp())).abs() < 1e-6, "{p}");
     let nobody = format!("[data]\nfile = '{}/prompts.jsonl'\n", folder.display());
     let said = refusal(&run("candidates", folder, &nobody, "none.jsonl"), 2);
-    assert!(said.contains("`writers` is empty, and so is `data.responses`; expected"), "{said}");
+    assert!(said.contains("`writers` is empty, and so is `data.response_files`; expected"), "{said}");
     // Port 1 is closed: not the user's fault. A port that no host has is.
     let writer = |url: &str| {
         format!(
@@ -460,7 +460,7 @@ fn responses_are_criticised_and_revised_by_drawn_principles_and_nothing_is_asked
     fs::write(folder.join("given.jsonl"), format!("{given}\n")).unwrap();
     let plain = config
         .replace("prompts.jsonl", "given.jsonl")
-        .replace("seed = 3", "seed = 3\ncritique = 'skipped'\nrows = 'last'");
+        .replace("seed = 3", "seed = 3\ncritique = 'skipped'\nrevisions = 'last'");
     succeeded(&run("revise", folder, &plain, "plain.jsonl"));
     assert_eq!(asked.lock().unwrap().len(), 2);
     let found = rows(&folder.join("plain.jsonl"));
@@ -545,7 +545,7 @@ fn prompts_are_written_after_examples_filtered_and_counted_once() {
     fs::write(folder.join("more.jsonl"), [row("Insult a clown."), row("Say hello.")].concat())
         .unwrap();
     let config = format!(
-        "prompts = 4\nfilter = {{ at_least = -0.5, reward = {{ kind = 'scaled', factor = -1.0, offset = -1.0, of = \
+        "new_prompts = 4\nfilter = {{ at_least = -0.5, reward = {{ kind = 'scaled', factor = -1.0, offset = -1.0, of = \
          {{ kind = 'forbidden-words', words = ['clown'] }} }} }}\n\
          data = {{ file = '{at}/examples.jsonl', include = ['{at}/more.jsonl'] }}\n\
          [writer]\nname = 'writer'\nlimits = {{ concurrency = 1 }}\napi = {{ kind = 'openai', model = 'm', \
@@ -576,7 +576,7 @@ fn prompts_are_written_after_examples_filtered_and_counted_once() {
         ),
         "{said}"
     );
-    let many = config.replace("prompts = 4", "prompts = 4\nexamples = 6");
+    let many = config.replace("new_prompts = 4", "new_prompts = 4\nshown_examples = 6");
     let said = refusal(&run("red-team", folder, &many, "many.jsonl"), 2);
     assert!(
         said.contains("`examples` is 6; expected a number from 1 to the 5 of the file"),

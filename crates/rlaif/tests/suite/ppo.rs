@@ -161,7 +161,7 @@ fn pretraining_texts_are_mixed_in() {
     fs::write(&texts, rows).unwrap();
     let section = format!("[pretraining]\nfile = \"{}\"\n", texts.display());
     let config = prepare(root.path(), 3, &section);
-    let weights = "ppo.pretraining={coef=2.0, rows=2}";
+    let weights = "ppo.pretraining={coef=2.0, batch_size=2}";
 
     let out = root.path().join("out");
     succeeded(&train(&config, &out, &["--set", weights, "--set", "ppo.optimizer.lr=0.01"]));
@@ -178,7 +178,7 @@ fn pretraining_texts_are_mixed_in() {
         assert!(told.contains(says), "{told}");
         assert!(!root.path().join("refused").exists());
     };
-    refused(&config, &[], "expected used with `ppo.pretraining = { coef = .., rows = .. }`");
+    refused(&config, &[], "expected used with `ppo.pretraining = { coef = .., batch_size = .. }`");
     let columns = ["--set", weights, "--set", "pretraining.columns.response='answer'"];
     refused(&config, &columns, "answer");
     let texts = "pretraining.columns={format='texts', text='response'}";

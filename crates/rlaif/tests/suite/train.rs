@@ -570,7 +570,7 @@ fn a_classifier_and_a_preference_model_are_fitted_from_a_language_model_and_load
     fs::write(folder.join("classifier.toml"), classifier).unwrap();
     succeeds(folder, &["classifier", "--config", "classifier.toml", "--out", "c"]);
     let reward = format!(
-        "centring = 0.01\n{common}[data]\ntrain = 'pairs.jsonl'\nheld_out_fraction = 0.3\n"
+        "centring_coef = 0.01\n{common}[data]\ntrain = 'pairs.jsonl'\nheld_out_fraction = 0.3\n"
     );
     fs::write(folder.join("reward.toml"), reward).unwrap();
     succeeds(folder, &["reward", "--config", "reward.toml", "--out", "r"]);
@@ -701,8 +701,8 @@ fn a_row_that_cannot_be_learned_from_is_named_by_its_file_and_line() {
     let labelled = |label: &str| json!({ "text": format!("This is {label}."), "label": label });
     let said = refused("classifier", "labels = ['good', 'good']", &[labelled("good")]);
     assert!(said.contains("`labels` is a list with `good` twice"), "{said}");
-    let said = refused("reward", "centring = -1.0", &[labelled("good")]);
-    assert!(said.contains("`centring` is -1; expected"), "{said}");
+    let said = refused("reward", "centring_coef = -1.0", &[labelled("good")]);
+    assert!(said.contains("`centring_coef` is -1; expected"), "{said}");
     let said =
         refused("classifier", "labels = ['good', 'bad']", &["good", "bad", "worse"].map(labelled));
     let told = "rows.jsonl, line 3: the label `worse` is neither one of [\"good\", \"bad\"]";

@@ -112,7 +112,7 @@ fn another_vocabulary_is_refused_by_name_wherever_ids_are_read() {
         let text = format!(
             "[model]\npath = '{}'\n[data]\ntrain = '{}'\n[placement]\ndevice = 'cpu'\n\
              [dpo]\nreference = {{ type = 'live' }}\n[train]\nsteps = 1\nbatch_size = 2\n[online]\n\
-             sampling = {{ generation = {{ max_new_tokens = 4 }} }}\nreward = {{ kind = 'judge', rubric = 'summary', \
+             pairs = {{ generation = {{ max_new_tokens = 4 }} }}\nreward = {{ kind = 'judge', rubric = 'summary', \
              min_coverage = 1e-9, api = {{ kind = 'policy', model = '{}' }} }}\n",
             policy.display(),
             at("prompts.jsonl").display(),

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use rlaif_dpo::{DpoConfig, DpoTrainer, Prompts, Reference, TokenPair};
+use rlaif_dpo::{DpoConfig, DpoTrainer, PromptForward, Reference, TokenPair};
 use rlaif_lm::{Activations, Policy};
 use rlaif_models::LanguageModel;
 use rlaif_torch::WorkOfProducts;
@@ -36,7 +36,7 @@ pub struct DpoBench {
     /// Source of the reference's log-probabilities.
     pub reference: ReferenceFrom,
     /// Sharing of a pair's prompt computation.
-    pub prompts: Prompts,
+    pub prompt_forward: PromptForward,
     /// Activations of the forward pass.
     pub activations: Activations,
 }
@@ -67,7 +67,7 @@ impl DpoBench {
         let config = DpoConfig {
             microbatch_size: self.timed.microbatch_size,
             activations: self.activations,
-            prompts: self.prompts,
+            prompt_forward: self.prompt_forward,
             ..DpoConfig::default()
         };
         let mut trainer = DpoTrainer::new(policy, reference, config, self.timed.steps as u64 + 1)?;

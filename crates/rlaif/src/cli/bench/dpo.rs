@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use rlaif_dpo::Prompts;
+use rlaif_dpo::PromptForward;
 use rlaif_run::command::bench;
 
 use super::{output::Activations, steps::TimedSteps};
@@ -20,7 +20,7 @@ enum ReferenceFrom {
 
 /// Sharing of a pair's prompt computation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum PromptsComputed {
+enum PromptForwardName {
     Shared,
     Twice,
 }
@@ -43,8 +43,8 @@ pub(crate) struct DpoBench {
     #[arg(long, value_enum, default_value_t = ReferenceFrom::Live)]
     reference: ReferenceFrom,
     /// Sharing of a pair's prompt computation.
-    #[arg(long, value_enum, default_value_t = PromptsComputed::Shared)]
-    prompts: PromptsComputed,
+    #[arg(long, alias = "prompts", value_enum, default_value_t = PromptForwardName::Shared)]
+    prompt_forward: PromptForwardName,
     /// Activations that a forward pass stores: keep, or recompute them in the backward pass (gradient
     /// checkpointing).
     #[arg(long, value_enum, default_value_t = Activations::Keep)]
@@ -62,9 +62,9 @@ impl DpoBench {
                 ReferenceFrom::Live => bench::ReferenceFrom::Live,
                 ReferenceFrom::Cached => bench::ReferenceFrom::Cached,
             },
-            prompts: match self.prompts {
-                PromptsComputed::Shared => Prompts::Shared,
-                PromptsComputed::Twice => Prompts::Twice,
+            prompt_forward: match self.prompt_forward {
+                PromptForwardName::Shared => PromptForward::Shared,
+                PromptForwardName::Twice => PromptForward::Twice,
             },
             activations: self.activations.into(),
         };
