@@ -10,10 +10,12 @@ const TENSORS: [&str; 1] = ["model.embed_tokens"];
 /// Endings of the names of files.
 const FILES: [&str; 6] = ["rs", "json", "jsonl", "toml", "csv", "parquet"];
 
-/// The names of all keys and the words of all values, and each key with one that may follow it.
+/// The names of all keys and the words of all values, the keys at the top of files, and each key with one that
+/// may follow it.
 #[derive(Default)]
 struct Known {
     names: BTreeSet<String>,
+    sections: BTreeSet<String>,
     steps: BTreeSet<(String, String)>,
 }
 
@@ -23,6 +25,8 @@ impl Known {
         for command in rlaif_run::commands_with_files() {
             let schema = rlaif_run::schema(command).unwrap();
             known.collect(&schema);
+            let sections = schema["properties"].as_object().into_iter().flatten();
+            known.sections.extend(sections.map(|(name, _)| name.clone()));
             known.follow(&schema, &schema, None);
             for definition in schema["$defs"].as_object().into_iter().flatten() {
                 known.follow(&schema, definition.1, None);
@@ -130,7 +134,7 @@ fn faults(page: &str, text: &str, known: &Known, advice: bool) -> Vec<String> {
         }
         let first = name.split('.').next().unwrap_or_default();
         if name.contains('.') {
-            let wrong = known.names.contains(first).then(|| known.wrong_step(name)).flatten();
+            let wrong = known.sections.contains(first).then(|| known.wrong_step(name)).flatten();
             found.extend(wrong.map(|(from, to)| {
                 format!("docs/{page}, line {line}: `{quoted}`: `{from}` has no key `{to}`")
             }));

@@ -332,7 +332,9 @@ fn rewards_of_online_dpo_get_the_columns_that_they_compare_with() {
     (pair["chosen"], pair["rejected"]) = ("34".into(), "35".into());
     for (form, row) in [("prompts", asked), ("pairs", pair)] {
         let path = written(place.path(), "rows.jsonl", &row);
-        for (more, reference) in [("", None), ("reference_column = 'solution'\n", Some("It is 34."))] {
+        for (more, reference) in
+            [("", None), ("reference_column = 'solution'\n", Some("It is 34."))]
+        {
             let file = format!(
                 "[model]\npath = 'm'\n[data]\ntrain = '{}'\n[online]\n{more}\
                  reward = {{ kind = 'math-answer', answer = 'reward_model.ground_truth' }}\n",
