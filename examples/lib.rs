@@ -12,8 +12,8 @@ use rlaif::eval::Report;
 use rlaif::hub::Hub;
 use rlaif::lm::generate::GenerationConfig;
 use rlaif::lm::{
-    Draw, Forward, LocalSampler, Padding, Policy, Prompt, Reference, Sampled, TokenBatch, Weights,
-    policy_log_probs, sample,
+    Draw, Forward, LocalSampler, Padding, Policy, Prompt, Reference, Sampled, SamplerCall,
+    TokenBatch, Weights, policy_log_probs, sample,
 };
 use rlaif::models::LanguageModel;
 use rlaif::tch::{Kind, no_grad_guard};
@@ -103,7 +103,8 @@ pub fn respond(
 ) -> Result<Vec<Sampled>, Box<dyn Error>> {
     let draw = Draw { seed: seed.derive("evaluate", 0), step: 0 };
     let mut sampler = LocalSampler::new(codec);
-    let mut sampled = sample(&mut sampler, Weights::of(policy), prompts, how, draw)?;
+    let call = SamplerCall { weights: Weights::of(policy), how, draw };
+    let mut sampled = sample(&mut sampler, prompts, call)?;
     sampled.iter_mut().for_each(|response| response.text = response.text.trim().to_owned());
     Ok(sampled)
 }

@@ -169,25 +169,19 @@ fn a_family() -> Outcome {
 /// docs/extending.md.
 #[test]
 fn a_sampler() -> Outcome {
-    use rlaif::lm::generate::{Ask, FinishReason, GenerationConfig};
-    use rlaif::lm::{Draw, LmError, Sampled, Sampler, Weights};
+    use rlaif::lm::generate::{Ask, FinishReason};
+    use rlaif::lm::{LmError, Sampled, Sampler, SamplerCall};
 
     struct Always;
 
     impl Sampler for Always {
-        fn sample(
-            &mut self,
-            weights: Weights<'_>,
-            asks: &[Ask],
-            _: &GenerationConfig,
-            _: Draw,
-        ) -> Result<Vec<Sampled>, LmError> {
+        fn sample(&mut self, asks: &[Ask], call: SamplerCall<'_>) -> Result<Vec<Sampled>, LmError> {
             let response = Sampled {
                 ids: vec![7, 1],
                 log_probs: None,
                 text: "seven".to_owned(),
                 finish: FinishReason::Eos,
-                version: weights.version,
+                version: call.weights.version,
                 played: None,
             };
             Ok(vec![response; asks.len()])
@@ -196,9 +190,10 @@ fn a_sampler() -> Outcome {
 
     let policy = policy()?;
     let asks = [Ask { id: 0, prompt: vec![37, 4], max_new_tokens: None }];
-    let draw = Draw { seed: rlaif_core::Seed::new(1), step: 0 };
-    let config = GenerationConfig::default();
-    let responses = Always.sample(Weights::of(&policy), &asks, &config, draw)?;
+    let how = &rlaif::lm::generate::GenerationConfig::default();
+    let draw = rlaif::lm::Draw { seed: rlaif_core::Seed::new(1), step: 0 };
+    let weights = rlaif::lm::Weights::of(&policy);
+    let responses = Always.sample(&asks, SamplerCall { weights, how, draw })?;
     assert_eq!((responses[0].text.as_str(), responses.len()), ("seven", 1));
     Ok(())
 }

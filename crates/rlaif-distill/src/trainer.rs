@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use rlaif_core::{BadSetting, Metrics};
 use rlaif_lm::{
-    Draw, Forward, Padding, Policy, Sampled, Sampler, TokenBatch, Weights,
+    Draw, Forward, Padding, Policy, Sampled, Sampler, SamplerCall, TokenBatch, Weights,
     generate::GenerationConfig, place,
 };
 use rlaif_rl::torch::dist::World;
@@ -173,7 +173,8 @@ impl<P: Policy> DistillTrainer<P> {
         let start = Instant::now();
         let weights = Weights { version: self.step, ..Weights::of(&self.policy) };
         let draw = Draw { seed: self.config.seed.derive("rollout", 0), step: self.step };
-        let sampled = sample(sampler, weights, prompts, &self.config.generation, draw)?;
+        let sampled =
+            sample(sampler, prompts, SamplerCall { weights, how: &self.config.generation, draw })?;
         let generate_s = start.elapsed().as_secs_f64();
         if let Some(row) = sampled.iter().position(|response| response.ids.is_empty()) {
             return Err(RlError::EmptyResponse { row });

@@ -2,7 +2,7 @@
 
 use rlaif_core::{BadSetting, Metrics, RewardModel, Scores, stats::mean_std};
 use rlaif_lm::{
-    Draw, LmError, LmSpec, Policy, Sampled, Sampler, Weights,
+    Draw, LmError, LmSpec, Policy, Sampled, Sampler, SamplerCall, Weights,
     generate::{GenerationConfig, RolloutConcern, Sampling, end_concerns},
 };
 use rlaif_rl::{Prompt, RlError, sample, sample_row, score, unscored};
@@ -167,7 +167,8 @@ impl<P: Policy> DpoTrainer<P> {
         let twice: Vec<Prompt> =
             prompts.iter().flat_map(|prompt| [prompt.clone(), prompt.clone()]).collect();
         let weights = Weights { version: self.steps(), ..Weights::of(self.policy()) };
-        let sampled = sample(sampler, weights, &twice, &config.generation, draw)?;
+        let sampled =
+            sample(sampler, &twice, SamplerCall { weights, how: &config.generation, draw })?;
         let given = score(&twice, &sampled, reward)?;
         let unscored = unscored(reward.name(), &twice, &given);
         let Scores { total: scores, reasons, .. } = given;

@@ -294,7 +294,8 @@ impl<P: Policy> DpoTrainer<P> {
             }
             self.reward_shift
         };
-        let tokens = parts.iter().map(|part| part.batch.tokens(self.config.prompt_forward)).sum::<usize>();
+        let tokens =
+            parts.iter().map(|part| part.batch.tokens(self.config.prompt_forward)).sum::<usize>();
         let mut tokens = [tokens as f64];
         world.sum(&mut tokens)?;
         let mut stats = seen.stats(&objective, scale, (self.policy.spec().device, &world))?;

@@ -8,8 +8,8 @@ use std::num::NonZeroU32;
 use rlaif_core::Desirability;
 use rlaif_dpo::{
     DpoConfig, DpoError, DpoStats, DpoTrainer, LossTerm, Objective, PairLoss, PairObjective,
-    PairProblem, PromptForward, Reference, ReferenceConfig, ReferenceUpdate, ResponseRow, RewardShift,
-    TokenPair, UnpairedLoss, Weighting,
+    PairProblem, PromptForward, Reference, ReferenceConfig, ReferenceUpdate, ResponseRow,
+    RewardShift, TokenPair, UnpairedLoss, Weighting,
 };
 use rlaif_lm::{Activations, Policy};
 use rlaif_models::{AdapterConfig, LanguageModel, TaskType};

@@ -63,7 +63,7 @@ pub use reference::Reference;
 pub use respond::respond;
 pub use routers::Routers;
 pub use row_ids::RowIds;
-pub use sampled::{Draw, Played, Sampled, Weights};
+pub use sampled::{Draw, Played, Sampled, SamplerCall, Weights};
 pub use sampler::{LocalSampler, NumberedPrompt, RecordedSampler, Sampler, play, sample};
 pub use seq2seq::{EncodedTokens, EncoderStates, Seq2SeqLm, Seq2SeqPolicy};
 pub use spec::{ForcedIds, LmSpec};

@@ -4,8 +4,8 @@ use rlaif_core::Specials;
 
 use crate::{
     error::LmError,
-    generate::{Ask, GenerationConfig, Hooks, before_stop, generate},
-    sampled::{Draw, Sampled, Weights},
+    generate::{Ask, Hooks, before_stop, generate},
+    sampled::{Sampled, SamplerCall, Weights},
 };
 
 /// Generates a response to every ask, decodes it without special tokens, and cuts it at the first
@@ -16,23 +16,21 @@ use crate::{
 ///
 /// ```
 /// use rlaif_core::{Seed, TextCodec};
-/// use rlaif_lm::{Draw, LmError, Policy, Weights, respond};
+/// use rlaif_lm::{Draw, LmError, Policy, SamplerCall, Weights, respond};
 /// use rlaif_lm::generate::{Ask, GenerationConfig, Hooks};
 ///
 /// fn answer(policy: &dyn Policy, codec: &dyn TextCodec, prompt: Vec<u32>) -> Result<String, LmError> {
 ///     let asks = [Ask { id: 0, prompt, max_new_tokens: None }];
 ///     let draw = Draw { seed: Seed::new(1), step: 0 };
+///     let call = SamplerCall { weights: Weights::of(policy), how: &GenerationConfig::default(), draw };
 ///     let hooks = Hooks { codec: Some(codec), on_token: None };
-///     let mut all =
-///         respond(Weights::of(policy), &asks, &GenerationConfig::default(), draw, hooks)?;
+///     let mut all = respond(&asks, call, hooks)?;
 ///     Ok(all.swap_remove(0).text)
 /// }
 /// ```
 pub fn respond(
-    weights: Weights<'_>,
     asks: &[Ask],
-    how: &GenerationConfig,
-    draw: Draw,
+    SamplerCall { weights, how, draw }: SamplerCall<'_>,
     hooks: Hooks<'_>,
 ) -> Result<Vec<Sampled>, LmError> {
     let codec = hooks.codec;

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, ops::Range};
 use rlaif_core::{Message, Seed};
 use serde::{Deserialize, Serialize};
 
-use crate::{forward::Forward, generate::FinishReason, policy::Policy};
+use crate::{
+    forward::Forward,
+    generate::{FinishReason, GenerationConfig},
+    policy::Policy,
+};
 
 /// The weights that responses are asked of.
 #[derive(Clone, Copy)]
@@ -44,6 +48,17 @@ pub struct Draw {
     pub seed: Seed,
     /// The step.
     pub step: u64,
+}
+
+/// The input of a sampler's call beside the asks.
+#[derive(Debug, Clone, Copy)]
+pub struct SamplerCall<'a> {
+    /// The weights that are asked.
+    pub weights: Weights<'a>,
+    /// The settings.
+    pub how: &'a GenerationConfig,
+    /// The source of the random numbers.
+    pub draw: Draw,
 }
 
 /// A sampled response.

@@ -6,37 +6,31 @@ use rlaif_core::{Specials, TextCodec};
 
 use crate::{
     error::LmError,
-    generate::{Ask, GenerationConfig, Hooks},
+    generate::{Ask, Hooks},
     prompt::{Prompt, place},
     respond::respond,
     row_ids::RowIds,
-    sampled::{Draw, Sampled, Weights},
+    sampled::{Sampled, SamplerCall},
 };
 
 /// Answers prompts: the policy in this process ([`LocalSampler`]), a recording
 /// ([`RecordedSampler`]), a server, or a policy of another process.
 ///
 /// ```
-/// use rlaif_lm::{Draw, LmError, Sampled, Sampler, Weights};
-/// use rlaif_lm::generate::{Ask, FinishReason, GenerationConfig};
+/// use rlaif_lm::{LmError, Sampled, Sampler, SamplerCall};
+/// use rlaif_lm::generate::{Ask, FinishReason};
 ///
 /// /// Answers every prompt with token 7 and the end of sequence, 2.
 /// struct Always;
 ///
 /// impl Sampler for Always {
-///     fn sample(
-///         &mut self,
-///         weights: Weights<'_>,
-///         asks: &[Ask],
-///         _: &GenerationConfig,
-///         _: Draw,
-///     ) -> Result<Vec<Sampled>, LmError> {
+///     fn sample(&mut self, asks: &[Ask], call: SamplerCall<'_>) -> Result<Vec<Sampled>, LmError> {
 ///         let response = Sampled {
 ///             ids: vec![7, 2],
 ///             log_probs: None,
 ///             text: "seven".to_owned(),
 ///             finish: FinishReason::Eos,
-///             version: weights.version,
+///             version: call.weights.version,
 ///             played: None,
 ///         };
 ///         Ok(vec![response; asks.len()])
@@ -50,13 +44,7 @@ pub trait Sampler {
     /// # Errors
     /// [`LmError`] for asks that cannot be answered; [`LmError::Sampler`] for what goes wrong
     /// outside this process.
-    fn sample(
-        &mut self,
-        weights: Weights<'_>,
-        asks: &[Ask],
-        how: &GenerationConfig,
-        draw: Draw,
-    ) -> Result<Vec<Sampled>, LmError>;
+    fn sample(&mut self, asks: &[Ask], call: SamplerCall<'_>) -> Result<Vec<Sampled>, LmError>;
 
     /// One response to each prompt, in their order: as [`Sampler::sample`], by default. A sampler with
     /// an environment plays an episode for each.
@@ -65,13 +53,11 @@ pub trait Sampler {
     /// As [`Sampler::sample`].
     fn play(
         &mut self,
-        weights: Weights<'_>,
         rows: &[NumberedPrompt],
-        how: &GenerationConfig,
-        draw: Draw,
+        call: SamplerCall<'_>,
     ) -> Result<Vec<Sampled>, LmError> {
         let asks: Vec<Ask> = rows.iter().map(NumberedPrompt::ask).collect();
-        self.sample(weights, &asks, how, draw)
+        self.sample(&asks, call)
     }
 
     /// The number of first tokens of a response whose text is the first `bytes` of the response's, or
@@ -95,14 +81,12 @@ pub trait Sampler {
 /// The sampler's errors; [`LmError::BatchMismatch`] for a wrong number of responses.
 pub fn sample(
     sampler: &mut dyn Sampler,
-    weights: Weights<'_>,
     prompts: &[Prompt],
-    how: &GenerationConfig,
-    draw: Draw,
+    call: SamplerCall<'_>,
 ) -> Result<Vec<Sampled>, LmError> {
     let rows = NumberedPrompt::number(prompts);
     let asks: Vec<Ask> = rows.iter().map(NumberedPrompt::ask).collect();
-    complete(sampler.sample(weights, &asks, how, draw), prompts)
+    complete(sampler.sample(&asks, call), prompts)
 }
 
 /// As [`sample`], with the episodes of a sampler that has an environment ([`Sampler::play`]).
@@ -111,13 +95,10 @@ pub fn sample(
 /// As [`sample`].
 pub fn play(
     sampler: &mut dyn Sampler,
-    weights: Weights<'_>,
     prompts: &[Prompt],
-    how: &GenerationConfig,
-    draw: Draw,
+    call: SamplerCall<'_>,
 ) -> Result<Vec<Sampled>, LmError> {
-    let rows = NumberedPrompt::number(prompts);
-    complete(sampler.play(weights, &rows, how, draw), prompts)
+    complete(sampler.play(&NumberedPrompt::number(prompts), call), prompts)
 }
 
 /// Checks that there is a response to each prompt.
@@ -175,14 +156,8 @@ impl std::fmt::Debug for LocalSampler<'_> {
 }
 
 impl Sampler for LocalSampler<'_> {
-    fn sample(
-        &mut self,
-        weights: Weights<'_>,
-        asks: &[Ask],
-        how: &GenerationConfig,
-        draw: Draw,
-    ) -> Result<Vec<Sampled>, LmError> {
-        respond(weights, asks, how, draw, Hooks { codec: Some(self.codec), on_token: None })
+    fn sample(&mut self, asks: &[Ask], call: SamplerCall<'_>) -> Result<Vec<Sampled>, LmError> {
+        respond(asks, call, Hooks { codec: Some(self.codec), on_token: None })
     }
 
     fn tokens_before(&self, ids: &[u32], bytes: usize) -> Result<Option<usize>, LmError> {
@@ -243,18 +218,12 @@ impl RecordedSampler {
 }
 
 impl Sampler for RecordedSampler {
-    fn sample(
-        &mut self,
-        weights: Weights<'_>,
-        asks: &[Ask],
-        _: &GenerationConfig,
-        _: Draw,
-    ) -> Result<Vec<Sampled>, LmError> {
+    fn sample(&mut self, asks: &[Ask], call: SamplerCall<'_>) -> Result<Vec<Sampled>, LmError> {
         if asks.len() > self.responses.len() {
             let given = self.read - self.responses.len();
             return Err(LmError::RecordingEnded { recorded: self.read, asked: given + asks.len() });
         }
-        let spec = weights.policy.spec();
+        let spec = call.weights.policy.spec();
         for (row, response) in self.responses.iter().take(asks.len()).enumerate() {
             spec.check(row, &response.ids)?;
         }

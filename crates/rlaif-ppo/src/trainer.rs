@@ -5,7 +5,7 @@ use std::time::Instant;
 use rlaif_core::{PromptRecord, RewardModel, Scores, TextCodec};
 use rlaif_lm::{
     Adapters, Draw, Dropout, Forward, LocalSampler, Policy, Reference, Sampled, Sampler,
-    ValueFunction, Weights, Whiten,
+    SamplerCall, ValueFunction, Weights, Whiten,
     generate::{FinishReason, RolloutConcern},
 };
 use rlaif_rl::{
@@ -242,7 +242,8 @@ impl<P: Policy> PpoTrainer<P> {
         let start = Instant::now();
         let weights = Weights { version: self.step, ..Weights::of(&self.policy) };
         let draw = Draw { seed: self.config.seed.derive("rollout", 0), step: self.step };
-        let sampled = play(sampler, weights, prompts, &self.config.generation, draw)?;
+        let sampled =
+            play(sampler, prompts, SamplerCall { weights, how: &self.config.generation, draw })?;
         let generated = start.elapsed().as_secs_f64();
         let start = Instant::now();
         let scores = score(prompts, &sampled, reward)?;

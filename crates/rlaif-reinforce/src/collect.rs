@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use rlaif_core::{RewardModel, Score, Scores};
 use rlaif_lm::{
-    Draw, Policy, Sampled, Sampler, Weights,
+    Draw, Policy, Sampled, Sampler, SamplerCall, Weights,
     generate::{GenerationConfig, Sampling},
     place,
 };
@@ -100,8 +100,9 @@ impl Source<'_> {
         let start = Instant::now();
         let seed = self.config.seed.derive("rollout", round);
         let how = &self.config.generation;
+        let draw = Draw { seed, step: self.step };
         let weights = Weights { version: self.step, ..Weights::of(self.policy) };
-        let sampled = play(self.sampler, weights, rows, how, Draw { seed, step: self.step })?;
+        let sampled = play(self.sampler, rows, SamplerCall { weights, how, draw })?;
         seconds[0].1 += start.elapsed().as_secs_f64();
         let start = Instant::now();
         let scores = score(rows, &sampled, self.reward)?;
@@ -119,7 +120,7 @@ impl Source<'_> {
         let how = GenerationConfig { sampling: Sampling::Greedy, ..self.config.generation.clone() };
         let draw = Draw { seed: self.config.seed.derive("greedy", 0), step: self.step };
         let weights = Weights { version: self.step, ..Weights::of(self.policy) };
-        let sampled = play(self.sampler, weights, &prompts, &how, draw)?;
+        let sampled = play(self.sampler, &prompts, SamplerCall { weights, how: &how, draw })?;
         let mut scores = score(&prompts, &sampled, self.reward)?;
         if let Some(overlong) = self.config.settings().overlong {
             let penalties: Vec<f64> =

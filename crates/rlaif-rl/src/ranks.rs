@@ -3,10 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores, StepScore};
-use rlaif_lm::{
-    Draw, LmError, NumberedPrompt, Sampled, Sampler, Weights,
-    generate::{Ask, GenerationConfig},
-};
+use rlaif_lm::{LmError, NumberedPrompt, Sampled, Sampler, SamplerCall, generate::Ask};
 use rlaif_torch::{TorchError, dist::World};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -33,40 +30,16 @@ impl<'a> RankedSampler<'a> {
 }
 
 impl Sampler for RankedSampler<'_> {
-    fn sample(
-        &mut self,
-        weights: Weights<'_>,
-        asks: &[Ask],
-        how: &GenerationConfig,
-        draw: Draw,
-    ) -> Result<Vec<Sampled>, LmError> {
-        if self.world.is_alone() {
-            return self.inner.sample(weights, asks, how, draw);
-        }
-        let own = &asks[self.world.share(asks.len())];
-        let own = match own.is_empty() {
-            true => Vec::new(),
-            false => self.inner.sample(weights, own, how, draw)?,
-        };
-        self.gather(&own)
+    fn sample(&mut self, asks: &[Ask], call: SamplerCall<'_>) -> Result<Vec<Sampled>, LmError> {
+        self.share(asks, |inner, own| inner.sample(own, call))
     }
 
     fn play(
         &mut self,
-        weights: Weights<'_>,
         rows: &[NumberedPrompt],
-        how: &GenerationConfig,
-        draw: Draw,
+        call: SamplerCall<'_>,
     ) -> Result<Vec<Sampled>, LmError> {
-        if self.world.is_alone() {
-            return self.inner.play(weights, rows, how, draw);
-        }
-        let own = &rows[self.world.share(rows.len())];
-        let own = match own.is_empty() {
-            true => Vec::new(),
-            false => self.inner.play(weights, own, how, draw)?,
-        };
-        self.gather(&own)
+        self.share(rows, |inner, own| inner.play(own, call))
     }
 
     fn tokens_before(&self, ids: &[u32], bytes: usize) -> Result<Option<usize>, LmError> {
@@ -75,6 +48,23 @@ impl Sampler for RankedSampler<'_> {
 }
 
 impl RankedSampler<'_> {
+    /// The responses to all rows, of which this rank samples its share.
+    fn share<T>(
+        &mut self,
+        rows: &[T],
+        sample: impl FnOnce(&mut dyn Sampler, &[T]) -> Result<Vec<Sampled>, LmError>,
+    ) -> Result<Vec<Sampled>, LmError> {
+        if self.world.is_alone() {
+            return sample(self.inner, rows);
+        }
+        let own = &rows[self.world.share(rows.len())];
+        let own = match own.is_empty() {
+            true => Vec::new(),
+            false => sample(self.inner, own)?,
+        };
+        self.gather(&own)
+    }
+
     /// The responses of all ranks, in the order of the rows.
     fn gather(&self, own: &[Sampled]) -> Result<Vec<Sampled>, LmError> {
         let failed = |error: serde_json::Error| LmError::Sampler {

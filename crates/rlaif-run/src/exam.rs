@@ -352,9 +352,11 @@ impl ExamData {
         mut columns: Vec<String>,
         unread: &mut Unread,
     ) -> Result<Vec<ExamQuestion>, RunError> {
-        let Self { file, take, reference_column, subset, chosen_maker, rejected_maker, votes } = self;
+        let Self { file, take, reference_column, subset, chosen_maker, rejected_maker, votes } =
+            self;
         let source = source(file)?;
-        let named = [reference_column, subset, chosen_maker, rejected_maker, votes].into_iter().flatten();
+        let named =
+            [reference_column, subset, chosen_maker, rejected_maker, votes].into_iter().flatten();
         columns.extend(named.cloned());
         let columns = ImportColumns { metadata: columns, ..ImportColumns::default() };
         let import = Import::find_named(&source, columns)?;

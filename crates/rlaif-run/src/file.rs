@@ -280,7 +280,10 @@ const RENAMED: [(&str, &str); 23] = [
     ("online.sampling", "`online.pairs`"),
     ("online.reference", "`online.reference_column`"),
     ("data.reference", "`data.reference_column`"),
-    ("data.responses", "`data.response_files` for candidates, `data.initial_responses` for revisions"),
+    (
+        "data.responses",
+        "`data.response_files` for candidates, `data.initial_responses` for revisions",
+    ),
     ("prompts", "`new_prompts`"),
     ("ppo.pretraining.rows", "`ppo.pretraining.batch_size`"),
     ("reward.exam.reference", "`reward.exam.reference_column`"),

@@ -289,7 +289,8 @@ impl ReviseFile {
             return Err(BadSetting::new("data.file", found, "at least one row").into());
         }
         if self.writer.responses > 1 && rows.iter().any(|row| row.given.is_some()) {
-            let expected = "1 where the file has the responses (`data.initial_responses = \"given\"`)";
+            let expected =
+                "1 where the file has the responses (`data.initial_responses = \"given\"`)";
             return Err(BadSetting::new("writer.responses", self.writer.responses, expected).into());
         }
         Ok(rows)

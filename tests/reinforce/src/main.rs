@@ -6,7 +6,7 @@ mod letters;
 mod tried;
 
 use rlaif_rl::core::{RewardModel, Seed};
-use rlaif_rl::lm::{
+use rlaif_rl::lm::{SamplerCall, 
     Draw, Forward, Policy, Reference, Sampler, Weights, generate::GenerationConfig,
     policy_log_probs,
 };
@@ -52,7 +52,8 @@ impl<P: Policy> Reinforce<P> {
     ) -> Result<Rollout, RlError> {
         let weights = Weights { version: self.step, ..Weights::of(&self.policy) };
         let draw = Draw { seed: self.seed, step: self.step };
-        let sampled = sample(sampler, weights, prompts, &self.generation, draw)?;
+        let call = SamplerCall { weights, how: &self.generation, draw };
+        let sampled = sample(sampler, prompts, call)?;
         let scores = score(prompts, &sampled, reward)?;
         let order = permutation(prompts.len(), self.seed.derive("order", self.step));
         let plan = Plan {

@@ -4,7 +4,9 @@ use rlaif_core::{
     ChatOptions, CodecError, GenerationPrompt, Message, Specials, TextCodec, TextKind,
 };
 use rlaif_lm::generate::{Ask, GenerationConfig};
-use rlaif_lm::{Draw, Joiner, LmError, LmSpec, LocalSampler, Policy, Sampled, Sampler, Weights};
+use rlaif_lm::{
+    Draw, Joiner, LmError, LmSpec, LocalSampler, Policy, Sampled, Sampler, SamplerCall, Weights,
+};
 #[cfg(feature = "judge")]
 use rlaif_lm::{Forward, Padding, TokenBatch, policy_log_probs};
 #[cfg(feature = "judge")]
@@ -126,7 +128,8 @@ impl PolicyAsker {
         how: &GenerationConfig,
         draw: Draw,
     ) -> Result<Vec<Sampled>, LmError> {
-        LocalSampler::new(&*self.codec).sample(Weights::of(&*self.policy), rows, how, draw)
+        let call = SamplerCall { weights: Weights::of(&*self.policy), how, draw };
+        LocalSampler::new(&*self.codec).sample(rows, call)
     }
 
     /// The probability that a prompt continues with each label, in any of its tokenisations.

@@ -9,7 +9,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use rlaif_core::{BadSetting, ChatOptions, Seed, TextCodec};
 use rlaif_env::{Environment, EnvironmentError, Session};
 use rlaif_lm::{
-    Draw, LmError, NumberedPrompt, Sampled, Sampler, Weights,
+    LmError, NumberedPrompt, Sampled, Sampler, SamplerCall,
     generate::{Ask, GenerationConfig},
 };
 
@@ -152,13 +152,7 @@ impl Stage<'_> {
 
 impl Sampler for EpisodeSampler<'_> {
     /// Refuses: an ask has no record for an environment.
-    fn sample(
-        &mut self,
-        _: Weights<'_>,
-        _: &[Ask],
-        _: &GenerationConfig,
-        _: Draw,
-    ) -> Result<Vec<Sampled>, LmError> {
+    fn sample(&mut self, _: &[Ask], _: SamplerCall<'_>) -> Result<Vec<Sampled>, LmError> {
         let expected = "an algorithm that plays episodes (PPO, or one of rlaif-reinforce)";
         let found = "one that samples responses of one turn";
         Err(self.stage.failed(BadSetting::new("environment", found, expected)))
@@ -166,12 +160,11 @@ impl Sampler for EpisodeSampler<'_> {
 
     fn play(
         &mut self,
-        weights: Weights<'_>,
         rows: &[NumberedPrompt],
-        how: &GenerationConfig,
-        draw: Draw,
+        call: SamplerCall<'_>,
     ) -> Result<Vec<Sampled>, LmError> {
         let Self { inner, stage } = self;
+        let SamplerCall { weights, how, draw } = call;
         stage.config.check().map_err(|error| stage.failed(error))?;
         let spec = weights.policy.spec();
         if spec.decoder_start_id.is_some() {
@@ -181,7 +174,7 @@ impl Sampler for EpisodeSampler<'_> {
         let context = spec.context.unwrap_or(usize::MAX);
         let mut rows = stage.begin(rows, draw.step)?;
         for number in 0..stage.config.max_turns {
-            let sample = |asks: &[Ask]| inner.sample(weights, asks, how, draw);
+            let sample = |asks: &[Ask]| inner.sample(asks, call);
             if !stage.turn(&mut rows, number, sample, (context, how))? {
                 break;
             }

@@ -6,7 +6,7 @@ use rlaif_core::{
     ChatOptions, Message, Metadata, Rendering, Seed, Specials, TextCodec, TextOrMessages,
 };
 use rlaif_lm::{
-    Draw, Joiner, LmSpec, Policy, Sampled, Weights,
+    Draw, Joiner, LmSpec, Policy, Sampled, SamplerCall, Weights,
     generate::{Ask, FinishReason, GenerationConfig, Hooks, NewToken, before_stop},
     respond,
 };
@@ -132,7 +132,8 @@ fn stream(
     };
     let hooks = Hooks { codec: Some(tokenizer), on_token: Some(&mut on_token) };
     let draw = Draw { seed, step: 0 };
-    let result = respond(Weights::of(policy), &[row], config, draw, hooks);
+    let call = SamplerCall { weights: Weights::of(policy), how: config, draw };
+    let result = respond(&[row], call, hooks);
     outcome?;
     result?;
     output.write_all(b"\n").map_err(CommandError::Output)
@@ -256,7 +257,8 @@ impl Job for GenerateJob<'_> {
         let codec = self.tokenizer.known().map(|tokenizer| tokenizer as &dyn TextCodec);
         let hooks = Hooks { codec, on_token: Some(&mut on_token) };
         let draw = Draw { seed: self.settings.seed, step: 0 };
-        let all = respond(Weights::of(&self.policy), &rows, &self.settings.config, draw, hooks)
+        let (weights, how) = (Weights::of(&self.policy), &self.settings.config);
+        let all = respond(&rows, SamplerCall { weights, how, draw }, hooks)
             .map_err(|source| CommandError::OfModel { model: self.model.to_owned(), source })?;
         progress(StreamProgress::Responses { done: of, of, tokens });
         let answer = |sampled: Sampled| Answer {

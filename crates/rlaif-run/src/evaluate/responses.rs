@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use rlaif_core::{Interrupted, PromptRecord};
 use rlaif_eval::Metric;
 use rlaif_lm::{
-    Draw, Joiner, LmError, LocalSampler, Padding, Prompt, Sampled, Sampler, TokenBatch, Weights,
-    policy_log_probs, sample,
+    Draw, Joiner, LmError, LocalSampler, Padding, Prompt, Sampled, Sampler, SamplerCall,
+    TokenBatch, Weights, policy_log_probs, sample,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -153,8 +153,8 @@ impl Evaluate<'_> {
                 Some(sampler) => &mut **sampler,
                 None => &mut local,
             };
-            let sampled =
-                sample(sampler, weights, &rows, &self.generation, draw).map_err(failed)?;
+            let call = SamplerCall { weights, how: &self.generation, draw };
+            let sampled = sample(sampler, &rows, call).map_err(failed)?;
             let fresh = self.measured(who, &encoded, &chunk, sampled)?;
             if let Some(lost) = fresh.iter().find(|response| !response.log_prob.is_finite()) {
                 return Err(EvaluateError::LogProb {

@@ -76,7 +76,8 @@ fn a_teacher_of_another_tokenizer_is_refused_by_name() {
     assert!(told.contains("`distill.divergence.jsd.beta` is 3"), "{told}");
     let told = refusal(&train(&config, &out, &["distill.on_policy=0.5"]), 2);
     assert!(
-        told.contains("`data.reference_column` is not set") && told.contains("`distill.on_policy` is 0.5"),
+        told.contains("`data.reference_column` is not set")
+            && told.contains("`distill.on_policy` is 0.5"),
         "{told}"
     );
     assert!(!out.exists());

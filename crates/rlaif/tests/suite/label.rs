@@ -339,7 +339,10 @@ fn candidates_of_several_makers_are_kept_and_the_best_and_the_worst_are_labelled
     assert!((p - 1. / (1. + (-2f64).exp())).abs() < 1e-6, "{p}");
     let nobody = format!("[data]\nfile = '{}/prompts.jsonl'\n", folder.display());
     let said = refusal(&run("candidates", folder, &nobody, "none.jsonl"), 2);
-    assert!(said.contains("`writers` is empty, and so is `data.response_files`; expected"), "{said}");
+    assert!(
+        said.contains("`writers` is empty, and so is `data.response_files`; expected"),
+        "{said}"
+    );
     // Port 1 is closed: not the user's fault. A port that no host has is.
     let writer = |url: &str| {
         format!(

@@ -77,7 +77,11 @@ fn right_answers_come_from_the_columns_of_public_files() {
         (
             "named columns",
             gsm8k,
-            &["data.column=question", "data.reference_column=answer", "reward={kind=\"math-answer\"}"],
+            &[
+                "data.column=question",
+                "data.reference_column=answer",
+                "reward={kind=\"math-answer\"}",
+            ],
         ),
         ("a path", dapo, &["reward={kind=\"math-answer\",answer=\"reward_model.ground_truth\"}"]),
     ] {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use rlaif_core::Seed;
 use rlaif_lm::{
-    Draw, Policy, Weights,
+    Draw, Policy, SamplerCall, Weights,
     generate::{Ask, Eos, GenerationConfig, Hooks, Sampling},
     respond,
 };
@@ -74,7 +74,8 @@ impl GenerateBench {
         let mut meter = Meter::default();
         for step in 0..=self.steps as u64 {
             let (start, before) = (Instant::now(), WorkOfProducts::so_far());
-            respond(Weights::of(&policy), &rows, &config, Draw { seed, step }, Hooks::default())?;
+            let (weights, draw) = (Weights::of(&policy), Draw { seed, step });
+            respond(&rows, SamplerCall { weights, how: &config, draw }, Hooks::default())?;
             if step > 0 {
                 seconds.push(start.elapsed().as_secs_f64());
                 meter.add(before, start.elapsed().as_secs_f64());

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use rlaif_core::Seed;
 use rlaif_lm::{
-    Draw, Forward, Padding, Policy, SequenceClassifier, TokenBatch, ValueHead, ValueInit, Weights,
+    Draw, Forward, Padding, Policy, SamplerCall, SequenceClassifier, TokenBatch, ValueHead,
+    ValueInit, Weights,
     generate::{Ask, Hooks},
     respond,
 };
@@ -92,8 +93,8 @@ impl PpoBench {
             .map(|(id, prompt)| Ask { id, prompt: prompt.clone(), max_new_tokens: None })
             .collect();
         let draw = Draw { seed: trainer.config().seed, step: trainer.steps_done() };
-        let how = &trainer.config().generation;
-        let sampled = respond(Weights::of(trainer.policy()), &rows, how, draw, Hooks::default())?;
+        let (weights, how) = (Weights::of(trainer.policy()), &trainer.config().generation);
+        let sampled = respond(&rows, SamplerCall { weights, how, draw }, Hooks::default())?;
         let responses: Vec<Vec<u32>> = sampled.into_iter().map(|row| row.ids).collect();
         let generate_s = start.elapsed().as_secs_f64();
 

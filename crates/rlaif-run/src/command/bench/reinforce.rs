@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use rlaif_core::{Exchange, PromptRecord, Seed};
 use rlaif_lm::{
-    Draw, LmError, Policy, Sampled, Sampler, Weights,
-    generate::{Ask, GenerationConfig, Hooks},
+    LmError, Policy, Sampled, Sampler, SamplerCall,
+    generate::{Ask, Hooks},
     respond,
 };
 use rlaif_models::{LanguageModel, LoadOptions};
@@ -38,14 +38,8 @@ pub struct ReinforceBench {
 struct Ids;
 
 impl Sampler for Ids {
-    fn sample(
-        &mut self,
-        weights: Weights<'_>,
-        asks: &[Ask],
-        how: &GenerationConfig,
-        draw: Draw,
-    ) -> Result<Vec<Sampled>, LmError> {
-        respond(weights, asks, how, draw, Hooks::default())
+    fn sample(&mut self, asks: &[Ask], call: SamplerCall<'_>) -> Result<Vec<Sampled>, LmError> {
+        respond(asks, call, Hooks::default())
     }
 }
 

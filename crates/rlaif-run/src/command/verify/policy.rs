@@ -2,7 +2,7 @@
 
 use rlaif_core::Seed;
 use rlaif_lm::{
-    Draw, Forward, Layout, LmError, Padding, Policy, Sampled, TokenBatch, Weights,
+    Draw, Forward, Layout, LmError, Padding, Policy, Sampled, SamplerCall, TokenBatch, Weights,
     generate::{Ask, Eos, GenerationConfig, Hooks},
     policy_log_probs, respond,
 };
@@ -43,7 +43,8 @@ fn sampled(
         .zip(prompts)
         .map(|(id, prompt)| Ask { id, prompt: prompt.clone(), max_new_tokens: None })
         .collect();
-    respond(Weights::of(policy), &asks, how, Draw { seed, step: 0 }, Hooks::default())
+    let (weights, draw) = (Weights::of(policy), Draw { seed, step: 0 });
+    respond(&asks, SamplerCall { weights, how, draw }, Hooks::default())
 }
 
 /// Log-probabilities of each row's response, computed together.

@@ -2,7 +2,7 @@
 
 use rlaif_core::Seed;
 use rlaif_lm::{
-    Draw, Policy, ValueHead, ValueInit, Weights,
+    Draw, Policy, SamplerCall, ValueHead, ValueInit, Weights,
     generate::{Ask, Hooks},
     respond,
 };
@@ -137,8 +137,8 @@ impl Run<'_> {
             .map(|(id, prompt)| Ask { id, prompt: prompt.clone(), max_new_tokens: None })
             .collect();
         let draw = Draw { seed: self.seed(), step: trainer.steps_done() };
-        let how = &trainer.config().generation;
-        let sampled = respond(Weights::of(trainer.policy()), &asks, how, draw, Hooks::default())?;
+        let (weights, how) = (Weights::of(trainer.policy()), &trainer.config().generation);
+        let sampled = respond(&asks, SamplerCall { weights, how, draw }, Hooks::default())?;
         let responses = sampled.into_iter().map(|row| row.ids).collect();
         let step = self.seed().derive("score", trainer.steps_done());
         let score = |row| step.derive("row", row).get() as f64 / u64::MAX as f64;
