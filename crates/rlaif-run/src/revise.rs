@@ -221,7 +221,7 @@ impl ReviseFile {
     }
 
     fn rows(&self) -> Result<Vec<Revised>, RunError> {
-        let ReviseData { file, take, responses } = &self.data;
+        let ReviseData { file, take, initial_responses } = &self.data;
         let most = take.unwrap_or(usize::MAX);
         let written = |id: String, prompt: TextOrMessages, text: String| {
             (0..self.writer.responses).map(move |sample| Revised {

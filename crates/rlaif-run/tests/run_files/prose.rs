@@ -41,7 +41,7 @@ impl Known {
                 for (keyword, argument) in object {
                     match (keyword.as_str(), argument) {
                         ("properties", Value::Object(keys)) => {
-                            self.names.extend(keys.keys().cloned())
+                            self.names.extend(keys.keys().cloned());
                         }
                         ("const", Value::String(word)) => drop(self.names.insert(word.clone())),
                         ("enum", Value::Array(words)) => {
