@@ -8,8 +8,9 @@ use rlaif_core::{
 };
 
 use super::form::RowForm;
-use super::given::{Content, Given, NO_ANSWER, Nothing, SAME, TIE, content};
+use super::given::content;
 use super::options::{Import, Ranked, Unusable};
+use super::reading::{Content, Given, NO_ANSWER, Nothing, SAME, TIE};
 use super::value::last_answer;
 use crate::corpora::{Corpus, Outcome};
 use crate::dataset::Dataset;

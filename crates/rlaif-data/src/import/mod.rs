@@ -4,6 +4,9 @@ mod convert;
 mod form;
 mod given;
 mod options;
+mod pairs;
+mod prompts;
+mod reading;
 mod value;
 
 use std::borrow::Cow;
