@@ -7,15 +7,11 @@
 
 use rlaif::core::{CodecError, Exchange, GenerationPrompt, Message, PromptRecord, Seed};
 use rlaif::core::{Specials, TextCodec};
-use rlaif::lm::{LocalSampler, Policy, generate::Eos};
-use rlaif::models::{Config, LanguageModel};
+use rlaif::lm::{LocalSampler, generate::Eos};
 use rlaif::reinforce::{NamedAlgorithm, Reference, ReinforceConfig, ReinforceTrainer};
 use rlaif::rl::{KlForm, Prompt};
-use rlaif::tch::{Device, Kind};
-use rlaif::torch::seeded;
 use rlaif::train::OptimizerConfig;
-use rlaif_examples::draw_curve;
-use serde_json::json;
+use rlaif_examples::{draw_curve, tiny_llama};
 
 const STEPS: u64 = 120;
 
@@ -37,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     config.generation.max_new_tokens = 1;
     config.generation.eos = Eos::Ignored;
-    let mut trainer = ReinforceTrainer::new(model()?, Reference::Given, config)?;
+    let mut trainer = ReinforceTrainer::new(tiny_llama()?, Reference::Given, config)?;
 
     let right = |batch: &[Exchange<'_>]| -> Vec<f32> {
         let digit = |c: u8| u32::from(c.wrapping_sub(b'0'));
@@ -67,19 +63,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     draw_curve("share of right sums by step", &rewards);
     Ok(())
-}
-
-/// A Llama of one layer, with the same random weights every time.
-fn model() -> Result<LanguageModel, Box<dyn std::error::Error>> {
-    let config = Config::from_value(json!({
-        "model_type": "llama", "vocab_size": 12, "hidden_size": 64, "intermediate_size": 128,
-        "num_hidden_layers": 1, "num_attention_heads": 4, "max_position_embeddings": 16,
-        "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": null, "tie_word_embeddings": false,
-    }));
-    let fresh = || LanguageModel::random(config, Kind::Float, Device::Cpu);
-    let model = seeded(7, fresh)??;
-    model.parameters().train_where(|_| true);
-    Ok(model)
 }
 
 /// New prompts for every step, of two digits from 0 to 4.

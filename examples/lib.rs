@@ -15,8 +15,10 @@ use rlaif::lm::{
     Draw, Forward, LocalSampler, Padding, Policy, Prompt, Reference, Sampled, SamplerCall,
     TokenBatch, Weights, policy_log_probs, sample,
 };
-use rlaif::models::LanguageModel;
-use rlaif::tch::{Kind, no_grad_guard};
+use rlaif::models::{Config, LanguageModel};
+use rlaif::tch::{Device, Kind, no_grad_guard};
+use rlaif::torch::seeded;
+use serde_json::json;
 
 /// Prints the error of an example, if there is one, and returns its exit code.
 #[must_use]
@@ -44,6 +46,22 @@ pub fn model(name: &str) -> Result<PathBuf, Box<dyn Error>> {
         other => return Ok(rlaif::model_folder(other, None)?),
     };
     Ok(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../models")).join(built_in))
+}
+
+/// A Llama of one layer and 12 tokens, with the same random weights every time.
+///
+/// # Errors
+/// None with the configuration below.
+pub fn tiny_llama() -> Result<LanguageModel, Box<dyn Error>> {
+    let config = Config::from_value(json!({
+        "model_type": "llama", "vocab_size": 12, "hidden_size": 64, "intermediate_size": 128,
+        "num_hidden_layers": 1, "num_attention_heads": 4, "max_position_embeddings": 16,
+        "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": null, "tie_word_embeddings": false,
+    }));
+    let fresh = || LanguageModel::random(config, Kind::Float, Device::Cpu);
+    let model = seeded(7, fresh)??;
+    model.parameters().train_where(|_| true);
+    Ok(model)
 }
 
 /// Returns the first folder `runs/NAME-1`, `-2`, .. that does not exist yet.

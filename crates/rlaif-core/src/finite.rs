@@ -111,6 +111,20 @@ macro_rules! nothing {
     };
 }
 
+macro_rules! variants {
+    ($($name:ident),*) => {
+        $(fn $name(
+            self,
+            _: &str,
+            _: u32,
+            variant: &'static str,
+            _: usize,
+        ) -> Result<Parts, Fault> {
+            Parts::of(variant)
+        })*
+    };
+}
+
 impl Serializer for Check {
     type Ok = ();
     type Error = Fault;
@@ -186,15 +200,7 @@ impl Serializer for Check {
         Parts::of("")
     }
 
-    fn serialize_tuple_variant(
-        self,
-        _: &str,
-        _: u32,
-        variant: &'static str,
-        _: usize,
-    ) -> Result<Parts, Fault> {
-        Parts::of(variant)
-    }
+    variants!(serialize_tuple_variant, serialize_struct_variant);
 
     fn serialize_map(self, _: Option<usize>) -> Result<Parts, Fault> {
         Parts::of("")
@@ -202,16 +208,6 @@ impl Serializer for Check {
 
     fn serialize_struct(self, _: &str, _: usize) -> Result<Parts, Fault> {
         Parts::of("")
-    }
-
-    fn serialize_struct_variant(
-        self,
-        _: &str,
-        _: u32,
-        variant: &'static str,
-        _: usize,
-    ) -> Result<Parts, Fault> {
-        Parts::of(variant)
     }
 }
 

@@ -1,8 +1,10 @@
 //! PPO as a task of the common training loop.
 
 use rlaif_core::RewardModel;
-use rlaif_lm::{Policy, Reference, Sampler};
-use rlaif_rl::{Prompt, RlStep, RlTask, RlTrainer, StopConfig, Watched, rollout_messages};
+use rlaif_lm::{Policy, Sampler};
+use rlaif_rl::{
+    Prompt, RlStep, RlTask, RlTrainer, StopConfig, Watched, join_ranks, rollout_messages,
+};
 use rlaif_torch::dist::World;
 use rlaif_train::{CheckpointFiles, Saved, TrainError, same_weights};
 
@@ -29,13 +31,8 @@ impl<P: Policy> RlTrainer for PpoTrainer<P> {
 
     fn join(&mut self, world: &World) -> Result<(), PpoError> {
         self.config.compatibility.check_processes(world)?;
-        same_weights(world, self.policy.parameters())?;
         same_weights(world, self.critic.0.parameters())?;
-        if let Reference::Frozen(model) = &self.reference {
-            same_weights(world, model.parameters())?;
-        }
-        self.optimizer.join(world);
-        Ok(())
+        Ok(join_ranks(world, &self.policy, &self.reference, &mut self.optimizer)?)
     }
 
     fn watched(&self) -> Watched<'_> {

@@ -1,10 +1,10 @@
 //! Policy gradients for the loop that trainings share.
 
 use rlaif_core::RewardModel;
-use rlaif_lm::{Policy, Reference, Sampler};
-use rlaif_rl::{Prompt, RlError, RlStep, RlTask, RlTrainer, StopConfig, Watched};
+use rlaif_lm::{Policy, Sampler};
+use rlaif_rl::{Prompt, RlError, RlStep, RlTask, RlTrainer, StopConfig, Watched, join_ranks};
 use rlaif_torch::dist::World;
-use rlaif_train::{CheckpointFiles, Saved, TrainError, same_weights};
+use rlaif_train::{CheckpointFiles, Saved, TrainError};
 
 use crate::trainer::ReinforceTrainer;
 
@@ -40,12 +40,7 @@ impl<P: Policy> RlTrainer for ReinforceTrainer<P> {
     }
 
     fn join(&mut self, world: &World) -> Result<(), RlError> {
-        same_weights(world, self.policy.parameters())?;
-        if let Reference::Frozen(model) = &self.reference {
-            same_weights(world, model.parameters())?;
-        }
-        self.optimizer.join(world);
-        Ok(())
+        Ok(join_ranks(world, &self.policy, &self.reference, &mut self.optimizer)?)
     }
 
     fn watched(&self) -> Watched<'_> {

@@ -73,7 +73,7 @@ pub use groups::Groups;
 pub use kl_form::{KlForm, KlWeight};
 pub use objective::{Average, PolicyLoss, Surrogate, policy_loss};
 pub use overlong::Overlong;
-pub use policy::{restore_policy, rollout_messages, save_policy, trained_parameters};
+pub use policy::{join_ranks, restore_policy, rollout_messages, save_policy, trained_parameters};
 pub use policy_objective::{Anchor, PolicyLosses, PolicyObjective, PolicyTokens};
 pub use ranks::{RankedReward, RankedSampler};
 pub use ratio::RatioLevel;

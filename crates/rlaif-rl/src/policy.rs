@@ -1,9 +1,11 @@
 //! The trained policy: its parameters, and its place in a checkpoint.
 
 use rlaif_core::BadSetting;
-use rlaif_lm::{Policy, generate::RolloutConcern};
+use rlaif_lm::{Policy, Reference, generate::RolloutConcern};
+use rlaif_torch::dist::World;
 use rlaif_train::{
     CheckpointFiles, Optimizer, OptimizerProgress, Saved, TrainError, restore_parameters,
+    same_weights,
 };
 use tch::Tensor;
 
@@ -26,6 +28,25 @@ pub fn trained_parameters(policy: &dyn Policy) -> Result<Vec<(String, Tensor)>, 
 pub fn rollout_messages(concerns: &[RolloutConcern]) -> Vec<String> {
     let message = |concern: &RolloutConcern| format!("rollout: `{}` {concern}", concern.setting());
     concerns.iter().map(message).collect()
+}
+
+/// Joins the other ranks: checks that the policy and a frozen reference have the same weights in all of them, and
+/// shares the gradients.
+///
+/// # Errors
+/// [`TrainError`] for other weights, or a rank that is gone.
+pub fn join_ranks(
+    world: &World,
+    policy: &dyn Policy,
+    reference: &Reference,
+    optimizer: &mut Optimizer,
+) -> Result<(), TrainError> {
+    same_weights(world, policy.parameters())?;
+    if let Reference::Frozen(model) = reference {
+        same_weights(world, model.parameters())?;
+    }
+    optimizer.join(world);
+    Ok(())
 }
 
 /// Writes the trained parameters of a policy and the state of their optimizer to a checkpoint.

@@ -310,8 +310,11 @@ fn encoders_and_other_algorithms_are_refused_by_name() {
     let weights = rlaif_lm::Weights::of(&policy);
     let draw = rlaif_lm::Draw { seed: Seed::new(1), step: 0 };
     let how = rlaif_lm::generate::GenerationConfig::default();
-    let sampled: Result<Vec<Sampled>, _> =
-        rlaif_lm::sample(&mut sampler, weights, &prompts(0, 1), &how, draw);
+    let sampled: Result<Vec<Sampled>, _> = rlaif_lm::sample(
+        &mut sampler,
+        &prompts(0, 1),
+        rlaif_lm::SamplerCall { weights, how: &how, draw },
+    );
     let error = sampled.unwrap_err().to_string();
     assert!(error.contains("an algorithm that plays episodes"), "{error}");
 }

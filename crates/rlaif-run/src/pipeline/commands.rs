@@ -63,12 +63,12 @@ pub(crate) const COMMANDS: [StageCommand; 13] = [
     StageCommand {
         name: "exam",
         outputs: &[("result", "exam/exam.json")],
-        open: |file, settings| Ok(Box::new(Exam(parse(file, settings)?))),
+        open: |file, settings| Ok(Box::new(Working(parse::<ExamFile>(file, settings)?))),
     },
     StageCommand {
         name: "eval",
         outputs: &[("report", "eval")],
-        open: |file, settings| Ok(Box::new(Eval(parse(file, settings)?))),
+        open: |file, settings| Ok(Box::new(Working(parse::<EvalFile>(file, settings)?))),
     },
 ];
 
@@ -84,7 +84,7 @@ const fn rows<T: Writes + 'static>() -> StageCommand {
     StageCommand {
         name: T::COMMAND,
         outputs: &[("rows", ROWS)],
-        open: |file, settings| Ok(Box::new(Written(parse::<T>(file, settings)?))),
+        open: |file, settings| Ok(Box::new(Working(parse::<T>(file, settings)?))),
     }
 }
 
@@ -222,9 +222,21 @@ pub(crate) trait Writes: Work<Out = PathBuf, Error = RunError, Summary: Serializ
     fn size(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize;
 }
 
-struct Written<T>(T);
+/// A command of a stage that trains nothing.
+trait StageWork: RunFile {
+    /// The folder of results that the file names, which a stage refuses: it has its own.
+    fn own_folder(&self) -> Option<&Path>;
 
-impl<T: Writes> StageRun for Written<T> {
+    /// As [`StageRun::size`].
+    fn size_of_work(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize;
+
+    /// As [`StageRun::run`].
+    fn work_in(&self, place: &StagePlace<'_>) -> Result<Value, RunError>;
+}
+
+struct Working<T>(T);
+
+impl<T: StageWork> StageRun for Working<T> {
     fn locations(&mut self) -> Vec<&mut String> {
         self.0.locations()
     }
@@ -234,14 +246,30 @@ impl<T: Writes> StageRun for Written<T> {
     }
 
     fn check(&self) -> Result<(), RunError> {
-        Ok(())
+        let Some(out) = self.0.own_folder() else { return Ok(()) };
+        let expected = "left out: results are in the folder of the stage";
+        Err(BadSetting::new("out", out.display().to_string(), expected).into())
     }
 
     fn size(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize {
-        self.0.size(rows_of)
+        self.0.size_of_work(rows_of)
     }
 
     fn run(&self, place: &StagePlace<'_>) -> Result<Value, RunError> {
+        self.0.work_in(place)
+    }
+}
+
+impl<T: Writes> StageWork for T {
+    fn own_folder(&self) -> Option<&Path> {
+        None
+    }
+
+    fn size_of_work(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize {
+        self.size(rows_of)
+    }
+
+    fn work_in(&self, place: &StagePlace<'_>) -> Result<Value, RunError> {
         let out = place.folder.join(ROWS);
         if out.exists() {
             // The process ended between the rows and the record of the stage: the rows are complete.
@@ -249,7 +277,7 @@ impl<T: Writes> StageRun for Written<T> {
                 .map_err(|source| RunError::Read { path: out.clone(), source })?;
             return Ok(json!({"rows": text.lines().count()}));
         }
-        let summary = self.0.work(place.caches, &out)?;
+        let summary = self.work(place.caches, &out)?;
         Ok(serde_json::to_value(summary).unwrap_or_default())
     }
 }
@@ -371,40 +399,19 @@ impl Writes for ReviseFile {
     }
 }
 
-/// Refuses a folder of its own for a stage.
-fn own_folder(out: Option<&Path>) -> Result<(), RunError> {
-    match out {
-        None => Ok(()),
-        Some(out) => {
-            let expected = "left out: results are in the folder of the stage";
-            Err(BadSetting::new("out", out.display().to_string(), expected).into())
-        }
-    }
-}
-
-struct Exam(ExamFile);
-
-impl StageRun for Exam {
-    fn locations(&mut self) -> Vec<&mut String> {
-        self.0.locations()
+impl StageWork for ExamFile {
+    fn own_folder(&self) -> Option<&Path> {
+        self.out.as_deref()
     }
 
-    fn settings(&self) -> Result<Table, RunError> {
-        table(&self.0)
-    }
-
-    fn check(&self) -> Result<(), RunError> {
-        own_folder(self.0.out.as_deref())
-    }
-
-    fn size(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize {
-        let rows = rows_of(&self.0.data.file);
-        let rows = rows.map(|rows| rows.min(self.0.data.take.unwrap_or(usize::MAX)));
+    fn size_of_work(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize {
+        let rows = rows_of(&self.data.file);
+        let rows = rows.map(|rows| rows.min(self.data.take.unwrap_or(usize::MAX)));
         let mut size = StageSize::default();
         if let Some(rows) = rows {
             size.about = format!("{rows} questions");
         }
-        if let Some(judge) = &self.0.judge {
+        if let Some(judge) = &self.judge {
             let output = answer_tokens(judge);
             let questions = rows.map(|rows| 2 * rows);
             [size.cost, size.budget] =
@@ -413,29 +420,19 @@ impl StageRun for Exam {
         size
     }
 
-    fn run(&self, place: &StagePlace<'_>) -> Result<Value, RunError> {
-        let report = self.0.work(place.caches, &Some(place.folder.join("exam")))?;
+    fn work_in(&self, place: &StagePlace<'_>) -> Result<Value, RunError> {
+        let report = self.work(place.caches, &Some(place.folder.join("exam")))?;
         Ok(serde_json::to_value(report).unwrap_or_default())
     }
 }
 
-struct Eval(EvalFile);
-
-impl StageRun for Eval {
-    fn locations(&mut self) -> Vec<&mut String> {
-        self.0.locations()
+impl StageWork for EvalFile {
+    fn own_folder(&self) -> Option<&Path> {
+        self.out.as_deref()
     }
 
-    fn settings(&self) -> Result<Table, RunError> {
-        table(&self.0)
-    }
-
-    fn check(&self) -> Result<(), RunError> {
-        own_folder(self.0.out.as_deref())
-    }
-
-    fn size(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize {
-        let EvalFile { data, responses, .. } = &self.0;
+    fn size_of_work(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize {
+        let EvalFile { data, responses, .. } = self;
         let rows = data.file.as_deref().and_then(rows_of);
         let rows = match (rows, data.take) {
             (Some(rows), Some(take)) => Some(rows.min(take)),
@@ -447,8 +444,8 @@ impl StageRun for Eval {
         StageSize { about, ..StageSize::default() }
     }
 
-    fn run(&self, place: &StagePlace<'_>) -> Result<Value, RunError> {
-        let report = self.0.run(place.caches, &place.folder.join("eval"), |_| ())?;
+    fn work_in(&self, place: &StagePlace<'_>) -> Result<Value, RunError> {
+        let report = self.run(place.caches, &place.folder.join("eval"), |_| ())?;
         let rows: Vec<Value> = report
             .comparison()
             .rows
