@@ -121,7 +121,14 @@ fn is_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
-/// The faults of a page: paths of keys that no run file has, and, on a page of `advice`, also single names.
+/// `true` for a key with a value of TOML.
+fn is_setting(quoted: &str) -> bool {
+    let value = quoted.split_once(" = ").map(|(_, value)| format!("x = {value}"));
+    value.is_some_and(|value| value.parse::<toml::Table>().is_ok())
+}
+
+/// The faults of a page: paths and settings of keys that no run file has, and, on a page of `advice`, also single
+/// names.
 fn faults(page: &str, text: &str, known: &Known, advice: bool) -> Vec<String> {
     let mut found = Vec::new();
     for (line, quoted) in quoted(text) {
@@ -138,7 +145,9 @@ fn faults(page: &str, text: &str, known: &Known, advice: bool) -> Vec<String> {
             found.extend(wrong.map(|(from, to)| {
                 format!("docs/{page}, line {line}: `{quoted}`: `{from}` has no key `{to}`")
             }));
-        } else if advice && name.contains('_') && !known.names.contains(name) {
+        } else if ((advice && name.contains('_')) || is_setting(quoted))
+            && !known.names.contains(name)
+        {
             found.push(format!("docs/{page}, line {line}: no run file has `{name}`"));
         }
     }
@@ -177,5 +186,12 @@ fn a_key_that_does_not_exist_is_a_fault() {
             "docs/x.md, line 6: `train.py`: `train` has no key `py`",
         ]
     );
-    assert_eq!(faults("x.md", "`kl_coef`", &known, false), Vec::<String>::new());
+    assert_eq!(
+        faults("x.md", "`kl_coef`, `x=3`, `d = r − s`", &known, false),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        faults("x.md", "`explains = true`, `answer = \"label\"`", &known, false),
+        ["docs/x.md, line 1: no run file has `explains`"]
+    );
 }
