@@ -582,7 +582,7 @@ fn prompts_are_written_after_examples_filtered_and_counted_once() {
     let many = config.replace("new_prompts = 4", "new_prompts = 4\nshown_examples = 6");
     let said = refusal(&run("red-team", folder, &many, "many.jsonl"), 2);
     assert!(
-        said.contains("`examples` is 6; expected a number from 1 to the 5 of the file"),
+        said.contains("`shown_examples` is 6; expected a number from 1 to the 5 of the file"),
         "{said}"
     );
 }
