@@ -13,9 +13,9 @@ use crate::{
 /// The side of the model that a stack of blocks is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// It attends to all tokens of the prompt.
+    /// Attention to all tokens of the prompt.
     Encoder,
-    /// It attends to earlier tokens, and to the encoder's states.
+    /// Attention to earlier tokens, and to the states of the encoder.
     Decoder,
 }
 
