@@ -234,6 +234,8 @@ pub(crate) struct AdapterSet {
     slots: Vec<Option<Entry>>,
     active: Option<usize>,
     merged: Option<(usize, Merged)>,
+    /// Parameters of the base that have more rows than those of its files.
+    resized: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -273,12 +275,19 @@ impl AdapterSet {
         &self.entry(slot).config
     }
 
-    /// The parameters of the base that an adapter's file replaced.
+    /// The parameters of the base that are not those of its files: those that an adapter's file replaced, and
+    /// those of a resized vocabulary.
     ///
     /// # Panics
     /// As [`Self::config`].
-    pub(crate) fn replaced(&self, slot: usize) -> &[String] {
-        &self.entry(slot).replaced
+    pub(crate) fn replaced(&self, slot: usize) -> impl Iterator<Item = &String> {
+        let replaced = &self.entry(slot).replaced;
+        replaced.iter().chain(self.resized.iter().filter(|name| !replaced.contains(name)))
+    }
+
+    /// Names the parameters of a resized vocabulary.
+    pub(crate) fn set_resized(&mut self, names: Vec<String>) {
+        self.resized = names;
     }
 
     fn entry(&self, slot: usize) -> &Entry {

@@ -24,6 +24,7 @@ use crate::{
         Attention, Attentions, Context, LmHead, Role, Seq2SeqBlock, classifier, language_model,
         shared_words,
     },
+    vocabulary::LOGITS_BIAS,
     weights::{ModelTensors, TensorTree},
 };
 pub(crate) use config::{Member, dimensions};
@@ -33,8 +34,6 @@ use config::{NormPlace, Shape, Side};
 const EPSILON: f64 = 1e-5;
 /// Rows of a learned table before that of the first position.
 const OFFSET: i64 = 2;
-/// The bias of the logits.
-const LOGITS_BIAS: &str = "final_logits_bias";
 
 /// Loads the attention at this path.
 fn attention(weights: &TensorTree<'_>, shape: &Shape, side: Side) -> Attention {

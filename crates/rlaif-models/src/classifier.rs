@@ -42,6 +42,7 @@ impl Classifier {
     pub fn load(folder: &Path, options: LoadOptions) -> Result<Self, ModelError> {
         let (mut model, unread) = from_folder(folder, options, Self::build)?;
         model.unread = unread;
+        model.resize(options)?;
         Ok(model)
     }
 
@@ -104,6 +105,11 @@ impl Classifier {
     /// Adds those of an adapter's folder.
     pub(crate) fn add_unread(&mut self, names: Vec<String>) {
         self.unread.extend(names);
+    }
+
+    /// Adds the rows of the vocabulary that the options ask for.
+    pub(crate) fn resize(&mut self, options: LoadOptions) -> Result<(), ModelError> {
+        options.resize(&mut self.layers.parts(&mut self.frame))
     }
 
     /// The model's config.json.

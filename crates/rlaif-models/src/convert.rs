@@ -221,6 +221,7 @@ pub fn classifier_with_labels(
     let read = |name: &str| read_as(parameters, &checkpoint, name);
     let fresh = fill(parameters, classifies.head, read, folder)?;
     model.set_made_anew(fresh);
+    model.resize(options)?;
     Ok(model)
 }
 
@@ -262,7 +263,11 @@ pub fn value_function(
     let folder = &*files.folder;
     let (mut config, checkpoint) = open(folder)?;
     let merged = match files.adapter {
-        Some(_) => Some(files.merged_classifier(options)?),
+        Some(_) => {
+            // Its rows are copied before new ones are added.
+            let options = LoadOptions { vocabulary: None, ..options };
+            Some(files.merged_classifier(options)?)
+        }
         None => None,
     };
     let model_type = config.text("model_type").unwrap_or("").to_owned();
@@ -290,13 +295,14 @@ pub fn value_function(
     }
     config.set("architectures", serde_json::json!([generates.class]));
     config.set("tie_word_embeddings", true.into());
-    let trunk = LanguageModel::fresh(config, options)?;
+    let mut trunk = LanguageModel::fresh(config, options)?;
     let parameters = trunk.parameters();
     let read = |name: &str| match &merged {
         Some(model) => Ok(model.parameters().get(name).map(Tensor::detach)),
         None => read_as(parameters, &checkpoint, name),
     };
     fill(parameters, &[], read, folder)?;
+    trunk.resize(options)?;
     let weight = layer.to_kind(Kind::Float).to_device(options.device);
     let bias = Tensor::zeros([1], (Kind::Float, options.device));
     Ok((trunk, ValueHead::from_tensors(&weight, &bias)))

@@ -37,6 +37,7 @@ impl LanguageModel {
     pub fn load(folder: &Path, options: LoadOptions) -> Result<Self, ModelError> {
         let (mut model, unread) = from_folder(folder, options, Self::build)?;
         model.unread = unread;
+        model.resize(options)?;
         Ok(model)
     }
 
@@ -95,6 +96,11 @@ impl LanguageModel {
     /// Adds those of an adapter's folder.
     pub(crate) fn add_unread(&mut self, names: Vec<String>) {
         self.unread.extend(names);
+    }
+
+    /// Adds the rows of the vocabulary that the options ask for.
+    pub(crate) fn resize(&mut self, options: LoadOptions) -> Result<(), ModelError> {
+        options.resize(&mut self.layers.parts())
     }
 
     /// The model's config.json.

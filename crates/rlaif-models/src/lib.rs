@@ -51,6 +51,7 @@ mod seq2seq;
 mod setup;
 mod sort;
 mod t5;
+mod vocabulary;
 mod weights;
 
 pub use architecture::Architecture;
@@ -77,6 +78,7 @@ pub use rlaif_torch::Quantization;
 pub use save::SaveOptions;
 pub use setup::{Lora, LoraVariant, PolicySetup};
 pub use sort::ModelSort;
+pub use vocabulary::{NewRows, NewRowsInit, VocabularySize};
 
 /// Building blocks for a custom family: the row, the contracts that its layers implement, and the
 /// layers that adapters can be put on.

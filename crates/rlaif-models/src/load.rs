@@ -10,6 +10,8 @@ use crate::{
     config::{Config, check_names},
     error::ModelError,
     family::Families,
+    frame::Parts,
+    vocabulary::VocabularySize,
     weights::ModelTensors,
 };
 
@@ -23,6 +25,8 @@ pub struct LoadOptions {
     /// The format of the weights of linear layers, except for heads; `None` for that of the checkpoint. Quantized
     /// weights are frozen: train an adapter on them.
     pub quantization: Option<Quantization>,
+    /// The size of the vocabulary, for tokens that the checkpoint lacks; `None` for that of the checkpoint.
+    pub vocabulary: Option<VocabularySize>,
     /// The known families.
     pub families: Families,
 }
@@ -36,7 +40,13 @@ impl Default for LoadOptions {
 impl LoadOptions {
     /// Loads weights to this device with this dtype, or with that of the checkpoint.
     pub fn new(device: Device, kind: impl Into<Option<Kind>>) -> Self {
-        Self { device, kind: kind.into(), quantization: None, families: Families::BUILT_IN }
+        let (kind, families) = (kind.into(), Families::BUILT_IN);
+        Self { device, kind, quantization: None, vocabulary: None, families }
+    }
+
+    /// Adds the rows of the vocabulary that a model without adapters lacks.
+    pub(crate) fn resize(self, parts: &mut Parts<'_>) -> Result<(), ModelError> {
+        self.vocabulary.map_or(Ok(()), |vocabulary| vocabulary.give(parts))
     }
 
     /// The source of random weights, in f32 by default.

@@ -49,6 +49,8 @@ pub struct Lora {
     pub init: Initialisation,
     /// Biases that are trained with the factors.
     pub bias: TrainedBiases,
+    /// Modules that are trained as a whole and saved with the adapter, such as `embed_tokens` and `lm_head`.
+    pub modules_to_save: Vec<String>,
     /// The base model's hub id or folder, for the adapter's files.
     pub base: Option<String>,
 }
@@ -66,6 +68,7 @@ impl Lora {
             variant: LoraVariant::Lora,
             init: Initialisation::Zero,
             bias: TrainedBiases::Absent,
+            modules_to_save: Vec::new(),
             base: None,
         }
     }
@@ -78,10 +81,11 @@ impl Lora {
         config.use_dora = self.variant == LoraVariant::Dora;
         config.init_lora_weights = self.init;
         config.bias = self.bias;
+        config.modules_to_save.clone_from(&self.modules_to_save);
         config.base_model_name_or_path.clone_from(&self.base);
         if task == TaskType::SequenceClassification {
             // A fresh head must be trained; peft does the same.
-            config.modules_to_save = vec!["classifier".to_owned(), "score".to_owned()];
+            config.modules_to_save.extend(["classifier".to_owned(), "score".to_owned()]);
         }
         config
     }
@@ -194,7 +198,8 @@ impl PolicySetup {
             (None, Some(lora)) => TrainedWeights::Lora(lora.rank.get() as usize),
             (None, None) => TrainedWeights::All,
         };
-        let LoadOptions { kind, device, quantization, families } = self.options;
+        // New rows of a vocabulary are too few to count.
+        let LoadOptions { kind, device, quantization, families, vocabulary: _ } = self.options;
         let plan = MemoryPlan::new(&self.files.folder, kind.unwrap_or(Kind::Float), device);
         MemoryPlan { families, quantization, trained, ..plan }
     }

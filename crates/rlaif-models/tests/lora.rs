@@ -3,6 +3,8 @@
 mod common;
 #[path = "lora/quantized.rs"]
 mod quantized;
+#[path = "lora/vocabulary.rs"]
+mod vocabulary;
 
 use std::num::NonZeroU32;
 

@@ -9,7 +9,9 @@ use std::{fs, path::Path, process::Command};
 
 use common::{close, fixtures, model};
 use rlaif_lm::{Forward, Padding, Policy, SequenceClassifier, TokenBatch};
-use rlaif_models::{Classifier, LanguageModel, LoadOptions, SaveOptions};
+use rlaif_models::{
+    Classifier, LanguageModel, LoadOptions, Lora, NewRows, PolicySetup, SaveOptions, VocabularySize,
+};
 use tch::{Tensor, no_grad};
 
 const PROMPTS: [&[u32]; 2] = [&[5, 9, 30, 12, 7], &[40, 8, 6, 21, 33]];
@@ -123,6 +125,53 @@ fn adapters_go_to_peft_and_back() {
         let mut again = load(&model(base));
         again.adapters().load("default", &resaved).unwrap();
         assert_eq!(logits(&again), logits(&policy), "{name}");
+    }
+}
+
+/// Vocabularies with more rows than the files have, written whole and as adapters.
+#[test]
+fn new_tokens_go_to_transformers_and_peft() {
+    let _guard = rlaif_testing::alone();
+    tch::manual_seed(5);
+    let vocabulary = VocabularySize {
+        rows: 100,
+        pad_to_multiple_of: 8.try_into().ok(),
+        new_rows: NewRows::Mean,
+    };
+    let options = LoadOptions { vocabulary: Some(vocabulary), ..LoadOptions::default() };
+    let none: &[&str] = &[];
+    for (name, sort, saved) in [
+        ("llama2", "causal", &["embed_tokens", "lm_head"][..]),
+        ("llama3", "causal", none),
+        ("gpt2", "causal", none),
+        ("t5-v1.0", "seq2seq", none),
+        ("bart", "seq2seq", none),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |what: &str| folder.path().join(what);
+        let policy = LanguageModel::load(&model(name), options).unwrap();
+        assert_eq!(policy.spec().vocab_size, 104);
+        policy.save(&place("saved"), &SaveOptions::default()).unwrap();
+        fs::create_dir(place("resaved")).unwrap();
+        let Some(theirs) = python(sort, &place("saved"), None, &place("resaved")) else { return };
+        assert_eq!(theirs.size().last(), Some(&104));
+        close(name, &logits(&policy), &theirs, 1e-4);
+
+        let lora = Lora {
+            modules_to_save: saved.iter().map(|&name| name.to_owned()).collect(),
+            ..Lora::new("default", 2.try_into().unwrap())
+        };
+        let setup = PolicySetup { lora: Some(lora), ..PolicySetup::new(model(name), options) };
+        let mut policy = setup.policy().unwrap();
+        no_grad(|| {
+            for (_, parameter) in policy.parameters().trainable() {
+                let _ = parameter.shallow_clone().g_add_scalar_(0.01);
+            }
+        });
+        setup.save(&mut policy, &place("adapter")).unwrap();
+        fs::create_dir(place("again")).unwrap();
+        let theirs = python(sort, &model(name), Some(&place("adapter")), &place("again")).unwrap();
+        close(name, &logits(&policy), &theirs, 1e-4);
     }
 }
 

@@ -39,7 +39,14 @@ def main():
             sys.exit(f"{problem}: {report[problem]}")
     if adapter:
         from peft import PeftModel
+        from safetensors import safe_open
 
+        # An adapter of another vocabulary has its embeddings.
+        with safe_open(f"{adapter[0]}/adapter_model.safetensors", "pt") as file:
+            tables = [key for key in file.keys() if key.endswith(("embed_tokens.weight", "shared.weight", "wte.weight"))]
+            rows = {file.get_slice(key).get_shape()[0] for key in tables} or {model.config.vocab_size}
+        if rows != {model.config.vocab_size}:
+            model.resize_token_embeddings(*rows)
         model = PeftModel.from_pretrained(model, adapter[0])
     model.eval()
     if model.config.pad_token_id is None:

@@ -191,6 +191,7 @@ impl DistillFile {
             );
             check_vocabulary(&self.model, Some(&self.teacher), use_)?;
             let policy = policy(&self.model, &self.trainable, options)?;
+            let options = self.model.with_vocabulary(options)?;
             let teacher = files_of(&self.teacher)?.language_model(options)?;
             let config = DistillConfig { seed: Seed::new(self.seed), ..self.distill.clone() };
             DistillTrainer::new(policy, Box::new(teacher), config).map_err(in_section)

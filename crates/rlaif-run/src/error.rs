@@ -151,7 +151,8 @@ pub enum RunError {
     /// Model and tokenizer do not match.
     #[error(
         "{folder}: the tokenizer has ids up to {largest}, but the model's embedding has {rows} \
-         rows; they do not belong together"
+         rows; if tokens were added to the tokenizer, a training gives them rows by \
+         `[model.vocabulary]` with `init = \"mean\"` in its run file; otherwise they do not belong together"
     )]
     Vocabulary {
         /// The model's folder.

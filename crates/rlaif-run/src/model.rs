@@ -6,8 +6,8 @@ use rlaif_core::{BadSetting, say};
 use rlaif_lm::Policy;
 use rlaif_models::{
     ADAPTER, AdapterBase, CheckpointError, Classifier, ConvertError, Initialisation, LanguageModel,
-    LoadOptions, Lora, LoraVariant, ModelError, ModelFiles, ModelNames, ModuleNames, PolicySetup,
-    Quantization, TargetModules, TrainedBiases,
+    LoadOptions, Lora, LoraVariant, ModelError, ModelFiles, ModelNames, ModuleNames, NewRows,
+    NewRowsInit, PolicySetup, Quantization, TargetModules, TrainedBiases, VocabularySize,
 };
 use rlaif_rewards::neural::tokenizer_folder;
 use rlaif_text::HfTokenizer;
@@ -62,9 +62,37 @@ pub struct ModelSection {
     /// Keeps the weights of linear layers, except for heads, in 4 or 8 bits; an adapter is trained on them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<Quantization>,
+    /// Adds rows for tokens that only the tokenizer has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<VocabularySection>,
     /// Trains a LoRA adapter instead of the weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraSection>,
+}
+
+/// Rows of the embeddings and the head for tokens that only the tokenizer has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct VocabularySection {
+    /// The values of new rows.
+    pub init: NewRowsInit,
+    /// The seed of `init = "normal"`.
+    pub seed: u64,
+    /// The number of rows becomes a multiple of this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pad_to_multiple_of: Option<NonZeroU32>,
+}
+
+impl VocabularySection {
+    /// The size for a tokenizer with ids below `rows`.
+    fn size(self, rows: usize) -> VocabularySize {
+        let Self { init, seed, pad_to_multiple_of } = self;
+        let new_rows = match init {
+            NewRowsInit::Mean => NewRows::Mean,
+            NewRowsInit::Normal => NewRows::Normal { seed },
+        };
+        VocabularySize { rows, pad_to_multiple_of, new_rows }
+    }
 }
 
 /// A LoRA adapter to train.
@@ -85,6 +113,8 @@ pub struct LoraSection {
     pub init: LoraInit,
     /// Biases that are trained with the factors.
     pub bias: LoraBias,
+    /// Modules that are trained as a whole and written with the adapter, such as `embed_tokens` and `lm_head`.
+    pub modules_to_save: Vec<String>,
 }
 
 /// The factors of a LoRA adapter at the start of training.
@@ -131,6 +161,7 @@ impl Default for LoraSection {
             variant: LoraVariant::Lora,
             init: LoraInit::Zero,
             bias: LoraBias::None,
+            modules_to_save: Vec::new(),
         }
     }
 }
@@ -184,6 +215,7 @@ impl LoraSection {
                 LoraBias::None => TrainedBiases::Absent,
                 LoraBias::LoraOnly => TrainedBiases::OfLora,
             },
+            modules_to_save: self.modules_to_save.clone(),
             base: Some(base.to_owned()),
         })
     }
@@ -198,6 +230,13 @@ impl LoraSection {
                 "targets",
                 format!("the pattern `{pattern}`"),
                 format!("a regular expression that can be used ({source})"),
+            ),
+            ModelError::NoTarget { field: "modules_to_save", targets, layers } => setting(
+                "modules_to_save",
+                format!(
+                    "{targets}, which is not a layer of this model that can be trained as a whole"
+                ),
+                format!("names of its layers, which end in: {}", layers.join(", ")),
             ),
             ModelError::NoTarget { targets, layers, .. } => setting(
                 "targets",
@@ -331,8 +370,22 @@ impl ModelSection {
     }
 
     /// The options for loading this model.
-    pub(crate) fn options(&self, options: LoadOptions) -> LoadOptions {
-        LoadOptions { quantization: self.quantization.or(options.quantization), ..options }
+    ///
+    /// # Errors
+    /// [`RunError::Fetch`], [`RunError::Text`] for the tokenizer whose tokens get rows.
+    pub(crate) fn options(&self, options: LoadOptions) -> Result<LoadOptions, RunError> {
+        let quantization = self.quantization.or(options.quantization);
+        Ok(LoadOptions { quantization, ..self.with_vocabulary(options)? })
+    }
+
+    /// The options for loading a model that reads the ids of this one.
+    ///
+    /// # Errors
+    /// As [`Self::options`].
+    pub(crate) fn with_vocabulary(&self, options: LoadOptions) -> Result<LoadOptions, RunError> {
+        let Some(section) = self.vocabulary else { return Ok(options) };
+        let rows = tokenizer_of(&self.files()?)?.embedding_rows();
+        Ok(LoadOptions { vocabulary: Some(section.size(rows)), ..options })
     }
 
     /// The base that the adapter of this section is to name, as another folder finds it.
@@ -366,7 +419,7 @@ impl ModelSection {
     /// [`RunError::Fetch`]; [`RunError::Setting`] for the adapter.
     pub fn setup(&self, options: LoadOptions) -> Result<PolicySetup, RunError> {
         let lora = self.lora.as_ref().map(|lora| lora.adapter(&self.path)).transpose()?;
-        Ok(PolicySetup { lora, ..PolicySetup::new(self.files()?, self.options(options)) })
+        Ok(PolicySetup { lora, ..PolicySetup::new(self.files()?, self.options(options)?) })
     }
 
     /// Loads a language model with its adapter, if it has one. A new adapter is drawn from
@@ -394,7 +447,7 @@ impl ModelSection {
     ) -> Result<Classifier, RunError> {
         let files = self.files()?;
         let mut model = files
-            .classifier_with_labels(labels, self.options(options))
+            .classifier_with_labels(labels, self.options(options)?)
             .map_err(|error| converted("model.path", error))?;
         tell_of_unread(&self.path, model.unread());
         if files.adapter.is_some() {

@@ -176,9 +176,6 @@ impl RlFile for PpoFile {
         check_vocabulary(&self.model, self.value.model.as_ref(), value)?;
         let (policy, reference) =
             policy_and_reference(&self.model, &self.trainable, self.reference.as_ref(), options)?;
-        let load = |location: &str| -> Result<LanguageModel, RunError> {
-            Ok(files_of(location)?.merged_language_model(options)?)
-        };
         let head = |size| -> Result<ValueHead, RunError> {
             let init = match self.value.init {
                 ValueStart::Pytorch => ValueInit::PyTorch,
@@ -203,6 +200,10 @@ impl RlFile for PpoFile {
             }
             let head = head(policy.spec().hidden_size)?;
             return self.trainer_of(policy, head, reference);
+        };
+        let options = self.model.with_vocabulary(options)?;
+        let load = |location: &str| -> Result<LanguageModel, RunError> {
+            Ok(files_of(location)?.merged_language_model(options)?)
         };
         let (trunk, head) = match self.value.init {
             ValueStart::RewardModel => value_function(&files_of(location)?, options)

@@ -98,7 +98,7 @@ pub(super) fn attach(
         config.task_type = None;
     }
     let without_effect = maker.finish()?;
-    let replaced = vocabulary.apply(parts);
+    let replaced = vocabulary.apply(parts)?;
     for (number, adapter) in made {
         let Some(layer) = parts.layers_mut().nth(number) else { continue };
         let tensors = layer.parts_of(&adapter, name);

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rlaif_checkpoint::{AdapterKey, AdapterRules, Checkpoint};
 use rlaif_lm::Parameters;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::{
     error::ModelError,
     frame::Parts,
     layers::Linear,
+    vocabulary::{NewRows, grown, is_vocabulary, set_rows, tables},
     weights::{read_if_present, rows_of},
 };
 
@@ -55,7 +56,7 @@ impl Vocabulary {
             others: vec![format!("{key} {shape:?}")],
         };
         let mut sizes: Vec<(String, i64)> = Vec::new();
-        for (name, modules) in modules(parts) {
+        for (name, modules) in tables(parts) {
             let Some(base) = parts.parameters.get(&name) else { continue };
             let any_saved = modules.iter().any(|module| rules.saves(module));
             for module in &modules {
@@ -106,31 +107,28 @@ impl Vocabulary {
 
     /// Puts the matrices into the model, and returns the names of the parameters that changed. Rows that
     /// the file lacks are the mean of the base's, as those that transformers adds.
-    pub(super) fn apply(mut self, parts: &mut Parts<'_>) -> Vec<String> {
+    ///
+    /// # Errors
+    /// [`ModelError::Torch`] if the matrices do not fit into memory.
+    pub(super) fn apply(mut self, parts: &mut Parts<'_>) -> Result<Vec<String>, ModelError> {
         let _guard = tch::no_grad_guard();
         let mut replaced = Vec::new();
-        for name in modules(parts).into_keys() {
+        for name in tables(parts).into_keys() {
             let Some(base) = parts.parameters.get(&name) else { continue };
             let rows = base.size()[0];
             let table = match self.tables.remove(&name) {
                 Some(table) => table,
                 None if rows == self.rows => continue,
                 None if rows > self.rows => base.narrow(0, 0, self.rows).copy(),
-                None => {
-                    let mean =
-                        base.mean_dim(Some(&[0][..]), true, Kind::Float).to_kind(base.kind());
-                    let more = mean.expand([self.rows - rows, -1], false);
-                    Tensor::cat(&[base, &more], 0)
-                }
+                None => grown(base, self.rows, NewRows::Mean)?,
             };
             base.shallow_clone().set_data(&table);
             replaced.push(name);
         }
         if self.rows != parts.spec.vocab_size {
-            parts.spec.vocab_size = self.rows;
-            parts.config.set("vocab_size", self.rows.into());
+            set_rows(parts, self.rows);
         }
-        replaced
+        Ok(replaced)
     }
 
     /// The size of a layer's weight, once the adapter is loaded.
@@ -141,31 +139,6 @@ impl Vocabulary {
         }
         size
     }
-}
-
-/// `true` for the embeddings of tokens, and for a head on the vocabulary.
-fn is_vocabulary(layer: &Linear, parts: &Parts<'_>) -> bool {
-    let of = |layers: &[&mut Linear]| layers.iter().any(|other| other.path == layer.path);
-    let rows = layer.weight.size().first().copied();
-    rows == Some(parts.spec.vocab_size) && (of(&parts.words) || of(&parts.head))
-}
-
-/// The parameters with a row for each token, and the modules that have them.
-fn modules(parts: &Parts<'_>) -> BTreeMap<String, Vec<String>> {
-    let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let module = |parameter: &str| parameter.trim_end_matches(".weight").to_owned();
-    let layers = parts.words.iter().chain(&parts.head);
-    for layer in layers.filter(|layer| is_vocabulary(layer, parts)) {
-        let name = layer.parameter();
-        let modules = all.entry(name.clone()).or_default();
-        let aliases = parts.parameters.tied().filter(|(_, of)| *of == name).map(|(alias, _)| alias);
-        for found in [layer.path.clone(), module(&name)].into_iter().chain(aliases.map(module)) {
-            if !modules.contains(&found) {
-                modules.push(found);
-            }
-        }
-    }
-    all
 }
 
 /// `true` for a tensor of a classifier's head that the model does not have.

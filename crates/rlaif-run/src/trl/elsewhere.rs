@@ -238,11 +238,6 @@ const ROWS: &[(&[&str], Effect, &str)] = &[
         IfChanged,
         "the best model has the lowest loss, or the highest accuracy of a classifier or reward model",
     ),
-    (
-        &["lora_modules_to_save"],
-        IfChanged,
-        "only an adapter is trained; peft's folders with whole modules are read",
-    ),
     (&["lora_target_parameters"], IfChanged, "adapters are on layers, not on single parameters"),
     (&["lora_task_type"], Unchanged, "it follows from the model"),
     (

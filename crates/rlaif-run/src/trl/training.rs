@@ -113,6 +113,10 @@ fn adapter(fields: &mut Fields) -> Result<(), TrlError> {
         if let Some(targets) = targets(fields)? {
             fields.set("model.lora.targets", targets);
         }
+        let saved = names(fields, "lora_modules_to_save")?;
+        if !saved.is_empty() {
+            fields.set("model.lora.modules_to_save", saved);
+        }
         if fields.flag("use_dora")? {
             fields.set("model.lora.variant", "dora");
         }
@@ -123,6 +127,7 @@ fn adapter(fields: &mut Fields) -> Result<(), TrlError> {
     fields.becomes("use_rslora", "model.lora.alpha");
     fields.becomes("lora_dropout", "model.lora.dropout");
     fields.becomes("lora_target_modules", "model.lora.targets");
+    fields.becomes("lora_modules_to_save", "model.lora.modules_to_save");
     fields.becomes("use_dora", "model.lora.variant");
     if lora && fields.value("lora_target_modules").is_null() {
         let difference = "peft has a default for each family; here all linear layers have an adapter: \
@@ -133,14 +138,20 @@ fn adapter(fields: &mut Fields) -> Result<(), TrlError> {
 }
 
 fn targets(fields: &Fields) -> Result<Option<toml::Value>, TrlError> {
-    let list = fields.list("lora_target_modules");
-    let names: Option<Vec<&str>> = list.iter().map(Value::as_str).collect();
-    let names = names.ok_or_else(|| fields.refused("lora_target_modules", "names of layers"))?;
+    let names = names(fields, "lora_target_modules")?;
     Ok(match names.as_slice() {
         [] => None,
-        ["all-linear"] => Some("all-linear".into()),
-        names => Some(names.iter().map(|name| toml::Value::from(*name)).collect::<Vec<_>>().into()),
+        [name] if name.as_str() == Some("all-linear") => Some("all-linear".into()),
+        _ => Some(names.into()),
     })
+}
+
+/// The names of layers in a list.
+fn names(fields: &Fields, field: &'static str) -> Result<Vec<toml::Value>, TrlError> {
+    let list = fields.list(field);
+    let names: Option<Vec<&str>> = list.iter().map(Value::as_str).collect();
+    let names = names.ok_or_else(|| fields.refused(field, "names of layers"))?;
+    Ok(names.into_iter().map(toml::Value::from).collect())
 }
 
 /// The optimizer and its schedule. `steps` is the number of optimizer steps, if it is known.

@@ -3,12 +3,14 @@
 
 use std::{fs, path::Path};
 
+use rlaif::lm::Policy;
 use rlaif::models::{AdapterConfig, LanguageModel, LoadOptions, TaskType};
 use serde_json::{Value, json};
 
 use crate::{
     rl::{self, command},
-    support::{language_model, metrics, refusal, succeeded, tokenizer},
+    support::{language_model, metrics, refusal, rows, succeeded, tokenizer},
+    train::workplace,
 };
 
 /// A copy of a model whose tokenizer is of the same size, with two tokens in each other's place.
@@ -30,6 +32,71 @@ fn adapter(base: &Path, folder: &Path, task: TaskType) {
     config.base_model_name_or_path = Some(base.display().to_string());
     model.adapters().add("default", config).unwrap();
     model.adapters().save("default", folder).unwrap();
+}
+
+/// Adds a token to a model's tokenizer, and returns the number of rows that the model has.
+fn with_new_token(model: &Path) -> i64 {
+    let path = model.join("tokenizer.json");
+    let mut whole: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let config: Value =
+        serde_json::from_slice(&fs::read(model.join("config.json")).unwrap()).unwrap();
+    let rows = config["vocab_size"].as_i64().unwrap();
+    whole["added_tokens"].as_array_mut().unwrap().push(json!({
+        "id": rows, "content": "<think>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true,
+    }));
+    fs::write(&path, whole.to_string()).unwrap();
+    rows
+}
+
+#[test]
+fn tokens_that_only_the_tokenizer_has_get_rows_by_the_run_file() {
+    let place = workplace("llama");
+    let root = place.path();
+    let old = with_new_token(&root.join("model"));
+    let row = |i| json!({ "prompt": format!("honey {i}"), "response": "<think> bears" });
+    let all: Vec<String> = (0..20).map(|i| row(i).to_string()).collect();
+    fs::write(root.join("train.jsonl"), all.join("\n")).unwrap();
+    let sft = |out: &str, more: &[&str]| {
+        let mut all = vec!["sft", "--config", "run.toml", "--out", out, "--set", "train.steps=2"];
+        all.extend(more.iter().flat_map(|set| ["--set", set]));
+        command(&all).current_dir(root).output().unwrap()
+    };
+    let said = refusal(&sft("refused", &[]), 2);
+    assert!(said.contains(&format!("ids up to {old}")), "{said}");
+    assert!(said.contains("`[model.vocabulary]` with `init = \"mean\"`"), "{said}");
+    assert!(!root.join("refused").exists());
+
+    let padded = ["model.vocabulary.init=mean", "model.vocabulary.pad_to_multiple_of=16"];
+    succeeded(&sft("whole", &padded));
+    let model = LanguageModel::load(&root.join("whole/model"), LoadOptions::default()).unwrap();
+    let size = old / 16 * 16 + 16;
+    assert_eq!(model.spec().vocab_size, size);
+    // The new row is trained: it differs from the mean, which those of the padding still are.
+    let table = model.parameters().get("model.embed_tokens.weight").unwrap();
+    assert_ne!(table.get(old), table.get(old + 1));
+    // The result needs no key.
+    let again = ["model.path=whole/model"];
+    succeeded(&sft("again", &again));
+
+    let lora = "model.lora={ rank = 2, modules_to_save = ['embed_tokens', 'lm_head'] }";
+    succeeded(&sft("lora", &[padded[0], lora]));
+    let said = refusal(&sft("no", &[padded[0], &lora.replace("lm_head", "absent")]), 2);
+    assert!(said.contains("model.lora.modules_to_save") && said.contains("absent"), "{said}");
+    // The adapter has the rows, and is read without the key.
+    let input = json!({ "prompt": "honey", "response": "<think>" }).to_string();
+    fs::write(root.join("input.jsonl"), input).unwrap();
+    let arguments = ["logprobs", "--model", "lora/model", "--input", "input.jsonl"];
+    let scored = rows(&command(&arguments).current_dir(root).output().unwrap()).remove(0);
+    assert_eq!(scored["log_probs"].as_array().unwrap().len(), 1, "{scored}");
+
+    let Some(python) = std::env::var_os("RLAIF_PYTHON") else { return };
+    for model in ["whole/model", "lora/model"] {
+        let mut verify = command(&["verify", "--json", "--trained", "none", "--rows=2"]);
+        let output = verify.arg(root.join(model)).arg("--python").arg(&python).output().unwrap();
+        let report = rows(&output).remove(0);
+        assert_eq!(report["holds"], true, "{model}: {report}");
+    }
 }
 
 #[test]

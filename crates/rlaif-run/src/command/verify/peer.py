@@ -23,6 +23,9 @@ except TypeError:
 if task["adapter"]:
     import peft
 
+    # An adapter of another vocabulary, whose file has the rows.
+    if model.get_input_embeddings().weight.shape[0] != task["vocabulary"]:
+        model.resize_token_embeddings(task["vocabulary"], mean_resizing=False)
     model = peft.PeftModel.from_pretrained(model, task["adapter"])
 model.eval()
 

@@ -57,6 +57,7 @@ impl Peer<'_> {
             "base": self.files.folder,
             "adapter": self.files.adapter,
             "dtype": dtype(spec.kind),
+            "vocabulary": spec.vocab_size,
             "decoder_start": spec.decoder_start_id,
             "rows": rows,
         });
