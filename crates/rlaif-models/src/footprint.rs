@@ -97,6 +97,8 @@ pub struct HeldModel {
     pub adapter: Option<PathBuf>,
     /// The dtype of the weights; by default, that of the checkpoint.
     pub kind: Option<Kind>,
+    /// The format of the trunk's linear layers; `None` for that of the checkpoint.
+    pub quantization: Option<Quantization>,
     /// The answers that it generates together, if it generates.
     pub answers: Option<AnswerBatch>,
 }
@@ -114,7 +116,7 @@ pub struct AnswerBatch {
 impl HeldModel {
     /// A model with the dtype of its checkpoint.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into(), adapter: None, kind: None, answers: None }
+        Self { folder: folder.into(), adapter: None, kind: None, quantization: None, answers: None }
     }
 
     /// The same model in this dtype.
@@ -129,7 +131,7 @@ impl HeldModel {
     /// [`ModelError`] when a folder cannot be read.
     pub fn bytes(&self, families: Families) -> Result<u64, ModelError> {
         let adapter = self.adapter.as_deref().map_or(Ok(0), adapter_weights)?;
-        let weights = parameters(families, &self.folder, None)?.bytes(self.width()?);
+        let weights = parameters(families, &self.folder, self.quantization)?.bytes(self.width()?);
         Ok(weights + adapter * ADAPTER_WIDTH)
     }
 
@@ -616,6 +618,16 @@ mod tests {
         assert!(held.check_within(4 * parameters).is_ok());
         let error = held.check_within(4 * parameters - 1).unwrap_err().to_string();
         assert!(error.contains("would fit in bf16") && !error.contains("generation"), "{error}");
+    }
+
+    #[test]
+    fn a_judge_in_4_bits_is_counted_as_one() {
+        let judge = HeldModel::new(plan().model).in_kind(Kind::BFloat16);
+        let bytes = |model: &HeldModel| model.bytes(Families::BUILT_IN).unwrap();
+        let narrow = HeldModel { quantization: Some(Quantization::Nf4), ..judge.clone() };
+        let summary = summary(Families::BUILT_IN, &judge.folder, narrow.quantization).unwrap();
+        assert_eq!(bytes(&narrow), summary.bytes(2));
+        assert!(bytes(&narrow) < bytes(&judge));
     }
 
     #[test]

@@ -477,8 +477,15 @@ impl<'a> TensorTree<'a> {
 /// `true` for a parameter of a head, which stays as it is where a trunk is quantized: transformers leaves them
 /// out as well.
 fn is_of_head(name: &str) -> bool {
-    const HEADS: [&str; 6] =
-        ["lm_head", "embed_out", "score", "classifier", "pre_classifier", "qa_outputs"];
+    const HEADS: [&str; 7] = [
+        "lm_head",
+        "embed_out",
+        "score",
+        "classifier",
+        "classification_head",
+        "pre_classifier",
+        "qa_outputs",
+    ];
     HEADS.contains(&part(name))
 }
 

@@ -289,7 +289,8 @@ fn load_options(
     model: LocalModel<'_>,
     around: &Surroundings<'_>,
 ) -> Result<LoadOptions, ProviderError> {
-    Ok(LoadOptions::new(model.on(around.device)?, model.dtype.map(Kind::from)))
+    let options = LoadOptions::new(model.on(around.device)?, model.dtype.map(Kind::from));
+    Ok(LoadOptions { quantization: model.quantization, ..options })
 }
 
 /// The reward, whose weights are shared with those that `around` built of them before.

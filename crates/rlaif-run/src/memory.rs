@@ -39,7 +39,8 @@ pub(crate) fn reward_models<'a>(
         let on = model.on(device)?;
         let kind = model.dtype.map(Kind::from);
         let (folder, adapter) = (files.folder.clone(), files.adapter.clone());
-        let held = HeldModel { folder, adapter, kind, answers: model.answers };
+        let (quantization, answers) = (model.quantization, model.answers);
+        let held = HeldModel { folder, adapter, kind, quantization, answers };
         if model.copies == Copies::Shared {
             let key = (files, on, kind);
             if shared.contains(&key) {

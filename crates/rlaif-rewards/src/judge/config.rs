@@ -230,6 +230,9 @@ pub struct PolicyApi {
     pub device: Option<String>,
     /// The dtype of the weights; by default, that of the checkpoint.
     pub dtype: Option<crate::neural::ModelDtype>,
+    /// Keeps the weights of linear layers, except for heads, in 4 or 8 bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<rlaif_models::Quantization>,
     /// Rows per batch; 16 by default.
     pub batch_size: Option<usize>,
     /// The name of the model's chat template, where its tokenizer has several.
@@ -374,7 +377,8 @@ impl PolicyApi {
         let (device, dtype) = (self.device.as_deref(), self.dtype);
         let rows = self.batch_size.unwrap_or(BATCH_SIZE);
         let answers = tokens.map(|tokens| AnswerBatch { rows, tokens: tokens as usize });
-        LocalModel { names, device, dtype, copies: Copies::Own, answers }
+        let (quantization, copies) = (self.quantization, Copies::Own);
+        LocalModel { names, device, dtype, quantization, copies, answers }
     }
 }
 
@@ -408,6 +412,7 @@ impl ApiConfig {
                     base,
                     device: _,
                     dtype: _,
+                    quantization: _,
                     batch_size: _,
                     chat_template: _,
                     chat_template_kwargs: _,

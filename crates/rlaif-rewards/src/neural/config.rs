@@ -1,7 +1,7 @@
 //! Models that a configuration names.
 
 use rlaif_core::{ChatOptions, Metadata};
-use rlaif_models::{AnswerBatch, ModelFiles, ModelNames};
+use rlaif_models::{AnswerBatch, ModelFiles, ModelNames, Quantization};
 use rlaif_torch::DeviceChoice;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,8 @@ pub struct LocalModel<'a> {
     pub device: Option<&'a str>,
     /// The dtype of the weights; by default, that of the checkpoint.
     pub dtype: Option<ModelDtype>,
+    /// The format of the linear layers of the trunk; by default, that of the checkpoint.
+    pub quantization: Option<Quantization>,
     /// The copies of the weights in memory.
     pub copies: Copies,
     /// The answers that it generates together, if it generates.
@@ -155,7 +157,14 @@ impl ClassifierConfig {
             base: self.base.as_deref(),
         };
         let (device, dtype) = (self.device.as_deref(), self.dtype);
-        Some(LocalModel { names, device, dtype, copies: Copies::Shared, answers: None })
+        Some(LocalModel {
+            names,
+            device,
+            dtype,
+            quantization: None,
+            copies: Copies::Shared,
+            answers: None,
+        })
     }
 
     /// The settings of the reward, without those of its model.

@@ -2,7 +2,7 @@
 
 use rlaif_core::BadSetting;
 use rlaif_lm::{Policy, SequenceClassifier};
-use rlaif_models::{Classifier, LanguageModel, LoadOptions, ModelFiles, ModelNames};
+use rlaif_models::{Classifier, LanguageModel, LoadOptions, ModelFiles, ModelNames, Quantization};
 use rlaif_rewards::neural::ModelDtype;
 use rlaif_torch::{DeviceChoice, TorchError};
 use tch::Kind;
@@ -36,6 +36,8 @@ pub struct Loading {
     pub device: DeviceChoice,
     /// Dtype of the weights; by default, that of the checkpoint.
     pub dtype: Option<ModelDtype>,
+    /// The format of the linear layers of the trunk; by default, that of the checkpoint.
+    pub quantization: Option<Quantization>,
     /// Number of threads; by default, that of libtorch.
     pub threads: Option<usize>,
 }
@@ -43,7 +45,7 @@ pub struct Loading {
 impl Default for Loading {
     /// On the CPU, as the checkpoint stores the weights.
     fn default() -> Self {
-        Self { device: DeviceChoice::Cpu, dtype: None, threads: None }
+        Self { device: DeviceChoice::Cpu, dtype: None, quantization: None, threads: None }
     }
 }
 
@@ -64,7 +66,8 @@ impl Loading {
                 other => other.into(),
             })?;
         }
-        Ok(LoadOptions::new(self.device.resolve()?, self.dtype.map(Kind::from)))
+        let options = LoadOptions::new(self.device.resolve()?, self.dtype.map(Kind::from));
+        Ok(LoadOptions { quantization: self.quantization, ..options })
     }
 }
 

@@ -186,6 +186,7 @@ impl PolicyConfig {
             names: self.names(),
             device: None,
             dtype: self.dtype,
+            quantization: None,
             copies: Copies::Own,
             answers: Some(answers),
         }

@@ -368,6 +368,7 @@ pub(super) const REWARD_KEYS: &[(AtResume, &[&str])] = &[
             "judge.api.adapter",
             "judge.api.base",
             "judge.api.dtype",
+            "judge.api.quantization",
             "judge.api.top_log_probs",
             "judge.api.extra_body",
             "length.shortest",

@@ -7,12 +7,12 @@ use rlaif_core::Seed;
 use rlaif_lm::generate::{Eos, GenerationConfig, Sampling};
 use rlaif_run::command;
 
-use super::{error::CliError, model::ModelArguments, prompt::PromptArguments, rows::RowArguments};
+use super::{error::CliError, model::AskedModel, prompt::PromptArguments, rows::RowArguments};
 
 #[derive(Debug, Args)]
 pub(crate) struct Generate {
     #[command(flatten)]
-    model: ModelArguments,
+    model: AskedModel,
     /// JSON Lines; `-` reads standard input.
     #[arg(long, required_unless_present = "prompt")]
     input: Option<PathBuf>,

@@ -1,6 +1,7 @@
 //! `--model` and the related flags.
 
 use clap::{Args, ValueEnum};
+use rlaif_models::Quantization;
 use rlaif_rewards::neural::ModelDtype;
 use rlaif_run::command::{Loading, ModelChoice};
 use rlaif_torch::DeviceChoice;
@@ -35,6 +36,35 @@ impl ModelArguments {
             base: self.base.clone(),
             loading: self.placement.loading(),
         }
+    }
+}
+
+/// A model that is asked and not trained.
+#[derive(Debug, Args)]
+pub(crate) struct AskedModel {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Keeps the weights of linear layers, except for heads, in 4 or 8 bits.
+    #[arg(long)]
+    quantization: Option<Format>,
+}
+
+/// A format of frozen weights.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Nf4,
+    Int8,
+}
+
+impl AskedModel {
+    /// The model that the flags name.
+    pub(crate) fn choice(&self) -> ModelChoice {
+        let choice = self.model.choice();
+        let quantization = self.quantization.map(|format| match format {
+            Format::Nf4 => Quantization::Nf4,
+            Format::Int8 => Quantization::Int8,
+        });
+        ModelChoice { loading: Loading { quantization, ..choice.loading }, ..choice }
     }
 }
 
@@ -74,7 +104,7 @@ impl Placement {
     /// The options for loading.
     pub(crate) fn loading(&self) -> Loading {
         let dtype = self.dtype.map(ModelDtype::from);
-        Loading { device: self.device, dtype, threads: self.threads }
+        Loading { device: self.device, dtype, threads: self.threads, ..Loading::default() }
     }
 
     /// The model of this name, with these options.

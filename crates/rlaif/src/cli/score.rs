@@ -3,12 +3,12 @@
 use clap::Args;
 use rlaif_run::command;
 
-use super::{error::CliError, model::ModelArguments, prompt::PromptArguments, rows::RowArguments};
+use super::{error::CliError, model::AskedModel, prompt::PromptArguments, rows::RowArguments};
 
 #[derive(Debug, Args)]
 pub(crate) struct Score {
     #[command(flatten)]
-    model: ModelArguments,
+    model: AskedModel,
     #[command(flatten)]
     rows: RowArguments,
     #[command(flatten)]

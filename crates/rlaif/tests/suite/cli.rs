@@ -290,9 +290,35 @@ fn inspect_tells_what_a_folder_holds() {
     assert_eq!(got["eos_token_ids"], json!([26, 51]));
     // 96·32 + 2 · (2·32·32 + 2·32·16 + 3·32·48 + 2·32) + 32, by hand.
     assert_eq!(got["parameters"], 96 * 32 + 2 * (2 * 1024 + 2 * 512 + 3 * 1536 + 64) + 32);
+    let memory = got["memory"].as_object().unwrap();
+    assert_eq!(memory["f32"], got["parameters"].as_u64().unwrap() * 4);
+    assert!(memory["nf4"].as_u64() < memory["bf16"].as_u64());
+    let supported = got["supported"].as_array().unwrap();
+    assert!(supported.contains(&json!("policy")) && supported.contains(&json!("gguf")));
     let files: Vec<&str> =
         got["files"].as_array().unwrap().iter().map(|f| f["name"].as_str().unwrap()).collect();
     assert!(files.contains(&"model.safetensors") && files.contains(&"config.json"));
+}
+
+/// The weights are those that bitsandbytes makes of the same model.
+#[test]
+fn a_model_in_4_or_8_bits_answers_as_one_that_bitsandbytes_saved() {
+    let row = r#"{"prompt_ids": [5, 6, 7], "response_ids": [8, 9, 10]}"#;
+    let sum = |name: &str, flags: &[&str]| {
+        let model = fixture(&format!("models/{name}"));
+        let start = ["logprobs", "--model", model.to_str().unwrap(), "--input", "-"];
+        let output = run(&[&start[..], flags].concat(), row, &[]);
+        let got: Value = serde_json::from_slice(&output.stdout).unwrap();
+        got["sum"].as_f64().unwrap()
+    };
+    let plain = sum("llama3", &[]);
+    let quantized = |format| sum("llama3", &["--quantization", format]);
+    let (got, want) = (quantized("nf4"), sum("nf4-llama3", &[]));
+    assert!((got - want).abs() < 1e-4, "{got} and {want}");
+    assert!((got - plain).abs() > 1e-4, "{got} and {plain}");
+    // That one was saved from weights in f16, whose rows have other scales.
+    let (got, want) = (quantized("int8"), sum("int8-llama3", &[]));
+    assert!((got - want).abs() < 0.1 && got != plain, "{got}, {want} and {plain}");
 }
 
 #[test]

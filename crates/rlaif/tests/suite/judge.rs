@@ -12,9 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rlaif::models::{LanguageModel, LoadOptions, Lora, Quantization, SaveOptions};
 use serde_json::json;
 
-use crate::support::{chat_completions, classifier, refusal, repository, rows, tokenizer};
+use crate::support::{
+    chat_completions, classifier, language_model, refusal, repository, rows, tokenizer,
+};
 
 const ROWS: &str = "{\"prompt\":\"Say something.\",\"response\":\"I like you.\"}\n\
                     {\"prompt\":\"Say something.\",\"response\":\"You are terrible!\"}\n";
@@ -66,6 +69,40 @@ fn any_other_reward_with_its_parts() {
     // transformers' logit of "I like you.", from the fixture's goldens.
     assert!((part("not-hate") + 1.001_077_890).abs() < 2e-5, "{rows:?}");
     assert!((rows[0]["score"].as_f64().unwrap() - part("not-hate") + 2.).abs() < 1e-5);
+}
+
+/// The reference is the same model with its weights dequantized, in a folder of its own.
+#[test]
+fn a_local_judge_in_4_or_8_bits_scores_as_its_dequantized_weights() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name);
+    let config = json!({
+        "model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "max_position_embeddings": 2048, "eos_token_id": 2,
+        "initializer_range": 0.3,
+    });
+    language_model(&at("judge"), &tokenizer("chatml"), 5, config);
+    let score = |model: &str, more: &str| {
+        let config = format!(
+            "rubric = 'summary'\nmin_coverage = 1e-9\n[api]\nkind = 'policy'\ndevice = 'cpu'\nmodel = '{}'\n{more}",
+            at(model).display()
+        );
+        rows(&judge(&config, ROWS))[0]["score"].as_f64().unwrap()
+    };
+    let plain = score("judge", "");
+    for (name, how) in [("nf4", Quantization::Nf4), ("int8", Quantization::Int8)] {
+        let options = LoadOptions { quantization: Some(how), ..LoadOptions::default() };
+        let mut model = LanguageModel::load(&at("judge"), options).unwrap();
+        // Merging an adapter without effect dequantizes.
+        Lora::new("none", 1.try_into().unwrap()).add_to(&mut model).unwrap();
+        model.adapters().merge("none").unwrap();
+        let source = at("judge");
+        let with_tokenizer = SaveOptions { source: Some(&source), ..SaveOptions::default() };
+        model.save(&at(name), &with_tokenizer).unwrap();
+        let (got, want) = (score("judge", &format!("quantization = '{name}'\n")), score(name, ""));
+        assert!((got - want).abs() < 1e-4, "{name}: {got} and {want}");
+        assert!((got - plain).abs() > 1e-4, "{name}: {got} and {plain}");
+    }
 }
 
 /// Tools and template variables of a row go to the template of a reward that has one: `rlaif score` gives the
