@@ -21,6 +21,7 @@ pub mod bench;
 mod error;
 mod generate;
 mod gguf;
+mod ids;
 mod inspect;
 mod log_probs;
 mod matrix;

@@ -5,7 +5,6 @@ use std::{path::PathBuf, time::Instant};
 use rlaif_dpo::{DpoConfig, DpoTrainer, PromptForward, Reference, TokenPair};
 use rlaif_lm::{Activations, Policy};
 use rlaif_models::LanguageModel;
-use rlaif_torch::WorkOfProducts;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -78,19 +77,20 @@ impl DpoBench {
         let (mut of_reference, mut of_update, mut tokens) = (0., 0., 0);
         let mut meter = Meter::default();
         for (step, batch) in rows.chunks(self.timed.batch_size).enumerate() {
-            let (start, before) = (Instant::now(), WorkOfProducts::so_far());
-            let sums = match &given {
-                Some(all) => all.rows()[step * self.timed.batch_size..][..batch.len()].to_vec(),
-                None => trainer.reference_of_pairs(batch, None)?.rows().to_vec(),
-            };
-            let middle = Instant::now();
-            let batch: Vec<&TokenPair> = batch.iter().collect();
-            let stats = trainer.update_pairs(&batch, Some(&sums))?;
-            if step > 0 {
-                of_reference += (middle - start).as_secs_f64();
-                of_update += middle.elapsed().as_secs_f64();
-                meter.add(before, start.elapsed().as_secs_f64());
-                tokens += stats.tokens;
+            let timed = meter.step(step, || {
+                let start = Instant::now();
+                let sums = match &given {
+                    Some(all) => all.rows()[step * self.timed.batch_size..][..batch.len()].to_vec(),
+                    None => trainer.reference_of_pairs(batch, None)?.rows().to_vec(),
+                };
+                let reference = start.elapsed().as_secs_f64();
+                let batch: Vec<&TokenPair> = batch.iter().collect();
+                Ok((reference, trainer.update_pairs(&batch, Some(&sums))?.tokens))
+            })?;
+            if let Some(((reference, read), seconds)) = timed {
+                of_reference += reference;
+                of_update += seconds - reference;
+                tokens += read;
             }
         }
         let measured = self.report(of_reference, of_update, tokens);

@@ -1,12 +1,10 @@
 //! Forward passes, and those with a backward pass.
 
-use std::time::Instant;
-
 use rlaif_lm::{
     Forward, Padding, Parameters, Policy, SequenceClassifier, TokenBatch, policy_log_probs,
 };
 use rlaif_models::{ModelFiles, ModelSort};
-use rlaif_torch::{WorkOfProducts, seeded};
+use rlaif_torch::seeded;
 use tch::{Kind, Tensor, no_grad};
 
 use super::measured::{Measured, Meter, median, random_rows};
@@ -125,13 +123,9 @@ impl ForwardBench {
         meter: &mut Meter,
         pass: impl Fn() -> Result<(), CommandError>,
     ) -> Result<f64, CommandError> {
-        pass()?;
         let mut seconds = Vec::with_capacity(self.steps);
-        for _ in 0..self.steps {
-            let (start, before) = (Instant::now(), WorkOfProducts::so_far());
-            pass()?;
-            seconds.push(start.elapsed().as_secs_f64());
-            meter.add(before, start.elapsed().as_secs_f64());
+        for step in 0..=self.steps {
+            seconds.extend(meter.step(step, &pass)?.map(|((), seconds)| seconds));
         }
         Ok(median(seconds))
     }

@@ -1,14 +1,12 @@
 //! Generation.
 
-use std::time::Instant;
-
 use rlaif_core::Seed;
 use rlaif_lm::{
     Draw, Policy, SamplerCall, Weights,
     generate::{Ask, Eos, GenerationConfig, Hooks, Sampling},
     respond,
 };
-use rlaif_torch::{WorkOfProducts, seeded};
+use rlaif_torch::seeded;
 use serde_json::json;
 
 use super::{
@@ -72,14 +70,11 @@ impl GenerateBench {
         let tokens: usize = limits.iter().sum();
         let mut seconds = Vec::with_capacity(self.steps);
         let mut meter = Meter::default();
-        for step in 0..=self.steps as u64 {
-            let (start, before) = (Instant::now(), WorkOfProducts::so_far());
-            let (weights, draw) = (Weights::of(&policy), Draw { seed, step });
-            respond(&rows, SamplerCall { weights, how: &config, draw }, Hooks::default())?;
-            if step > 0 {
-                seconds.push(start.elapsed().as_secs_f64());
-                meter.add(before, start.elapsed().as_secs_f64());
-            }
+        for step in 0..=self.steps {
+            let (weights, draw) = (Weights::of(&policy), Draw { seed, step: step as u64 });
+            let call = SamplerCall { weights, how: &config, draw };
+            let timed = meter.step(step, || Ok(respond(&rows, call, Hooks::default())?))?;
+            seconds.extend(timed.map(|(_, seconds)| seconds));
         }
         let second = median(seconds);
         let (rows, tokens) = (count as f64 / second, tokens as f64 / second);

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader},
     path::Path,
+    time::Instant,
 };
 
 use rlaif_core::{NotFinite, check_finite};
@@ -117,6 +118,23 @@ pub(super) struct Meter {
 }
 
 impl Meter {
+    /// Does a step and adds its work; returns its result with its seconds. Step 0 is a warm-up: its work is not
+    /// added, and there is no result.
+    pub(super) fn step<T>(
+        &mut self,
+        step: usize,
+        work: impl FnOnce() -> Result<T, CommandError>,
+    ) -> Result<Option<(T, f64)>, CommandError> {
+        let (start, before) = (Instant::now(), WorkOfProducts::so_far());
+        let done = work()?;
+        if step == 0 {
+            return Ok(None);
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        self.add(before, seconds);
+        Ok(Some((done, seconds)))
+    }
+
     /// Adds the work since `before`, done in these seconds.
     pub(super) fn add(&mut self, before: WorkOfProducts, seconds: f64) {
         let work = WorkOfProducts::so_far().since(before);

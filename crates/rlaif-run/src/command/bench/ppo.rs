@@ -4,10 +4,7 @@ use std::time::Instant;
 
 use rlaif_core::Seed;
 use rlaif_lm::{
-    Draw, Forward, Padding, Policy, SamplerCall, SequenceClassifier, TokenBatch, ValueHead,
-    ValueInit, Weights,
-    generate::{Ask, Hooks},
-    respond,
+    Draw, Forward, Padding, Policy, SequenceClassifier, TokenBatch, ValueHead, ValueInit,
 };
 use rlaif_models::{Classifier, LanguageModel, LoadOptions};
 use rlaif_ppo::{PpoConfig, PpoTrainer};
@@ -18,7 +15,7 @@ use super::{
     measured::Measured,
     rl::{Phases, RlSteps, Times},
 };
-use crate::command::{error::CommandError, model::ModelChoice};
+use crate::command::{error::CommandError, ids::responses_to, model::ModelChoice};
 
 /// Seconds per step of PPO: generation, scoring, and the update.
 #[derive(Debug, Clone)]
@@ -88,13 +85,9 @@ impl PpoBench {
         queries: Vec<Vec<u32>>,
     ) -> Result<(Phases, Phases), CommandError> {
         let start = Instant::now();
-        let rows: Vec<Ask> = (0..)
-            .zip(&queries)
-            .map(|(id, prompt)| Ask { id, prompt: prompt.clone(), max_new_tokens: None })
-            .collect();
         let draw = Draw { seed: trainer.config().seed, step: trainer.steps_done() };
-        let (weights, how) = (Weights::of(trainer.policy()), &trainer.config().generation);
-        let sampled = respond(&rows, SamplerCall { weights, how, draw }, Hooks::default())?;
+        let how = &trainer.config().generation;
+        let sampled = responses_to(trainer.policy(), &queries, 0, how, draw)?;
         let responses: Vec<Vec<u32>> = sampled.into_iter().map(|row| row.ids).collect();
         let generate_s = start.elapsed().as_secs_f64();
 

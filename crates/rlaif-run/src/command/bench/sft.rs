@@ -1,9 +1,8 @@
 //! Optimizer steps of supervised fine-tuning.
 
-use std::{path::PathBuf, time::Instant};
+use std::path::PathBuf;
 
 use rlaif_lm::{LmSpec, Policy};
-use rlaif_torch::WorkOfProducts;
 use rlaif_train::{Batching, LearnConfig, OptimizerConfig, SftRow, SftTrainer};
 use serde::Deserialize;
 use serde_json::json;
@@ -60,13 +59,14 @@ impl SftBench {
         let mut meter = Meter::default();
         for (i, batch) in rows.chunks(self.timed.batch_size).take(self.timed.steps + 1).enumerate()
         {
-            let (start, before) = (Instant::now(), WorkOfProducts::so_far());
-            let stats = trainer.step(&batch.iter().collect::<Vec<_>>())?;
-            losses.push(stats.loss);
-            if i > 0 {
-                seconds += start.elapsed().as_secs_f64();
-                meter.add(before, start.elapsed().as_secs_f64());
-                tokens += stats.tokens;
+            let timed = meter.step(i, || {
+                let stats = trainer.step(&batch.iter().collect::<Vec<_>>())?;
+                losses.push(stats.loss);
+                Ok(stats.tokens)
+            })?;
+            if let Some((read, took)) = timed {
+                seconds += took;
+                tokens += read;
             }
         }
         let steps = self.timed.steps as f64;

@@ -2,9 +2,9 @@
 
 use rlaif_core::Seed;
 use rlaif_lm::{
-    Draw, Forward, Layout, LmError, Padding, Policy, Sampled, SamplerCall, TokenBatch, Weights,
-    generate::{Ask, Eos, GenerationConfig, Hooks},
-    policy_log_probs, respond,
+    Draw, Forward, Layout, LmError, Padding, Policy, TokenBatch,
+    generate::{Eos, GenerationConfig},
+    policy_log_probs,
 };
 use rlaif_models::LanguageModel;
 use tch::no_grad;
@@ -13,7 +13,7 @@ use super::{
     check::{Check, rounding},
     peer::{Peer, PeerTask},
 };
-use crate::command::{error::CommandError, matrix::rows_of};
+use crate::command::{error::CommandError, ids::responses_to, matrix::rows_of};
 
 /// Takes the result of a check.
 pub(super) type Tell<'a> = &'a mut dyn FnMut(Check);
@@ -29,22 +29,6 @@ pub(super) fn generation(new_tokens: usize, batch_size: usize) -> GenerationConf
         batch_size,
         ..GenerationConfig::default()
     }
-}
-
-/// Responses to prompts, whose numbers are those from `first` on.
-fn sampled(
-    policy: &LanguageModel,
-    prompts: &[Vec<u32>],
-    first: u64,
-    how: &GenerationConfig,
-    seed: Seed,
-) -> Result<Vec<Sampled>, LmError> {
-    let asks: Vec<Ask> = (first..)
-        .zip(prompts)
-        .map(|(id, prompt)| Ask { id, prompt: prompt.clone(), max_new_tokens: None })
-        .collect();
-    let (weights, draw) = (Weights::of(policy), Draw { seed, step: 0 });
-    respond(&asks, SamplerCall { weights, how, draw }, Hooks::default())
 }
 
 /// Log-probabilities of each row's response, computed together.
@@ -78,7 +62,8 @@ pub(super) fn checks(
     let spec = policy.spec();
     let is_decoder_only = spec.decoder_start_id.is_none();
     let how = generation(new_tokens, prompts.len());
-    let answers = sampled(policy, prompts, 0, &how, seed)?;
+    let draw = Draw { seed, step: 0 };
+    let answers = responses_to(policy, prompts, 0, &how, draw)?;
     let rows: Vec<Row> =
         prompts.iter().cloned().zip(answers.iter().map(|answer| answer.ids.clone())).collect();
     let pass = |rows: &[Row]| log_probs(policy, rows, Padding::Right, Layout::Padded);
@@ -108,7 +93,7 @@ pub(super) fn checks(
     tell(check("sampler", "log-probabilities of sampled tokens, and of the trainer's pass", &own));
     let mut tokens = 0;
     for (row, (prompt, answer)) in (0..).zip(prompts.iter().zip(&answers)) {
-        let single = sampled(policy, std::slice::from_ref(prompt), row, &how, seed)?;
+        let single = responses_to(policy, std::slice::from_ref(prompt), row, &how, draw)?;
         tokens += single.iter().map(|one| changed(&one.ids, &answer.ids)).sum::<usize>();
     }
     tell(same(
@@ -136,7 +121,7 @@ pub(super) fn checks(
         "log-probabilities of two responses to a prompt read twice, and once",
         &shared(&rows, pass)?,
     ));
-    let again = sampled(policy, prompts, 0, &how, seed)?;
+    let again = responses_to(policy, prompts, 0, &how, draw)?;
     let tokens = again.iter().zip(&answers).map(|(a, b)| changed(&a.ids, &b.ids)).sum::<usize>();
     let numbers = differing(&pass(&rows)?, &together);
     tell(same(

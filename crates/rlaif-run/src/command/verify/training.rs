@@ -1,11 +1,7 @@
 //! Checks of training: steps of PPO, repeated and resumed.
 
 use rlaif_core::Seed;
-use rlaif_lm::{
-    Draw, Policy, SamplerCall, ValueHead, ValueInit, Weights,
-    generate::{Ask, Hooks},
-    respond,
-};
+use rlaif_lm::{Draw, Policy, ValueHead, ValueInit};
 use rlaif_models::{LanguageModel, LoadOptions, Lora, ModelFiles, PolicySetup};
 use rlaif_ppo::{PpoConfig, PpoTrainer};
 use rlaif_torch::seeded;
@@ -17,7 +13,10 @@ use super::{
     policy::{Tell, generation},
     settings::{Trained, Verification},
 };
-use crate::{command::error::CommandError, error::RunError};
+use crate::{
+    command::{error::CommandError, ids::responses_to},
+    error::RunError,
+};
 
 /// Steps of the whole run; a resumed run stops after the first.
 const STEPS: u64 = 2;
@@ -132,13 +131,9 @@ impl Run<'_> {
     fn step(&self, trainer: &mut PpoTrainer<LanguageModel>) -> Result<f64, CommandError> {
         let prompts =
             self.verification.ids(trainer.policy().spec(), self.verification.new_tokens)?;
-        let asks: Vec<Ask> = (0..)
-            .zip(&prompts)
-            .map(|(id, prompt)| Ask { id, prompt: prompt.clone(), max_new_tokens: None })
-            .collect();
         let draw = Draw { seed: self.seed(), step: trainer.steps_done() };
-        let (weights, how) = (Weights::of(trainer.policy()), &trainer.config().generation);
-        let sampled = respond(&asks, SamplerCall { weights, how, draw }, Hooks::default())?;
+        let how = &trainer.config().generation;
+        let sampled = responses_to(trainer.policy(), &prompts, 0, how, draw)?;
         let responses = sampled.into_iter().map(|row| row.ids).collect();
         let step = self.seed().derive("score", trainer.steps_done());
         let score = |row| step.derive("row", row).get() as f64 / u64::MAX as f64;
