@@ -547,13 +547,15 @@ mod tests {
             ("[ppo.pretraining]\nrows = 2", "renamed to `ppo.pretraining.batch_size`"),
             ("centring = 0.1", "`centring`: renamed to `centring_coef`"),
             ("prompts = 3", "`prompts`: renamed to `new_prompts`"),
+            ("examples = 3", "`examples`: renamed to `shown_examples`"),
+            ("rows = 'last'", "`rows`: renamed to `revisions`"),
             ("[learn]\ndropout = true", "`learn.dropout`: is `on` or `off` now"),
         ] {
             let error = parse::<Table>("run.toml".as_ref(), &text.parse().unwrap()).unwrap_err();
             let said = error.to_string();
             assert!(said.contains(says), "{said}");
         }
-        let today = "seed = 1\n[learn]\ndropout = 'on'\nmicrobatch_size = 2";
+        let today = "seed = 1\nexamples = []\n[rows]\n[learn]\ndropout = 'on'\nmicrobatch_size = 2";
         assert!(parse::<Table>("run.toml".as_ref(), &today.parse().unwrap()).is_ok());
     }
 }

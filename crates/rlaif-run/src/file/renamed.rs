@@ -8,7 +8,7 @@ use toml::{Table, Value};
 use crate::{error::RunError, resume::lookup};
 
 /// Keys of earlier versions, by their path, and their replacements.
-const RENAMED: [(&str, &str); 23] = [
+const RENAMED: [(&str, &str); 22] = [
     ("data.chat", "`prompt.plain`, which is `chat` or `text`"),
     ("device", "`placement.device`"),
     ("model.precision", "`model.dtype`"),
@@ -31,10 +31,19 @@ const RENAMED: [(&str, &str); 23] = [
         "data.responses",
         "`data.response_files` for candidates, `data.initial_responses` for revisions",
     ),
-    ("prompts", "`new_prompts`"),
     ("ppo.pretraining.rows", "`ppo.pretraining.batch_size`"),
     ("reward.exam.reference", "`reward.exam.reference_column`"),
     ("centring", "`centring_coef`"),
+];
+
+/// `true` for a value that an earlier version had.
+type IsValue = fn(&Value) -> bool;
+
+/// Keys of earlier versions whose names other values have now, with the values that they had.
+const RENAMED_VALUES: [(&str, IsValue, &str); 3] = [
+    ("rows", Value::is_str, "`revisions`"),
+    ("prompts", Value::is_integer, "`new_prompts`"),
+    ("examples", Value::is_integer, "`shown_examples`"),
 ];
 
 /// Refuses a key of an earlier version, with its current name.
@@ -47,6 +56,10 @@ pub(super) fn check_names(path: &Path, table: &Table) -> Result<(), RunError> {
         Err(RunError::Content { path: path.to_owned(), key: key.to_owned(), problem })
     };
     if let Some((old, new)) = RENAMED.iter().find(|(old, _)| find(old).is_some()) {
+        return refuse(old, format!("renamed to {new}"));
+    }
+    let had = |key: &str, is: IsValue| find(key).is_some_and(is);
+    if let Some((old, _, new)) = RENAMED_VALUES.iter().find(|(old, is, _)| had(old, *is)) {
         return refuse(old, format!("renamed to {new}"));
     }
     match ["learn.dropout", "dpo.dropout", "likelihood"]
