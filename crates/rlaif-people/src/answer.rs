@@ -282,6 +282,33 @@ impl PeopleAnswer {
     }
 }
 
+/// An unfinished answer, as the page saves it. Places are those shown.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeopleDraft {
+    /// The strength.
+    pub strength: Option<i8>,
+    /// Choices by facet.
+    pub facets: BTreeMap<String, PeopleChoice>,
+    /// Reasons.
+    pub reasons: BTreeSet<String>,
+    /// A note.
+    pub note: String,
+    /// A better response.
+    pub edited: Option<EditedResponse>,
+    /// The responses that have a rank, from the best to the worst.
+    pub ranking: Vec<usize>,
+    /// Time on the item, in seconds.
+    pub seconds: f64,
+}
+
+impl From<PeopleAnswer> for PeopleDraft {
+    fn from(answer: PeopleAnswer) -> Self {
+        let PeopleAnswer { strength, facets, reasons, note, edited, ranking, seconds, .. } = answer;
+        Self { strength, facets, reasons, note, edited, ranking, seconds }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -43,7 +43,7 @@ pub use agree::{
     AnnotatorSummary, JudgePositions, MakerStrength, MakerStrengths, PairAgreement,
     PeopleAgreement, StudyAgreement,
 };
-pub use answer::{BothOrders, EditedResponse, PeopleAnswer, PeopleChoice};
+pub use answer::{BothOrders, EditedResponse, PeopleAnswer, PeopleChoice, PeopleDraft};
 pub use error::PeopleError;
 pub use forms::{ReadAnswer, ReadAnswers, StudyForm, read_answers, write_answers, write_file};
 pub use import::{ItemPurpose, read_evaluations, read_items};

@@ -3,6 +3,8 @@
 use rlaif_core::{BadSetting, Seed};
 use serde::{Deserialize, Serialize};
 
+use crate::answer::PeopleAnswer;
+
 /// The settings of a study. They are stored in it when it is created.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -51,6 +53,26 @@ impl StudySettings {
         match (0. ..=1.).contains(&self.overlap) {
             true => Ok(()),
             false => Err(BadSetting::new("overlap", self.overlap, "a share from 0 to 1")),
+        }
+    }
+
+    /// Checks that an answer of the page has the study's facets and reasons alone.
+    pub(crate) fn check_answer(&self, answer: &PeopleAnswer) -> Result<(), BadSetting> {
+        let other = |field: &'static str, known: &[String], name: Option<&String>| {
+            let Some(name) = name else { return Ok(()) };
+            let found = format!("`{}`", name.chars().take(40).collect::<String>());
+            Err(BadSetting::new(field, found, format!("those of the study: {}", known.join(", "))))
+        };
+        let facet = answer.facets.keys().find(|name| !self.facets.contains(name));
+        other("facets", &self.facets, facet)?;
+        let reason = answer.reasons.iter().find(|name| !self.reasons.contains(name));
+        other("reasons", &self.reasons, reason)?;
+        match answer.verdicts.keys().next() {
+            None => Ok(()),
+            Some(facet) => {
+                let found = format!("given for `{}`", facet.chars().take(40).collect::<String>());
+                Err(BadSetting::new("verdicts", found, "no value: a person sees one order"))
+            }
         }
     }
 }

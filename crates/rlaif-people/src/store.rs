@@ -14,10 +14,9 @@ use rusqlite::{
     Connection, ErrorCode, OptionalExtension as _, Transaction, TransactionBehavior, params,
 };
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use crate::{
-    answer::{PeopleAnswer, PeopleChoice},
+    answer::{PeopleAnswer, PeopleChoice, PeopleDraft},
     error::PeopleError,
     item::{StudyItem, share_of},
     settings::StudySettings,
@@ -183,9 +182,9 @@ impl Study {
     pub fn add_annotator(&self, name: &str, role: AnnotatorRole) -> Result<Annotator, PeopleError> {
         if name.is_empty()
             || name.len() > 200
-            || name.chars().any(|c| rlaif_core::hidden(c).is_some())
+            || name.chars().any(|c| c.is_control() || rlaif_core::hidden(c).is_some())
         {
-            let expected = "a name of 1 to 200 bytes, without hidden characters";
+            let expected = "a name of 1 to 200 bytes, on one line, without hidden characters";
             let found = name.escape_debug().take(60).collect::<String>();
             return Err(rlaif_core::BadSetting::new("annotator", found, expected).into());
         }
@@ -336,14 +335,9 @@ impl Study {
             let setting = rlaif_core::BadSetting::new("key", found, "1 to 100 bytes");
             return Err(PeopleError::Answer(setting));
         }
-        if let Some(facet) = answer.verdicts.keys().next() {
-            let found = format!("given for `{}`", facet.chars().take(40).collect::<String>());
-            let expected = "no value: a person sees one order";
-            let setting = rlaif_core::BadSetting::new("verdicts", found, expected);
-            return Err(PeopleError::Answer(setting));
-        }
         let item = self.item(number)?;
         answer.check(item.responses.len()).map_err(PeopleError::Answer)?;
+        self.settings.check_answer(&answer).map_err(PeopleError::Answer)?;
         let order = item.order(self.settings.seed, annotator.number.cast_unsigned());
         let answer = answer.in_study_order(&order);
         self.write("write an answer to", |transaction| {
@@ -431,7 +425,7 @@ impl Study {
             )?;
             transaction.execute(
                 "INSERT OR REPLACE INTO drafts (annotator, item, body) VALUES (?, ?, ?)",
-                params![own, item, text(&shown)?],
+                params![own, item, text(&PeopleDraft::from(shown))?],
             )?;
             Ok(Ok(Some(item)))
         })?;
@@ -446,7 +440,7 @@ impl Study {
         &self,
         annotator: &Annotator,
         number: i64,
-        draft: &Value,
+        draft: &PeopleDraft,
     ) -> Result<(), PeopleError> {
         self.item(number)?;
         self.write("save a draft in", |transaction| {
@@ -456,7 +450,7 @@ impl Study {
                     "INSERT OR REPLACE INTO drafts (annotator, item, body) SELECT ?1, ?2, ?3 WHERE NOT \
                      EXISTS (SELECT 1 FROM answers WHERE annotator = ?1 AND item = ?2)",
                 )?
-                .execute(params![annotator.number, number, draft.to_string()])?;
+                .execute(params![annotator.number, number, text(draft)?])?;
             Ok(Ok(()))
         })
     }

@@ -9,8 +9,8 @@ use std::{
 use rlaif_core::{Fault, Reply, Seed};
 use rlaif_people::{
     AnnotatorRole, EditedResponse, ItemPurpose, LabelOptions, MergedAnswers, PeopleAnswer,
-    PeopleChoice, PeopleError, PeopleLabels, Study, StudyAgreement, StudyForm, StudyItem,
-    StudySettings, read_answers, read_items, write_answers,
+    PeopleChoice, PeopleDraft, PeopleError, PeopleLabels, Study, StudyAgreement, StudyForm,
+    StudyItem, StudySettings, read_answers, read_items, write_answers,
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -125,8 +125,9 @@ fn an_answer_is_stored_once_and_undone_to_a_draft() {
     let (_folder, study) = study(&shared(), &items(2));
     let ann = study.add_annotator("ann", AnnotatorRole::Annotator).unwrap();
     let shown = study.next(&ann).unwrap().unwrap();
-    study.save_draft(&ann, shown.number, &json!({"note": "half"})).unwrap();
-    assert_eq!(study.next(&ann).unwrap().unwrap().draft, Some(json!({"note": "half"})));
+    let note = |text: &str| PeopleDraft { note: text.to_owned(), ..PeopleDraft::default() };
+    study.save_draft(&ann, shown.number, &note("half")).unwrap();
+    assert_eq!(study.next(&ann).unwrap().unwrap().draft, Some(note("half")));
     let answer = PeopleAnswer {
         note: "clear".to_owned(),
         strength: Some(-2),
@@ -138,16 +139,27 @@ fn an_answer_is_stored_once_and_undone_to_a_draft() {
     let again = study.answer(&ann, shown.number, "b", answer.clone()).unwrap_err();
     assert!(matches!(again, PeopleError::Answered { .. }) && again.is_users(), "{again}");
     // A draft that was on its way does not come back.
-    study.save_draft(&ann, shown.number, &json!({"note": "late"})).unwrap();
+    study.save_draft(&ann, shown.number, &note("late")).unwrap();
     assert_eq!(study.contents().unwrap().answers.len(), 1);
     let undone = study.undo(&ann).unwrap().unwrap();
     assert_eq!(undone.number, shown.number);
-    let draft: PeopleAnswer = serde_json::from_value(undone.draft.unwrap()).unwrap();
-    assert_eq!(draft, answer, "as it was given, in the order shown");
+    let draft = Some(PeopleDraft::from(answer.clone()));
+    assert_eq!(undone.draft, draft, "as it was given, in the order shown");
     assert_eq!(study.contents().unwrap().answers.len(), 0);
     assert!(study.answer(&ann, shown.number, "c", answer).unwrap());
     assert_eq!(study.undo(&ann).unwrap().map(|shown| shown.number), Some(shown.number));
     assert_eq!(study.undo(&ann).unwrap(), None);
+    for (field, answer) in [
+        ("facets", json!({"choice": "first", "facets": {"other": "first"}})),
+        ("reasons", json!({"choice": "first", "reasons": ["other"]})),
+    ] {
+        let answer = serde_json::from_value(answer).unwrap();
+        let refused = study.answer(&ann, shown.number, field, answer).unwrap_err();
+        assert!(refused.to_string().contains(&format!("`{field}` is `other`")), "{refused}");
+    }
+    for name in ["", "two\nlines", "tab\t", "\u{202e}turned"] {
+        assert!(study.add_annotator(name, AnnotatorRole::Annotator).is_err(), "{name}");
+    }
     let missing = study.answer(&ann, 99, "d", PeopleAnswer::new(PeopleChoice::Tie)).unwrap_err();
     assert!(matches!(missing, PeopleError::NoItem { .. }), "{missing}");
 }

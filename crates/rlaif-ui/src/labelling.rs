@@ -229,7 +229,7 @@ pub(crate) async fn draft(
 ) -> Reply {
     blocking(app, move |app| {
         let (study, who) = app.annotator(&headers)?;
-        study.save_draft(&who, item, &body::<Value>(draft)?)?;
+        study.save_draft(&who, item, &body(draft)?)?;
         Ok(Json(json!({})))
     })
     .await

@@ -125,7 +125,7 @@ impl ServedPage {
             .route("/api/runs", get(runs::list))
             .route("/api/run/{*name}", get(runs::run))
             .route("/api/stop/{*name}", post(stop::stop))
-            .route("/api/curves/{*name}", get(runs::curves))
+            .route("/api/curves", post(runs::curves))
             .layer(DefaultBodyLimit::max(BODY))
             .merge(openai::routes())
             .layer(from_fn_with_state(state, guard))

@@ -1,7 +1,7 @@
 //! Folders of runs: their list, their curves as they grow, their samples and findings.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     fs,
     io::{Read as _, Seek as _, SeekFrom},
@@ -20,6 +20,7 @@ use axum::{
 };
 use hyper::body::{Bytes, Frame};
 use rlaif_eval::{read_curves, read_findings};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::{
     sync::mpsc::{Receiver, channel},
@@ -28,7 +29,7 @@ use tokio::{
 
 use crate::{
     error::{Json, Refusal},
-    labelling::{App, blocking},
+    labelling::{App, Body as Given, blocking, body},
     locks::Locks,
     shown::pieces,
 };
@@ -176,34 +177,59 @@ impl hyper::body::Body for Events {
     }
 }
 
-/// `GET /api/curves/NAME`: server-sent events, one at the beginning and one for each change of metrics.jsonl. Each
-/// has all curves, drawn as reports draw them.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Watched {
+    runs: Vec<String>,
+}
+
+/// A run whose curves are sent.
+#[derive(Clone)]
+struct Watch {
+    name: String,
+    metrics: PathBuf,
+    /// The size of the file that was drawn last.
+    size: Option<u64>,
+}
+
+/// `POST /api/curves`: server-sent events, one for each run at the beginning and one for each change of its
+/// metrics.jsonl. Each has all curves of the run, drawn as reports draw them.
+///
+/// All runs share a response, because browsers open no more than six connections to a server.
 pub(crate) async fn curves(
     State(app): State<Arc<App>>,
-    PathOf(name): PathOf<String>,
     headers: HeaderMap,
+    given: Given,
 ) -> Response {
     let found = blocking(app, move |app| {
         app.owner(&headers)?;
-        folder(app, &name)
+        let Watched { runs: names } = body(given)?;
+        let root = app.runs.as_ref().ok_or_else(|| Refusal::not_found("folder of runs"))?;
+        let known: BTreeMap<String, PathBuf> = runs(root).into_iter().collect();
+        let watch = |name: String| {
+            let folder = known.get(&name).ok_or_else(|| Refusal::not_found("such run"))?;
+            Ok(Watch { metrics: folder.join("metrics.jsonl"), name, size: None })
+        };
+        names.into_iter().map(watch).collect::<Result<Vec<_>, Refusal>>()
     });
-    let path = match found.await {
-        Ok(folder) => folder.join("metrics.jsonl"),
+    let mut watched = match found.await {
+        Ok(watched) => watched,
         Err(refusal) => return refusal.into_response(),
     };
     let (sender, receiver) = channel(1);
     tokio::spawn(async move {
-        let mut last = None;
         loop {
             let since = Instant::now();
-            let (path, known) = (path.clone(), last);
-            let look = tokio::task::spawn_blocking(move || drawn(&path, known));
-            let Ok((size, event)) = look.await else { return };
-            last = size;
-            if let Some(event) = event
-                && sender.send(event).await.is_err()
-            {
-                return;
+            for watch in &mut watched {
+                let known = watch.clone();
+                let look = tokio::task::spawn_blocking(move || drawn(&known));
+                let Ok((size, event)) = look.await else { return };
+                watch.size = size;
+                if let Some(event) = event
+                    && sender.send(event).await.is_err()
+                {
+                    return;
+                }
             }
             // Ends when the reader has gone.
             if timeout(LOOK.max(since.elapsed() * 10), sender.closed()).await.is_ok() {
@@ -214,18 +240,18 @@ pub(crate) async fn curves(
     ([(CONTENT_TYPE, "text/event-stream")], Body::new(Events(receiver))).into_response()
 }
 
-/// The event of a file whose size is not the known one, and its size.
-fn drawn(path: &Path, known: Option<u64>) -> (Option<u64>, Option<Bytes>) {
-    let size = fs::metadata(path).map(|data| data.len()).ok();
-    if size == known {
+/// The event of a run whose file has another size than the known one, and that size.
+fn drawn(Watch { name, metrics, size: known }: &Watch) -> (Option<u64>, Option<Bytes>) {
+    let size = fs::metadata(metrics).map(|data| data.len()).ok();
+    if size == *known {
         return (size, None);
     }
-    let event = match read_curves(path) {
+    let event = match read_curves(metrics) {
         Ok(curves) => {
             let curves = curves.iter().map(|curve| json!({"name": curve.name, "svg": curve.svg()}));
-            json!({"curves": curves.collect::<Vec<_>>()})
+            json!({"run": name, "curves": curves.collect::<Vec<_>>()})
         }
-        Err(error) => json!({"error": error.to_string()}),
+        Err(error) => json!({"run": name, "error": error.to_string()}),
     };
     (size, Some(Bytes::from(format!("data: {event}\n\n"))))
 }

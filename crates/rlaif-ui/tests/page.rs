@@ -153,6 +153,10 @@ fn requests_of_others_are_refused_and_say_nothing() {
     ] {
         assert_eq!(served.ask("POST", "/api/answer", &token, body).0, expected, "{body}");
     }
+    // A draft that the page could not show.
+    for draft in ["3", "{\"reasons\": 3}", "{\"facets\": {\"honest\": \"third\"}}", "\"x\""] {
+        assert_eq!(served.ask("PUT", "/api/draft/1", &token, draft).0, 422, "{draft}");
+    }
     let long = format!("{{\"note\": \"{}\"}}", "x".repeat(2 << 20));
     let refused = exchange(to, &request(to, "PUT", "/api/draft/1", &token, &long, ""));
     // The server may close before everything is sent.
@@ -167,6 +171,13 @@ fn requests_of_others_are_refused_and_say_nothing() {
     assert_eq!(served.ask("GET", "/api/next", &token, "").1["progress"]["done"], 0);
 }
 
+/// Resident memory of this process, in bytes, where Linux tells it.
+fn memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
 #[test]
 fn a_thousand_connections_and_long_answers_leave_the_server_well() {
     let folder = tempfile::tempdir().unwrap();
@@ -175,9 +186,22 @@ fn a_thousand_connections_and_long_answers_leave_the_server_well() {
         .add_items(&[StudyItem::pair("1", "p", "a".repeat(1 << 20), "b".repeat(1 << 20))])
         .unwrap();
     let served = Served::new(of(study), &["ann"]);
-    let idle: Vec<TcpStream> =
+    let before = memory();
+    let mut idle: Vec<TcpStream> =
         (0..1000).map_while(|_| TcpStream::connect(served.address).ok()).collect();
     assert!(idle.len() > 300, "{} connections", idle.len());
+    // Each sends a head that does not end; the server takes as much as it will.
+    for stream in &mut idle {
+        stream.set_nonblocking(true).unwrap();
+        let head = format!("GET / HTTP/1.1\r\nhost: {}\r\nx: ", served.address);
+        let _ = stream.write(head.as_bytes());
+        while stream.write(&[b'x'; 8192]).is_ok_and(|written| written > 0) {}
+    }
+    thread::sleep(Duration::from_millis(300));
+    if let (Some(before), Some(after)) = (before, memory()) {
+        // 256 connections are served at a time, each with a buffer of at most 64 KiB.
+        assert!(after < before + (64 << 20), "{before} bytes, then {after}");
+    }
     drop(idle);
     let since = Instant::now();
     let (status, reply) = served.ask("GET", "/api/next", &served.tokens[0], "");
@@ -223,22 +247,27 @@ fn curves_of_runs_arrive_as_they_grow() {
     let (_, run) = served.ask("GET", "/api/run/ppo/a%20b", &served.owner, "");
     assert_eq!(run["samples"][0]["responses"][1]["response"], json!(["<b>", "U+202E", ""]));
     assert_eq!((&run["findings"][0]["step"], &run["file"][0]), (&json!(2), &json!("seed = 1\n")));
-    for path in
-        ["/api/run/../outside", "/api/run/..%2Foutside", "/api/run/link", "/api/curves/%2Fetc"]
-    {
+    for path in ["/api/run/../outside", "/api/run/..%2Foutside", "/api/run/link"] {
         assert_eq!(served.ask("GET", path, &served.owner, "").0, 404, "{path}");
     }
-    for path in ["/api/runs", "/api/run/ppo/a%20b", "/api/curves/ppo/a%20b"] {
+    for name in ["../outside", "/etc", "link", ""] {
+        let asked = json!({"runs": ["ppo/a b", name]}).to_string();
+        assert_eq!(served.ask("POST", "/api/curves", &served.owner, &asked).0, 404, "{name}");
+    }
+    for path in ["/api/runs", "/api/run/ppo/a%20b"] {
         assert_eq!(served.ask("GET", path, &served.tokens[0], "").0, 403, "{path}");
     }
+    let asked = json!({"runs": ["ppo/a b"]}).to_string();
+    assert_eq!(served.ask("POST", "/api/curves", &served.tokens[0], &asked).0, 403);
     let mut stream = TcpStream::connect(served.address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    let request = request(served.address, "GET", "/api/curves/ppo/a%20b", &served.owner, "", "");
+    let request = request(served.address, "POST", "/api/curves", &served.owner, &asked, "");
     stream.write_all(request.as_bytes()).unwrap();
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     let mut event = || {
         let line = lines.find(|line| line.starts_with("data: ")).unwrap();
         let event: Value = serde_json::from_str(&line[6..]).unwrap();
+        assert_eq!(event["run"], "ppo/a b");
         let curves = event["curves"].as_array().unwrap();
         let names: Vec<String> =
             curves.iter().map(|c| c["name"].as_str().unwrap().to_owned()).collect();
@@ -418,7 +447,8 @@ fn two_people_label_thirty_pairs_by_keys_alone() {
     let (folder, study) = study(30);
     let path = folder.path().join("people.sqlite");
     let runs = folder.path().join("runs");
-    (1..=3).for_each(|n| write_run(&runs.join(format!("run-{n}")), 50 * n));
+    // A browser opens at most six connections to a server.
+    (1..=9).for_each(|n| write_run(&runs.join(format!("run-{n}")), 50 * n));
     let served = Served::new(Page { runs: Some(runs), ..of(study) }, &["ann", "bob"]);
     let link = |token: &str| format!("http://{}/#{token}", served.address);
     let annotator = |at: usize, name, width, height, scheme| {

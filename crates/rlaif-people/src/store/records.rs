@@ -1,9 +1,12 @@
 //! Records of a study, and of its answers.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::{answer::PeopleAnswer, item::StudyItem, settings::StudySettings};
+use crate::{
+    answer::{PeopleAnswer, PeopleDraft},
+    item::StudyItem,
+    settings::StudySettings,
+};
 
 /// Tasks of an annotator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -59,7 +62,7 @@ pub struct ShownItem {
     /// The order of its responses: `order[n]` is the place of the n-th shown one.
     pub order: Vec<usize>,
     /// The unfinished answer that the page has saved.
-    pub draft: Option<Value>,
+    pub draft: Option<PeopleDraft>,
 }
 
 /// Counts of an annotator's items.

@@ -49,7 +49,7 @@ async function ask(method, path, body, options = {}) {
 }
 const get = async (path) => (await ask("GET", path)).json();
 
-const state = { me: null, item: null, answer: null, since: 0, seconds: 0, busy: false };
+const state = { me: null, item: null, answer: null, since: 0, seconds: 0, shown: 0, busy: false };
 
 /** Seconds on the item, while the page is visible. */
 const tick = () => {
@@ -144,11 +144,14 @@ function show(reply, focus = true) {
     }
   }
   window.scrollTo(0, 0);
+  state.shown = performance.now();
   if (focus) document.getElementById("prompt").focus({ preventScroll: true });
 }
 
 function button(name, action, key, strong = false) {
-  return el("button", { type: "button", class: strong ? "choose main" : "choose", "aria-keyshortcuts": key, onclick: action }, name, " ", el("kbd", { "aria-hidden": "true" }, key));
+  // The second click of a double click would be for the next item.
+  const once = (event) => (event.detail > 1 ? undefined : action());
+  return el("button", { type: "button", class: strong ? "choose main" : "choose", "aria-keyshortcuts": key, onclick: once }, name, " ", el("kbd", { "aria-hidden": "true" }, key));
 }
 const fieldset = (name, children) => el("fieldset", {}, el("legend", {}, name), el("div", { class: "choices" }, children));
 function radio(group, name, checked, action) {
@@ -309,9 +312,11 @@ function onKey(event) {
   if (dialog && event.key === "Escape") dialog.remove();
   if (event.ctrlKey || event.metaKey || event.altKey || dialog) return undefined;
   const { target } = event;
-  const writes = target.matches?.("textarea, input[type=text]");
-  if (event.key === "Escape" && writes) return document.getElementById("prompt")?.focus();
-  if (writes) return undefined;
+  const writing = target.matches?.("textarea, input[type=text]");
+  // A key that is held down, or was pressed before the item was there, is not an answer to it.
+  if (!writing && (event.repeat || event.timeStamp < state.shown)) return undefined;
+  if (event.key === "Escape" && writing) return document.getElementById("prompt")?.focus();
+  if (writing) return undefined;
   const many = state.item && state.item.responses.length > 2;
   const digit = /^[1-9]$/.test(event.key) ? Number(event.key) - 1 : -1;
   const keys = { 1: () => choose("first"), 2: () => choose("second"), 0: () => choose("tie"), b: () => choose("both-bad") };
@@ -451,7 +456,7 @@ const age = (seconds) => (seconds === null ? "–" : seconds < 90 ? `${seconds} 
 function confirmStop(name) {
   const dialog = el("dialog", { "aria-labelledby": "stop", onclose: () => dialog.remove() },
     el("h2", { id: "stop" }, "Stop this run?"),
-    el("p", {}, name, ": it finishes its step, writes a checkpoint and ends, as after Ctrl-C. ", el("code", {}, "--resume"), " continues it."),
+    el("p", {}, name, ": it finishes its step, writes a checkpoint and ends, as after Ctrl‑C. ", el("code", {}, "--resume"), " continues it."),
     el("form", { method: "dialog", class: "verdicts" }, el("button", { class: "choose", autofocus: true }, "Let it run"),
       el("button", { class: "choose main", onclick: async () => {
         try {
@@ -467,54 +472,104 @@ function confirmStop(name) {
 
 let watching = new AbortController();
 
+const MISSING = "No folder below has a metrics.jsonl.";
+const HEADS = ["show", "run", "step", "last step", "state", "findings", "report"];
+const cellsOf = (one) => [one.step === null ? "–" : String(one.step), age(one.age_s), one.running ? "running" : "–", String(one.findings), one.report ? "yes" : "–"];
+
+/** What stands below the curves of a run: the stop button, findings, samples, the run file. */
+function runSection(name) {
+  const stop = el("button", { type: "button", class: "choose", hidden: true, onclick: () => confirmStop(name) }, `Stop ${name}`);
+  const [findings, samples, file] = [el("div"), el("div"), el("pre", { tabindex: "0" })];
+  const box = el("section", { "aria-label": name }, el("h3", {}, name), stop, findings, samples, el("details", {}, el("summary", {}, "run file"), file));
+  const known = new Map();
+  /** Details that are open stay open. */
+  const show = (run) => {
+    findings.replaceChildren(...run.findings.map((one) => el("p", { class: "warning" }, `step ${one.step}: ${one.seen}. ${one.cause} ${one.advice}`)));
+    for (const sample of run.samples) {
+      const [key, responses] = [JSON.stringify(sample.prompt), JSON.stringify(sample.responses)];
+      if (!known.has(key)) {
+        const content = el("div");
+        known.set(key, { content, last: null });
+        samples.append(el("details", {}, el("summary", {}, text(sample.prompt)), content));
+      }
+      const own = known.get(key);
+      if (own.last === responses) continue;
+      own.last = responses;
+      own.content.replaceChildren(table("responses over time", ["step", "score", "response"], sample.responses.map((one) =>
+        [String(one.step), one.score === null ? "–" : digits(one.score), text(one.response)])));
+    }
+    file.replaceChildren(text(run.file));
+  };
+  return { box, stop, show, seen: null };
+}
+
+/** Draws the curves of runs as they arrive. */
+function drawCurves(curves, names, signal) {
+  const figures = new Map();
+  const drawn = ({ run: name, error, curves: all }) => {
+    if (error) return say(error, true);
+    for (const curve of all) {
+      const key = `${curve.name} ${name}`;
+      if (!figures.has(key)) {
+        figures.set(key, el("figure", { "data-name": key }));
+        // The same curve of several runs stands together.
+        curves.replaceChildren(...[...figures.keys()].sort().map((one) => figures.get(one)));
+      }
+      figures.get(key).replaceChildren(el("figcaption", {}, curve.name, el("small", {}, ` ${name}`)), drawing(curve.svg));
+    }
+    return undefined;
+  };
+  ask("POST", "/api/curves", { runs: names }, { signal }).then((response) => eachEvent(response, drawn))
+    .catch((error) => { if (!signal.aborted) say(error.message, true); });
+}
+
 /** The list of runs; the chosen ones stand below it, curve beside curve. */
 async function runs() {
   const chosen = new Set();
-  const list = el("div");
-  const below = el("div");
+  const sections = new Map();
+  const [list, below] = [el("div"), el("div")];
+  let found = [];
   main.replaceChildren(el("h2", {}, "Runs"), list, below);
-  const found = await get("/api/runs");
-  if (!found.length) return list.replaceChildren(el("p", {}, "No folder below has a metrics.jsonl."));
+  /** Asks for what has changed in the chosen runs. */
+  const look = () => Promise.all(found.filter((one) => sections.has(one.name)).map(async (one) => {
+    const section = sections.get(one.name);
+    section.stop.hidden = !one.running;
+    const now = `${one.step} ${one.findings}`;
+    if (section.seen === now) return;
+    section.seen = now;
+    section.show(await get(pathOf("run", one.name)));
+  }));
   const choose = async () => {
     watching.abort();
     watching = new AbortController();
-    const { signal } = watching;
-    const figures = new Map();
+    const names = [...chosen].sort();
+    for (const name of sections.keys()) if (!chosen.has(name)) sections.delete(name);
+    for (const name of names) if (!sections.has(name)) sections.set(name, runSection(name));
     const curves = el("div", { class: "grid" });
-    below.replaceChildren(curves);
-    await Promise.all([...chosen].map(async (name) => {
-      const run = await get(pathOf("run", name));
-      if (signal.aborted) return;
-      const { running } = found.find((one) => one.name === name);
-      below.append(el("h3", {}, name), running ? el("button", { type: "button", class: "choose", onclick: () => confirmStop(name) }, `Stop ${name}`) : "",
-        ...run.findings.map((one) => el("p", { class: "warning" }, `step ${one.step}: ${one.seen}. ${one.cause} ${one.advice}`)),
-        ...run.samples.map((sample) => el("details", {}, el("summary", {}, text(sample.prompt)),
-          table("responses over time", ["step", "score", "response"], sample.responses.map((one) =>
-            [String(one.step), one.score === null ? "–" : digits(one.score), text(one.response)])))),
-        el("details", {}, el("summary", {}, "run file"), el("pre", { tabindex: "0" }, text(run.file))));
-      const curvesOf = ask("GET", pathOf("curves", name), undefined, { signal });
-      curvesOf.then((response) => eachEvent(response, (event) => {
-        if (event.error) return say(event.error, true);
-        for (const curve of event.curves) {
-          const key = `${curve.name} ${name}`;
-          if (!figures.has(key)) {
-            figures.set(key, el("figure", { "data-name": key }));
-            // The same curve of several runs stands together.
-            curves.replaceChildren(...[...figures.keys()].sort().map((one) => figures.get(one)));
-          }
-          figures.get(key).replaceChildren(el("figcaption", {}, curve.name, el("small", {}, ` ${name}`)), drawing(curve.svg));
-        }
-        return undefined;
-      })).catch((error) => { if (!signal.aborted) say(error.message, true); });
-    }));
+    below.replaceChildren(curves, ...names.map((name) => sections.get(name).box));
+    if (names.length) drawCurves(curves, names, watching.signal);
+    await look();
   };
-  const box = (one) => el("input", { type: "checkbox", "aria-label": `show ${one.name}`, onchange: (event) => {
+  const box = (one) => el("input", { type: "checkbox", "aria-label": `show ${one.name}`, checked: chosen.has(one.name), onchange: (event) => {
     chosen[event.target.checked ? "add" : "delete"](one.name);
     choose().catch((error) => say(error.message, true));
   } });
-  list.replaceChildren(table("runs", ["show", "run", "step", "last step", "state", "findings", "report"],
-    found.map((one) => [box(one), one.name, one.step === null ? "–" : String(one.step), age(one.age_s), one.running ? "running" : "–", String(one.findings), one.report ? "yes" : "–"])));
-  return undefined;
+  async function refresh() {
+    const names = found.map((one) => one.name).join("\n");
+    found = await get("/api/runs");
+    if (!found.length) return list.replaceChildren(el("p", {}, MISSING));
+    if (names !== found.map((one) => one.name).join("\n")) {
+      list.replaceChildren(table("runs", HEADS, found.map((one) => [box(one), one.name, ...cellsOf(one)])));
+    } else {
+      list.querySelectorAll("tbody tr").forEach((row, at) => cellsOf(found[at]).forEach((cell, place) => {
+        if (row.cells[place + 2].textContent !== cell) row.cells[place + 2].textContent = cell;
+      }));
+    }
+    return look();
+  }
+  await refresh();
+  clearInterval(refreshing);
+  refreshing = setInterval(() => { if (!document.hidden) refresh().catch((error) => say(error.message, true)); }, 3000);
 }
 
 function views(me) {

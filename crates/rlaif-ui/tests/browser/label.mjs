@@ -103,13 +103,16 @@ await run(async () => {
   await shot(tab, "owner-1280-light");
   await accessible(tab, "owner");
   await tab.run("[...document.querySelectorAll('nav button')].find((one) => one.textContent === 'Runs').click()");
-  await until(tab, "document.querySelectorAll('main input[type=checkbox]').length === 3", "the list of runs");
+  await until(tab, "document.querySelectorAll('main input[type=checkbox]').length === 9", "the list of runs");
   await tab.run("[...document.querySelectorAll('main input[type=checkbox]')].slice(0, 2).forEach((one) => one.click())");
   await until(tab, "document.querySelectorAll('figure svg polyline').length === 4", "curves of two runs");
   const drawn = await tab.run("document.querySelector('figure svg').getBoundingClientRect().height");
   check(drawn > 50, `owner: curves are drawn (${drawn})`);
   await shot(tab, "runs-1280-light");
   await accessible(tab, "runs");
+  await tab.run("[...document.querySelectorAll('main input[type=checkbox]')].slice(2).forEach((one) => one.click())");
+  await until(tab, "document.querySelectorAll('figure svg polyline').length === 18", "curves of nine runs");
+  await until(tab, "document.querySelectorAll('main details pre').length === 9", "run files of nine runs");
   await clean(tab, "owner");
   await tab.close();
 

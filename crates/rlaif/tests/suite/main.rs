@@ -21,6 +21,8 @@ mod ranks;
 mod reinforce;
 mod rl;
 mod serve;
+#[cfg(feature = "ui")]
+mod stop;
 mod support;
 mod tokens;
 mod train;
