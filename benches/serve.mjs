@@ -1,5 +1,7 @@
-// Tokens per second of `rlaif ui --model` with many streams at once, against `rlaif bench generate` with as many rows.
-// Both take turns, so that other work on the machine slows both.
+// Tokens per second of `rlaif ui --model` with many streams at once, against `rlaif bench generate` with as many rows,
+// as many tokens of prompts and responses, and the same number of threads. Both take turns, so that other work on the
+// machine slows both: the ratio is that of each round, and the result their median. The server waits while the other
+// program runs.
 //
 //     node benches/serve.mjs target/release/rlaif [MODEL] [STREAMS] [TOKENS] [ROUNDS]
 
@@ -49,5 +51,6 @@ for (let round = 0; round <= rounds; round += 1) {
   batched.push(JSON.parse(bench.stdout).tokens_per_s);
 }
 server.kill("SIGINT");
-const [one, other] = [median(served), median(batched)];
-console.log(`${streams} streams: ${one.toFixed(0)} tokens/s; batched: ${other.toFixed(0)} tokens/s; ratio ${(one / other).toFixed(3)}`);
+const ratios = served.map((one, round) => one / batched[round]);
+console.log(`${streams} streams: ${median(served).toFixed(0)} tokens/s; batched: ${median(batched).toFixed(0)} tokens/s; `
+  + `ratio ${median(ratios).toFixed(3)} (${Math.min(...ratios).toFixed(3)} to ${Math.max(...ratios).toFixed(3)} in ${rounds} rounds)`);

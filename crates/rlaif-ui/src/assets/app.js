@@ -77,6 +77,14 @@ const STRENGTHS = [
   [1, "2 slightly better"], [2, "2 better"], [3, "2 much better"],
 ];
 
+const VERDICTS = { first: "1 is better", second: "2 is better", tie: "tie", "both-bad": "both bad", skip: "skipped" };
+
+/** Another one's answer in words, with the numbers that this reader sees. */
+function opinionOf({ choice, strength, ranking }) {
+  if (choice === "ranked") return `${ranking.map((at) => at + 1).join(" > ")}, from the best to the worst`;
+  return STRENGTHS.find(([value]) => strength && value === strength)?.[1] ?? VERDICTS[choice];
+}
+
 function showProgress({ done, left }) {
   const all = done + left;
   document.getElementById("progress").replaceChildren(
@@ -114,8 +122,7 @@ function show(reply, focus = true) {
     : [button("1 is better", () => choose("first"), "1", true), button("2 is better", () => choose("second"), "2", true),
       button("Tie", () => choose("tie"), "0"), button("Both bad", () => choose("both-bad"), "b")];
   verdicts.push(button("Skip", () => choose("skip"), "s"), button("Undo", undo, "u"), button("Help", help, "?"));
-  const others = (item.others ?? []).map((other) => el("li", {},
-    `${other.choice}${other.strength === null ? "" : ` (${other.strength})`} `, text(other.note)));
+  const others = (item.others ?? []).map((other) => el("li", {}, opinionOf(other), other.note.some(Boolean) ? [": ", text(other.note)] : null));
   main.replaceChildren(...[
     study.instructions ? el("details", { open: reply.progress.done === 0 }, el("summary", {}, "Instructions"), el("p", { class: "instructions" }, study.instructions)) : null,
     el("section", { class: "prompt", "aria-labelledby": "prompt" }, el("h2", { id: "prompt", tabindex: "-1" }, "Prompt"),

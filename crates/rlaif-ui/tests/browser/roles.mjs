@@ -73,6 +73,8 @@ await run(async () => {
   const shown = await tab.run("document.querySelector('.others').textContent");
   check(shown.includes("my reason"), `referee: notes are shown (${shown})`);
   check(!shown.includes("ann") && !shown.includes("bob"), "referee: names are not shown");
+  const best = place(await texts(tab), "best");
+  check(shown.includes(`${best} is better`) && shown.includes(`${3 - best} is better: my reason`), `referee: votes are words (${shown})`);
   check((await tab.run("document.querySelectorAll('.others li').length")) === 2, "referee: both votes are shown");
   await shot(tab, "referee-390-dark");
   await accessible(tab, "referee");

@@ -153,6 +153,21 @@ fn a_judge_of_pairs_asks_the_server() {
     assert!((0.5..1.).contains(&p), "{label}");
 }
 
+/// `benches/serve.mjs` with two short streams. It fails if a stream lacks tokens; speed is not compared.
+#[test]
+fn the_benchmark_of_streams_compares_them_with_batched_generation() {
+    let mut bench = Command::new("node");
+    bench.current_dir(repository(".")).arg("benches/serve.mjs").arg(env!("CARGO_BIN_EXE_rlaif"));
+    let Ok(output) = bench.args(["models/summary-llama", "2", "4", "1"]).output() else {
+        eprintln!("SKIPPED: there is no Node");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    succeeded(&output);
+    assert!(said.starts_with("2 streams: ") && said.contains("ratio "), "{said}");
+    assert!(said.ends_with(" in 1 rounds)\n"), "{said}");
+}
+
 #[test]
 fn models_that_cannot_be_served_are_refused_by_name() {
     let ui = |arguments: &[&str]| {
