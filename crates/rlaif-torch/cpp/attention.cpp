@@ -7,6 +7,7 @@
 // and heads that share keys share them here.
 //
 // Compiled like kernels.cpp, so that sums vectorise.
+#include "attention.hpp"
 #include "common.hpp"
 #include "matmul.hpp"
 #include "parallel.hpp"
@@ -15,15 +16,8 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/baddbmm.h>
-#include <ATen/ops/bmm.h>
-#include <ATen/ops/dropout.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/scaled_dot_product_attention.h>
-#include <ATen/ops/softmax.h>
-#include <ATen/ops/triu.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/util/BFloat16.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -593,47 +587,6 @@ struct Attention : torch::autograd::Function<Attention> {
   }
 };
 
-// What hides a key: finite, so that a query that sees nothing has finite weights, and small enough
-// that a bias can be added.
-double hidden(at::ScalarType kind) {
-  if (kind == at::kHalf) return -32752.0;
-  if (kind == at::kDouble) return std::numeric_limits<double>::lowest() / 2;
-  return std::numeric_limits<float>::lowest() / 2;
-}
-
-// Any kind and device, by libtorch's own operators.
-at::Tensor composed(const at::Tensor& q_in, const at::Tensor& k_in, const at::Tensor& v_in,
-                    const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& mask,
-                    bool causal, double scale, double dropout) {
-  const int64_t b = q_in.size(0), t = q_in.size(1), heads = q_in.size(2), d = q_in.size(3);
-  const int64_t s = k_in.size(1), kv = k_in.size(2);
-  const auto spread = [&](const at::Tensor& x) {
-    const auto y = x.transpose(1, 2);
-    if (kv == heads) return y;
-    return y.unsqueeze(2).expand({b, kv, heads / kv, s, d}).reshape({b, heads, s, d});
-  };
-  const auto q = q_in.transpose(1, 2), k = spread(k_in), v = spread(v_in);
-  std::optional<at::Tensor> total = bias;
-  if (mask) total = total ? total->add(*mask) : *mask;
-  if (total && causal) {
-    const auto ahead = at::full({t, s}, hidden(q.scalar_type()), q.options()).triu(1);
-    total = total->add(ahead);
-  }
-  at::Tensor out;
-  // A learned bias: with and without a graph alike, for what is computed twice must not differ by rounding.
-  if (bias) {
-    const auto flat = [&](const at::Tensor& x) { return x.reshape({b * heads, x.size(2), d}); };
-    const auto start = total->expand({b, heads, t, s}).reshape({b * heads, t, s});
-    const auto scores = at::baddbmm(start, flat(q), flat(k).transpose(1, 2), 1, scale);
-    auto weights = scores.softmax(-1);
-    if (dropout > 0) weights = at::dropout(weights, dropout, /*train=*/true);
-    out = at::bmm(weights, flat(v)).view({b, heads, t, d});
-  } else {
-    out = at::scaled_dot_product_attention(q, k, v, total, dropout, causal && !total, scale);
-  }
-  return out.transpose(1, 2).reshape({b, t, heads * d});
-}
-
 // Whether there are products of this kind with heads of this width.
 bool multiplies(at::ScalarType kind, int64_t width) {
   return kind == at::kFloat || (kind == at::kBFloat16 && (width % 2 == 0 || !rlaif::tiles().pairs));
@@ -649,8 +602,8 @@ int64_t total(at::IntArrayRef lengths) {
 
 }  // namespace
 
-int32_t rlaif_attends_rows(int32_t bf16, int64_t head_dim) noexcept {
-  return multiplies(bf16 ? at::kBFloat16 : at::kFloat, head_dim);
+int32_t rlaif_attends_rows(int32_t kind, int64_t head_dim, int32_t* supported) noexcept {
+  return rlaif::guarded([&] { *supported = multiplies(rlaif::scalar_type(kind), head_dim); });
 }
 
 int32_t rlaif_attention(const at::Tensor* q, const at::Tensor* k, const at::Tensor* v,
@@ -698,7 +651,7 @@ int32_t rlaif_attention(const at::Tensor* q, const at::Tensor* k, const at::Tens
     }
     if (!fused) {
       *out = rlaif::give(
-          composed(in_heads(*q, head_dim), in_heads(*k, head_dim), in_heads(*v, head_dim), learned,
+          rlaif::composed_attention(in_heads(*q, head_dim), in_heads(*k, head_dim), in_heads(*v, head_dim), learned,
                    optional(mask), causal != 0, scale, dropout));
       return;
     }

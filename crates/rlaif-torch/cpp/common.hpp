@@ -20,10 +20,7 @@
 
 namespace rlaif {
 
-// The same numbers as in src/ffi.rs.
-enum Status : int32_t { kOk = 0, kFailed = 1, kOutOfMemory = 2, kWrongKind = 3 };
-
-Status fail(Status status, const char* message) noexcept;
+RlaifStatus fail(RlaifStatus status, const char* message) noexcept;
 
 template <class F>
 int32_t guarded(F&& body) noexcept {
@@ -75,6 +72,19 @@ void by_kind(const at::Tensor& t, F&& run) {
       TORCH_CHECK_TYPE(false, "a tensor of Float or BFloat16 is needed, this one is ",
                        t.scalar_type());
   }
+}
+
+// The dtype of a `RlaifFloat`; refuses other numbers.
+inline at::ScalarType scalar_type(int32_t number) {
+  switch (static_cast<RlaifFloat>(number)) {
+    case kF32:
+      return at::kFloat;
+    case kBf16:
+      return at::kBFloat16;
+    case kF16:
+      return at::kHalf;
+  }
+  TORCH_CHECK(false, "no dtype has the number ", number);
 }
 
 // Refuses tensors of another kind than `T`; null pointers are passed over.

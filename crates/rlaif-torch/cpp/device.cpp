@@ -13,10 +13,7 @@
 
 namespace {
 
-// Mirrored by `CudaLibraries` in src/device.rs.
-enum Outcome : int32_t { kLoaded = 0, kNotShipped = 1, kNoDriver = 2 };
-
-Outcome load_cuda() {
+RlaifCudaLoad load_cuda() {
 #ifdef __linux__
   Dl_info info{};
   TORCH_CHECK(dladdr(reinterpret_cast<void*>(&at::get_num_threads), &info) && info.dli_fname,
@@ -66,17 +63,19 @@ int32_t rlaif_tf32(int32_t* on) noexcept {
 
 int32_t rlaif_set_determinism(int32_t level) noexcept {
   return rlaif::guarded([&] {
+    TORCH_CHECK(level == kAny || level == kWarn || level == kRequire,
+                "no level of determinism has the number ", level);
     auto& context = at::globalContext();
-    context.setDeterministicAlgorithms(level != 0, level == 1);
+    context.setDeterministicAlgorithms(level != kAny, level == kWarn);
     // Otherwise every new tensor is filled, to make reads of unset memory repeatable too.
     context.setDeterministicFillUninitializedMemory(false);
-    context.setDeterministicCuDNN(level != 0);
-    if (level != 0) context.setBenchmarkCuDNN(false);
+    context.setDeterministicCuDNN(level != kAny);
+    if (level != kAny) context.setBenchmarkCuDNN(false);
   });
 }
 
 int32_t rlaif_determinism() noexcept {
   auto& context = at::globalContext();
-  if (!context.deterministicAlgorithms()) return 0;
-  return context.deterministicAlgorithmsWarnOnly() ? 1 : 2;
+  if (!context.deterministicAlgorithms()) return kAny;
+  return context.deterministicAlgorithmsWarnOnly() ? kWarn : kRequire;
 }

@@ -151,7 +151,7 @@ void rlaif_work_free(void* work) noexcept {
 namespace {
 
 int32_t absent() {
-  return rlaif::fail(rlaif::kFailed, "this libtorch was built without c10d and Gloo");
+  return rlaif::fail(kFailed, "this libtorch was built without c10d and Gloo");
 }
 
 }  // namespace

@@ -8,7 +8,7 @@ thread_local std::string last_error;
 
 namespace rlaif {
 
-Status fail(Status status, const char* message) noexcept {
+RlaifStatus fail(RlaifStatus status, const char* message) noexcept {
   try {
     last_error = message;
   } catch (...) {

@@ -22,9 +22,6 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
-// Mirrored by `Gate` in src/fused.rs.
-enum Gate : int32_t { kSilu = 0, kGeluTanh = 1 };
-
 // Elements below this are not worth a thread of their own.
 constexpr int64_t kGrain = 16384;
 
@@ -112,25 +109,46 @@ void backward_span(const T* dy, const T* gate, const T* up, T* dgate, T* dup, in
   }
 }
 
-// Calls `run` with a zero of the tensor's kind and the gate as constants.
+[[noreturn]] void refuse(int64_t activation) {
+  TORCH_CHECK(false, "no gate has the activation with the number ", activation);
+}
+
+// act(gate) by libtorch's operations.
+at::Tensor activated(const at::Tensor& gate, int64_t activation) {
+  switch (activation) {
+    case kSilu:
+      return at::silu(gate);
+    case kGeluTanh:
+      return at::gelu(gate, "tanh");
+    default:
+      refuse(activation);
+  }
+}
+
+// Calls `run` with a zero of the tensor's kind and the gate as constants, and refuses other gates.
 template <typename F>
 void by_kind_and_gate(const at::Tensor& t, int64_t gate, F&& run) {
   rlaif::by_kind(t, [&](auto zero) {
-    if (gate == kSilu) {
-      run(zero, std::integral_constant<int32_t, kSilu>{});
-    } else {
-      run(zero, std::integral_constant<int32_t, kGeluTanh>{});
+    switch (gate) {
+      case kSilu:
+        run(zero, std::integral_constant<int32_t, kSilu>{});
+        return;
+      case kGeluTanh:
+        run(zero, std::integral_constant<int32_t, kGeluTanh>{});
+        return;
+      default:
+        refuse(gate);
     }
   });
 }
 
 struct Gated : torch::autograd::Function<Gated> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate_in,
-                            const at::Tensor& up_in, int64_t sort) {
+                            const at::Tensor& up_in, int64_t activation) {
     const rlaif::BelowAutograd below;
     const auto gate = gate_in.contiguous(), up = up_in.contiguous();
     const auto out = at::empty_like(gate);
-    by_kind_and_gate(gate, sort, [&](auto zero, auto constant) {
+    by_kind_and_gate(gate, activation, [&](auto zero, auto constant) {
       using T = decltype(zero);
       const T* gp = gate.const_data_ptr<T>();
       const T* up_p = up.const_data_ptr<T>();
@@ -140,7 +158,7 @@ struct Gated : torch::autograd::Function<Gated> {
       });
     });
     ctx->save_for_backward({gate, up});
-    ctx->saved_data["sort"] = sort;
+    ctx->saved_data["activation"] = activation;
     return out;
   }
 
@@ -150,7 +168,7 @@ struct Gated : torch::autograd::Function<Gated> {
     const auto &gate = saved[0], &up = saved[1];
     const auto dy = grads[0].contiguous();
     const auto dgate = at::empty_like(gate), dup = at::empty_like(up);
-    by_kind_and_gate(gate, ctx->saved_data["sort"].toInt(), [&](auto zero, auto constant) {
+    by_kind_and_gate(gate, ctx->saved_data["activation"].toInt(), [&](auto zero, auto constant) {
       using T = decltype(zero);
       const T* dp = dy.const_data_ptr<T>();
       const T* gp = gate.const_data_ptr<T>();
@@ -167,8 +185,8 @@ struct Gated : torch::autograd::Function<Gated> {
 
 }  // namespace
 
-int32_t rlaif_gated(const at::Tensor* gate, const at::Tensor* up, int32_t sort,
-                               at::Tensor** out) noexcept {
+int32_t rlaif_gated(const at::Tensor* gate, const at::Tensor* up, int32_t activation,
+                    at::Tensor** out) noexcept {
   return rlaif::guarded([&] {
     TORCH_CHECK(gate->sizes() == up->sizes(), "a gate of size ", gate->sizes(),
                 " on a tensor of size ", up->sizes());
@@ -176,9 +194,9 @@ int32_t rlaif_gated(const at::Tensor* gate, const at::Tensor* up, int32_t sort,
     const bool fused = gate->device().is_cpu() && up->scalar_type() == kind &&
                        (kind == at::kFloat || kind == at::kBFloat16) && gate->numel() > 0;
     if (fused) {
-      *out = rlaif::give(Gated::apply(*gate, *up, sort));
+      *out = rlaif::give(Gated::apply(*gate, *up, activation));
     } else {
-      *out = rlaif::give((sort == kSilu ? at::silu(*gate) : at::gelu(*gate, "tanh")).mul(*up));
+      *out = rlaif::give(activated(*gate, activation).mul(*up));
     }
   });
 }

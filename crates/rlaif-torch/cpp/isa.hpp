@@ -2,7 +2,7 @@
 // environment variable RLAIF_ISA names, for tests and comparisons. Chosen once, at the first use.
 #pragma once
 
-#include <cstdint>
+#include "rlaif.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define RLAIF_X86 1
@@ -12,9 +12,9 @@
 
 namespace rlaif {
 
-// From the narrowest to the widest; the same numbers as in src/isa.rs. `kPortable` is what every
+// From the narrowest to the widest. `kPortable` is what every
 // processor of the target has: SSE2 on x86-64, NEON on 64-bit Arm.
-enum class Isa : int32_t { kPortable = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3 };
+using Isa = RlaifIsa;
 
 // Throws c10::Error if RLAIF_ISA names no instruction set of this processor.
 Isa isa();

@@ -4,17 +4,43 @@
 #include "vector.hpp"
 
 #include <c10/util/BFloat16.h>
+#include <c10/util/Exception.h>
 #include <c10/util/Half.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 namespace {
 
 // Elements of one task, and of what is converted at a time: the latter stays in the first cache.
 constexpr int64_t kPiece = int64_t{1} << 16;
 constexpr int64_t kBlock = 512;
+
+// Calls `run` with a zero of the kind, and refuses others than f32, bf16 and f16.
+template <typename F>
+void by_cpu_kind(c10::ScalarType kind, F&& run) {
+  switch (kind) {
+    case c10::kFloat:
+      run(float{});
+      return;
+    case c10::kBFloat16:
+      run(at::BFloat16{});
+      return;
+    case c10::kHalf:
+      run(at::Half{});
+      return;
+    default:
+      TORCH_CHECK_TYPE(false, "a tensor of Float, BFloat16 or Half is needed, this one is ", kind);
+  }
+}
+
+// Refuses other kinds before the first element is written.
+template <typename T>
+void check_kinds(const std::vector<T>& all) {
+  for (const auto& one : all) by_cpu_kind(one.kind, [](auto) {});
+}
 
 struct Rates {
   float beta1, beta2, fresh1, fresh2, epsilon, gradient, decay, step_size, correction;
@@ -90,25 +116,27 @@ bool stands_still(const rlaif::AdamWStep& s, int64_t begin, int64_t n, const Rat
          still(begin, n);
 }
 
+template <typename T>
 void step_piece(const rlaif::AdamWStep& s, int64_t begin, int64_t end, const Rates& rates) {
   float g[kBlock], w[kBlock];
   for (int64_t i = begin; i < end; i += kBlock) {
     const int64_t n = std::min(kBlock, end - i);
     if (stands_still(s, i, n, rates)) continue;
     float *m = s.exp_avg + i, *v = s.exp_avg_sq + i;
-    if (s.kind == c10::kFloat) {
-      adamw_block(static_cast<float*>(s.param) + i, static_cast<const float*>(s.grad) + i, m, v, n,
-                  rates);
-    } else if (s.kind == c10::kBFloat16) {
-      auto* param = static_cast<at::BFloat16*>(s.param) + i;
-      rlaif::widen(static_cast<const at::BFloat16*>(s.grad) + i, g, n);
+    auto* param = static_cast<T*>(s.param) + i;
+    const auto* grad = static_cast<const T*>(s.grad) + i;
+    if constexpr (std::is_same_v<T, float>) {
+      adamw_block(param, grad, m, v, n, rates);
+    } else if constexpr (std::is_same_v<T, at::BFloat16>) {
+      rlaif::widen(grad, g, n);
       join(param, s.remainder + i, w, n);
       adamw_block(w, g, m, v, n, rates);
       split(w, param, s.remainder + i, n);
     } else {
-      widen_half(static_cast<const at::Half*>(s.grad) + i, g, n);
+      static_assert(std::is_same_v<T, at::Half>);
+      widen_half(grad, g, n);
       adamw_block(s.master + i, g, m, v, n, rates);
-      narrow_half(s.master + i, static_cast<at::Half*>(s.param) + i, n);
+      narrow_half(s.master + i, param, n);
     }
   }
 }
@@ -161,22 +189,24 @@ std::vector<Piece> pieces(const std::vector<T>& all) {
 // Calls `run(numbers, n, back)` for blocks of a piece in f32; `back(numbers)` writes a block.
 template <typename F>
 void in_blocks(const rlaif::Elements& e, const Piece& piece, F&& run) {
-  float block[kBlock];
-  for (int64_t i = piece.begin; i < piece.end; i += kBlock) {
-    const int64_t n = std::min(kBlock, piece.end - i);
-    if (e.kind == c10::kFloat) {
-      float* x = static_cast<float*>(e.data) + i;
-      run(x, n, [](float*) {});
-    } else if (e.kind == c10::kBFloat16) {
-      auto* x = static_cast<at::BFloat16*>(e.data) + i;
-      rlaif::widen(x, block, n);
-      run(block, n, [&](float* from) { rlaif::narrow(from, x, n); });
-    } else {
-      auto* x = static_cast<at::Half*>(e.data) + i;
-      widen_half(x, block, n);
-      run(block, n, [&](float* from) { narrow_half(from, x, n); });
+  by_cpu_kind(e.kind, [&](auto zero) {
+    using T = decltype(zero);
+    float block[kBlock];
+    for (int64_t i = piece.begin; i < piece.end; i += kBlock) {
+      const int64_t n = std::min(kBlock, piece.end - i);
+      T* x = static_cast<T*>(e.data) + i;
+      if constexpr (std::is_same_v<T, float>) {
+        run(x, n, [](float*) {});
+      } else if constexpr (std::is_same_v<T, at::BFloat16>) {
+        rlaif::widen(x, block, n);
+        run(block, n, [&](float* from) { rlaif::narrow(from, x, n); });
+      } else {
+        static_assert(std::is_same_v<T, at::Half>);
+        widen_half(x, block, n);
+        run(block, n, [&](float* from) { narrow_half(from, x, n); });
+      }
     }
-  }
+  });
 }
 
 }  // namespace
@@ -189,6 +219,7 @@ bool is_cpu_kind(c10::ScalarType kind) {
 
 void adamw_step(const std::vector<AdamWStep>& steps, double beta1, double beta2, double epsilon,
                 double gradient) {
+  check_kinds(steps);
   const auto work = pieces(steps);
   parallel_tasks(static_cast<int64_t>(work.size()), [&](int64_t task) {
     const Piece& piece = work[task];
@@ -198,11 +229,14 @@ void adamw_step(const std::vector<AdamWStep>& steps, double beta1, double beta2,
                       static_cast<float>(epsilon),     static_cast<float>(gradient),
                       s.decay,                         s.step_size,
                       s.correction};
-    step_piece(s, piece.begin, piece.end, rates);
+    by_cpu_kind(s.kind, [&](auto zero) {
+      step_piece<decltype(zero)>(s, piece.begin, piece.end, rates);
+    });
   });
 }
 
 double sum_of_squares(const std::vector<Elements>& all) {
+  check_kinds(all);
   const auto work = pieces(all);
   // Added in the order of the pieces, regardless of the thread that summed them.
   std::vector<double> sums(work.size());
@@ -218,6 +252,7 @@ double sum_of_squares(const std::vector<Elements>& all) {
 }
 
 void scale(const std::vector<Elements>& all, double factor) {
+  check_kinds(all);
   const auto work = pieces(all);
   parallel_tasks(static_cast<int64_t>(work.size()), [&](int64_t task) {
     in_blocks(all[work[task].of], work[task], [&](float* x, int64_t n, auto&& back) {

@@ -34,11 +34,10 @@ struct Quantized {
 
   explicit Quantized(const RlaifQuantized& q)
       : codes(*q.codes), scales(*q.scales), offset(q.offset), rows(q.rows), columns(q.columns),
-        block(q.block), nested_block(q.nested_block) {
+        block(q.block), nested_block(q.nested_block), kind(rlaif::scalar_type(q.kind)) {
     if (q.nested) nested = *q.nested;
     if (q.nested_code) nested_code = *q.nested_code;
     if (q.code) code = *q.code;
-    kind = q.kind == 2 ? at::kHalf : q.kind == 1 ? at::kBFloat16 : at::kFloat;
   }
 
   Quantized(const variable_list& tensors, AutogradContext* ctx)
@@ -62,6 +61,7 @@ struct Quantized {
   bool is_int8() const { return !code.defined(); }
 };
 
+// The kind is f32 or one of these two: a matrix has no other.
 float rounded(float x, at::ScalarType kind) {
   switch (kind) {
     case at::kBFloat16: return static_cast<float>(static_cast<c10::BFloat16>(x));
@@ -178,14 +178,10 @@ at::Tensor dense(const Quantized& q, int64_t first, int64_t count, at::ScalarTyp
   }
   auto out = at::empty({count, q.columns}, q.scales.options().dtype(kind).requires_grad(false));
   if (count * q.columns == 0) return out;
-  const auto fill = [&](auto* to) {
+  rlaif::by_kind(out, [&](auto zero) {
+    auto* to = out.template mutable_data_ptr<decltype(zero)>();
     q.is_int8() ? int8_on_cpu(q, first, count, to) : nf4_on_cpu(q, first, count, to);
-  };
-  if (kind == at::kFloat) {
-    fill(out.mutable_data_ptr<float>());
-  } else {
-    fill(out.mutable_data_ptr<c10::BFloat16>());
-  }
+  });
   return out;
 }
 
@@ -267,8 +263,7 @@ int32_t rlaif_dequantize(const RlaifQuantized* matrix, int64_t first, int64_t co
                          at::Tensor** out) noexcept {
   return rlaif::guarded([&] {
     const rlaif::BelowAutograd below;
-    const auto to = kind == 2 ? at::kHalf : kind == 1 ? at::kBFloat16 : at::kFloat;
-    out[0] = rlaif::give(dense(Quantized(*matrix), first, count, to));
+    out[0] = rlaif::give(dense(Quantized(*matrix), first, count, rlaif::scalar_type(kind)));
   });
 }
 

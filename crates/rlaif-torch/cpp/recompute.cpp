@@ -165,7 +165,7 @@ int32_t rlaif_recompute(RlaifSegment segment, const Tensor* const* inputs, size_
     closure = std::make_shared<Closure>(segment);
   } catch (...) {
     segment.drop(segment.data);
-    return rlaif::fail(rlaif::kOutOfMemory, "no memory for a closure");
+    return rlaif::fail(kOutOfMemory, "no memory for a closure");
   }
   return rlaif::guarded([&] {
     variable_list ins;

@@ -2,7 +2,7 @@
 // src/ffi.rs is the list on the other; a test there compares the two.
 //
 // Functions get C linkage from here, so a definition that differs does not compile, and one that is
-// missing here is not found by the linker. An `int32_t` that is returned is a `Status` of common.hpp
+// missing here is not found by the linker. An `int32_t` that is returned is a `RlaifStatus`
 // unless a comment says what else it is.
 #pragma once
 
@@ -12,6 +12,16 @@
 namespace at {
 class Tensor;
 }
+
+// Numbers with a meaning, which cross as `int32_t`. One that is not listed is refused.
+enum RlaifStatus : int32_t { kOk = 0, kFailed = 1, kOutOfMemory = 2, kWrongKind = 3 };
+// Dtypes.
+enum RlaifFloat : int32_t { kF32 = 0, kBf16 = 1, kF16 = 2 };
+enum RlaifActivation : int32_t { kNone = -1, kRelu = 0, kSilu = 1, kGelu = 2, kGeluTanh = 3 };
+enum RlaifCudaLoad : int32_t { kLoaded = 0, kNotShipped = 1, kNoDriver = 2 };
+// Any algorithm; a deterministic one with a warning where there is none; an error there.
+enum RlaifDeterminism : int32_t { kAny = 0, kWarn = 1, kRequire = 2 };
+enum RlaifIsa : int32_t { kPortable = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3 };
 
 extern "C" {
 
@@ -59,12 +69,13 @@ int32_t rlaif_rng_set_state(int32_t cuda, const at::Tensor* state) noexcept;
 
 // ---- device.cpp ----------------------------------------------------------------------------------
 
+// `outcome`: a `RlaifCudaLoad`.
 int32_t rlaif_cuda_load(int32_t* outcome) noexcept;
 int32_t rlaif_set_tf32(int32_t on) noexcept;
 int32_t rlaif_tf32(int32_t* on) noexcept;
-// 0 any algorithm, 1 deterministic with a warning where there is none, 2 an error there.
+// `level`: a `RlaifDeterminism`.
 int32_t rlaif_set_determinism(int32_t level) noexcept;
-// Returns that level.
+// Returns a `RlaifDeterminism`.
 int32_t rlaif_determinism() noexcept;
 
 // ---- threads.cpp ---------------------------------------------------------------------------------
@@ -131,10 +142,10 @@ struct RlaifQuantized {
   int64_t columns;
   int64_t block;
   int64_t nested_block;
-  int32_t kind;                   // of the weights before: 0 f32, 1 bf16, 2 f16
+  int32_t kind;                   // of the weights before: a `RlaifFloat`
 };
 
-// `count` rows of the weights; `kind` as above.
+// `count` rows of the weights in `kind`, a `RlaifFloat`.
 int32_t rlaif_dequantize(const RlaifQuantized* matrix, int64_t first, int64_t count, int32_t kind,
                          at::Tensor** out) noexcept;
 // `bias` and `residual` may be null.
@@ -144,12 +155,13 @@ int32_t rlaif_quantized_linear(const at::Tensor* x, const RlaifQuantized* matrix
 
 // ---- gated.cpp -----------------------------------------------------------------------------------
 
-int32_t rlaif_gated(const at::Tensor* gate, const at::Tensor* up, int32_t sort,
+// `activation`: `kSilu` or `kGeluTanh`.
+int32_t rlaif_gated(const at::Tensor* gate, const at::Tensor* up, int32_t activation,
                     at::Tensor** out) noexcept;
 
 // ---- isa.cpp -------------------------------------------------------------------------------------
 
-// Numbers of the instruction set that kernels use, and of the processor's best; fails, with the latter
+// The instruction set that kernels use, and the processor's best, each a `RlaifIsa`; fails, with the latter
 // written, if RLAIF_ISA names none of its own.
 int32_t rlaif_isa(int32_t* chosen, int32_t* best) noexcept;
 
@@ -157,13 +169,13 @@ int32_t rlaif_isa(int32_t* chosen, int32_t* best) noexcept;
 
 // What products did in this process so far: operations, and bytes of operands and results. Returns nothing.
 void rlaif_work(int64_t* operations, int64_t* bytes) noexcept;
-// Measures operations and bytes in a second, of f32 or bf16.
-int32_t rlaif_limits(int32_t bf16, double* most_operations, double* most_bytes) noexcept;
+// Measures operations and bytes in a second; `kind`: `kF32` or `kBf16`.
+int32_t rlaif_limits(int32_t kind, double* most_operations, double* most_bytes) noexcept;
 
 // ---- attention.cpp -------------------------------------------------------------------------------
 
-// Returns 1 if this processor has attention to rows of different lengths, for bf16 or else f32.
-int32_t rlaif_attends_rows(int32_t bf16, int64_t head_dim) noexcept;
+// `supported` is 1 if this processor has attention to rows of different lengths, of `kind`, a `RlaifFloat`.
+int32_t rlaif_attends_rows(int32_t kind, int64_t head_dim, int32_t* supported) noexcept;
 // Of q, k and v of three dimensions the last is heads of `head_dim`. `bias` and `mask` may be null.
 // With `rows`, as many numbers of queries and of keys tell how the tokens of q and k, over their first
 // two dimensions, fall into rows.
@@ -189,7 +201,7 @@ struct RlaifRowsLinear {
   const at::Tensor* const* biases;   // [N_i]; null entries for none
   size_t count;
   const at::Tensor* residual;        // [M, N]; null for none
-  int32_t activation;                // of the first product; kNone for none
+  int32_t activation;                // of the first product: a `RlaifActivation`
   int32_t gated;                     // the first product, activated, times the second
   int32_t wide;                      // results in f32
   int32_t many;                      // weights are packed; results differ from those of few rows by rounding

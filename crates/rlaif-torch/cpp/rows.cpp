@@ -86,11 +86,11 @@ constexpr auto normalise = rlaif::AtWidth<normalise_body<T>>::run;
 
 // ---- Linear --------------------------------------------------------------------------------------
 
-// Mirrored by `Activation` in src/rows.rs.
-enum Act : int32_t { kNone = -1, kRelu = 0, kSilu = 1, kGelu = 2, kGeluTanh = 3 };
-
-RLAIF_INLINE void activate_body(float* x, int64_t n, int32_t act) {
+// Other numbers are refused before the first product.
+RLAIF_INLINE void activate_body(float* x, int64_t n, RlaifActivation act) {
   switch (act) {
+    case kNone:
+      break;
     case kRelu:
       for (int64_t i = 0; i < n; ++i) x[i] = x[i] < 0 ? 0 : x[i];
       break;
@@ -106,8 +106,6 @@ RLAIF_INLINE void activate_body(float* x, int64_t n, int32_t act) {
         const float u = 0.79788456f * (x[i] + 0.044715f * x[i] * x[i] * x[i]);
         x[i] = x[i] / (1.0f + exponential(-2.0f * u));
       }
-      break;
-    default:
       break;
   }
 }
@@ -301,6 +299,7 @@ void linear(const RlaifRowsLinear& call, at::Tensor** out) {
   const int64_t chunks = (m + chunk - 1) / chunk;
   const int64_t threads = std::max<int64_t>(1, at::get_num_threads());
   const int64_t parts = chunks >= 4 * threads ? 1 : threads;
+  const auto activation = static_cast<RlaifActivation>(call.activation);
   const auto task = [&](int64_t index) {
     const int64_t r0 = index / parts * chunk;
     const int64_t r1 = std::min(m, r0 + chunk);
@@ -324,7 +323,7 @@ void linear(const RlaifRowsLinear& call, at::Tensor** out) {
         float* row = y + r * n + c0;
         const int64_t width = c1 - c0;
         if (bias) put<T>(row, bias + c0, row, width);
-        if (i == 0 && call.activation != kNone) activate(row, width, call.activation);
+        if (i == 0 && activation != kNone) activate(row, width, activation);
         if (call.gated) {
           if (!last) continue;
           const float* gate = data<float>(products[0]) + r * n + c0;
@@ -576,6 +575,8 @@ constexpr auto drop_behind = rlaif::AtWidth<drop_behind_body>::run;
 
 int32_t rlaif_rows_linear(const RlaifRowsLinear* call, at::Tensor** out) noexcept {
   return rlaif::guarded([&] {
+    TORCH_CHECK(call->activation >= kNone && call->activation <= kGeluTanh,
+                "no activation has the number ", call->activation);
     rlaif::by_kind(*call->x, [&](auto zero) {
       using Kind = decltype(zero);
       rlaif::check_kind<Kind>({call->norm, call->residual});

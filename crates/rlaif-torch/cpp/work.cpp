@@ -90,10 +90,19 @@ void rlaif_work(int64_t* operations, int64_t* bytes) noexcept {
   *bytes = rlaif::work.bytes.load(std::memory_order_relaxed);
 }
 
-int32_t rlaif_limits(int32_t bf16, double* most_operations, double* most_bytes) noexcept {
+int32_t rlaif_limits(int32_t kind, double* most_operations, double* most_bytes) noexcept {
   return rlaif::guarded([&] {
     const rlaif::Tiles& t = rlaif::tiles();
-    *most_operations = bf16 ? operations(t.half, t.pairs ? 2 : 1) : operations(t.f32, 1);
+    switch (kind) {
+      case kF32:
+        *most_operations = operations(t.f32, 1);
+        break;
+      case kBf16:
+        *most_operations = operations(t.half, t.pairs ? 2 : 1);
+        break;
+      default:
+        TORCH_CHECK(false, "products of f32 or bf16 are measured, not of dtype number ", kind);
+    }
     *most_bytes = bytes();
   });
 }

@@ -54,9 +54,11 @@ pub struct RowLengths<'a> {
 /// assert!(!rlaif_torch::attends_rows(Kind::Half, Device::Cpu, 64));
 /// ```
 pub fn attends_rows(kind: Kind, device: Device, head_dim: i64) -> bool {
-    let known = device == Device::Cpu && matches!(kind, Kind::Float | Kind::BFloat16);
-    // SAFETY: it only queries the processor.
-    known && unsafe { ffi::rlaif_attends_rows(i32::from(kind == Kind::BFloat16), head_dim) } != 0
+    let Some(kind) = ffi::Float::of(kind).filter(|_| device == Device::Cpu) else { return false };
+    let mut supported = 0;
+    // SAFETY: it only queries the processor; `supported` outlives the call.
+    let status = unsafe { ffi::rlaif_attends_rows(kind.into(), head_dim, &raw mut supported) };
+    ffi::check("attention", status).is_ok() && supported != 0
 }
 
 /// Attention of queries `[B, T, heads, D]` to keys and values `[B, S, kv, D]`, as `[B, T, heads · D]`:

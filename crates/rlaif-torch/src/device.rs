@@ -42,10 +42,10 @@ pub fn load_cuda() -> Result<CudaLibraries, TorchError> {
     let mut outcome = 0;
     // SAFETY: `outcome` outlives the call.
     ffi::check("loading CUDA", unsafe { ffi::rlaif_cuda_load(&raw mut outcome) })?;
-    Ok(match outcome {
-        0 => CudaLibraries::Loaded,
-        1 => CudaLibraries::NotShipped,
-        _ => CudaLibraries::NoDriver,
+    Ok(match ffi::CudaLoad::try_from(outcome)? {
+        ffi::CudaLoad::Loaded => CudaLibraries::Loaded,
+        ffi::CudaLoad::NotShipped => CudaLibraries::NotShipped,
+        ffi::CudaLoad::NoDriver => CudaLibraries::NoDriver,
     })
 }
 

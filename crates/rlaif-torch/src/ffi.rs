@@ -6,15 +6,76 @@ use std::{
     mem::offset_of,
 };
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
 use crate::error::TorchError;
 
-/// `Status` in `cpp/common.hpp`; any other value is a failure without a meaning of its own.
-const OK: i32 = 0;
-const OUT_OF_MEMORY: i32 = 2;
-const WRONG_KIND: i32 = 3;
+/// Declares an enum that crosses as a number, with the numbers that `rlaif.h` has for it.
+macro_rules! numbers {
+    ($(#[$about:meta])* enum $name:ident { $($variant:ident = $number:literal),+ $(,)? }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum $name { $($variant),+ }
+
+        impl From<$name> for i32 {
+            fn from(variant: $name) -> Self {
+                match variant { $($name::$variant => $number),+ }
+            }
+        }
+
+        impl TryFrom<i32> for $name {
+            type Error = TorchError;
+
+            fn try_from(number: i32) -> Result<Self, TorchError> {
+                match number {
+                    $($number => Ok(Self::$variant),)+
+                    _ => Err(TorchError::Libtorch {
+                        operation: concat!("reading a ", stringify!($name)),
+                        message: format!("none has the number {number}"),
+                    }),
+                }
+            }
+        }
+    };
+}
+
+numbers! {
+    /// `RlaifStatus`.
+    enum Status { Ok = 0, Failed = 1, OutOfMemory = 2, WrongKind = 3 }
+}
+numbers! {
+    /// `RlaifFloat`: dtypes.
+    enum Float { F32 = 0, Bf16 = 1, F16 = 2 }
+}
+numbers! {
+    /// `RlaifActivation`.
+    enum Activation { None = -1, Relu = 0, Silu = 1, Gelu = 2, GeluTanh = 3 }
+}
+numbers! {
+    /// `RlaifCudaLoad`.
+    enum CudaLoad { Loaded = 0, NotShipped = 1, NoDriver = 2 }
+}
+numbers! {
+    /// `RlaifDeterminism`.
+    enum Determinism { Any = 0, Warn = 1, Require = 2 }
+}
+numbers! {
+    /// `RlaifIsa`.
+    enum Isa { Portable = 0, Avx2 = 1, Avx512 = 2, Avx512Bf16 = 3 }
+}
+
+impl Float {
+    /// The dtype's number, if it has one.
+    pub(crate) fn of(kind: Kind) -> Option<Self> {
+        match kind {
+            Kind::Float => Some(Self::F32),
+            Kind::BFloat16 => Some(Self::Bf16),
+            Kind::Half => Some(Self::F16),
+            _ => None,
+        }
+    }
+}
 
 /// `RlaifAdamWSlot`: a parameter and its optimizer state.
 #[repr(C)]
@@ -220,14 +281,14 @@ unsafe extern "C" {
     pub(crate) fn rlaif_gated(
         gate: *const C_tensor,
         up: *const C_tensor,
-        sort: i32,
+        activation: i32,
         out: *mut *mut C_tensor,
     ) -> i32;
     pub(crate) fn rlaif_work(operations: *mut i64, bytes: *mut i64);
-    pub(crate) fn rlaif_limits(bf16: i32, most_operations: *mut f64, most_bytes: *mut f64) -> i32;
+    pub(crate) fn rlaif_limits(kind: i32, most_operations: *mut f64, most_bytes: *mut f64) -> i32;
     pub(crate) fn rlaif_sleep_soon(done: *mut i32) -> i32;
     pub(crate) fn rlaif_isa(chosen: *mut i32, best: *mut i32) -> i32;
-    pub(crate) fn rlaif_attends_rows(bf16: i32, head_dim: i64) -> i32;
+    pub(crate) fn rlaif_attends_rows(kind: i32, head_dim: i64, supported: *mut i32) -> i32;
     pub(crate) fn rlaif_attention(
         q: *const C_tensor,
         k: *const C_tensor,
@@ -349,16 +410,18 @@ unsafe extern "C" {
 
 /// Turns the status of a call into a result; the message is the calling thread's last one.
 pub(crate) fn check(operation: &'static str, status: i32) -> Result<(), TorchError> {
-    if status == OK {
+    // A number without a meaning is a failure.
+    let status = Status::try_from(status).unwrap_or(Status::Failed);
+    if status == Status::Ok {
         return Ok(());
     }
     // SAFETY: a valid C string until this thread's next failing call, and it is copied here.
     let message = unsafe { CStr::from_ptr(rlaif_last_error()) }.to_string_lossy().into_owned();
     Err(match (TorchError::from_libtorch(operation, message), status) {
-        (TorchError::Libtorch { message, .. }, OUT_OF_MEMORY) => {
+        (TorchError::Libtorch { message, .. }, Status::OutOfMemory) => {
             TorchError::OutOfMemory { requested: None, message }
         }
-        (TorchError::Libtorch { operation, message }, WRONG_KIND) => {
+        (TorchError::Libtorch { operation, message }, Status::WrongKind) => {
             TorchError::Kind { operation, message }
         }
         (error, _) => error,
@@ -536,6 +599,35 @@ mod tests {
             let more: Vec<_> = rust.keys().filter(|name| !c.contains_key(*name)).collect();
             assert!(more.is_empty(), "not in rlaif.h: {more:?}");
         }
+    }
+
+    /// Name of each enum, and its variants with their numbers.
+    type Numbers = BTreeMap<String, Vec<(String, i32)>>;
+
+    /// The enums after each `open`, which end at `close`; names begin with these prefixes.
+    fn numbers(text: &str, open: &str, close: &str, prefixes: [&str; 2]) -> Numbers {
+        let enums = text.split(open).skip(1).map(|part| {
+            let (name, part) = part.split_once(" {").unwrap();
+            let name = name.split(" :").next().unwrap().strip_prefix(prefixes[0]).unwrap();
+            let (body, _) = part.split_once(close).unwrap();
+            let variants = body.split(", ").map(|variant| {
+                let (name, number) = variant.trim().split_once(" = ").unwrap();
+                let name = name.strip_prefix(prefixes[1]).unwrap().to_owned();
+                (name, number.trim_end_matches(',').parse().unwrap())
+            });
+            (name.to_owned(), variants.collect())
+        });
+        enums.collect()
+    }
+
+    #[test]
+    fn both_sides_have_the_same_numbers() {
+        let c = numbers(&code(HEADER), "enum Rlaif", " };", ["", "k"]);
+        let rust = code(RUST.split("#[cfg(test)]").next().unwrap());
+        let rust = rust.split_once("numbers! { enum ").unwrap().1;
+        let rust = numbers(&format!("numbers! {{ enum {rust}"), "numbers! { enum ", " }", ["", ""]);
+        assert_eq!(c.len(), 6, "{c:?}");
+        assert_eq!(c, rust);
     }
 
     #[test]

@@ -23,6 +23,15 @@ pub enum Isa {
 impl Isa {
     const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
 
+    fn of(number: i32) -> Self {
+        match ffi::Isa::try_from(number).expect("an instruction set of rlaif.h") {
+            ffi::Isa::Portable => Self::Portable,
+            ffi::Isa::Avx2 => Self::Avx2,
+            ffi::Isa::Avx512 => Self::Avx512,
+            ffi::Isa::Avx512Bf16 => Self::Avx512Bf16,
+        }
+    }
+
     /// The name of the set, a value of the environment variable `RLAIF_ISA`.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -40,7 +49,9 @@ impl Isa {
         let (mut chosen, mut best) = (0, 0);
         // SAFETY: both outlive the call. That `RLAIF_ISA` may be wrong is of no matter here.
         unsafe { ffi::rlaif_isa(&raw mut chosen, &raw mut best) };
-        &Self::ALL[..=usize::try_from(best).unwrap_or(0)]
+        let best = Self::of(best);
+        let known = Self::ALL.iter().take_while(|isa| **isa <= best).count();
+        &Self::ALL[..known]
     }
 }
 
@@ -63,7 +74,7 @@ pub fn isa() -> Result<Isa, TorchError> {
     // SAFETY: both outlive the call.
     let status = unsafe { ffi::rlaif_isa(&raw mut chosen, &raw mut best) };
     if ffi::check("choosing kernels", status).is_ok() {
-        return Ok(Isa::ALL[usize::try_from(chosen).unwrap_or(0)]);
+        return Ok(Isa::of(chosen));
     }
     let found = env::var_os("RLAIF_ISA").unwrap_or_default().to_string_lossy().into_owned();
     let names: Vec<&str> = Isa::available().iter().map(|isa| isa.name()).collect();
@@ -80,7 +91,7 @@ mod tests {
     fn the_tests_of_kernels_pass_at_each_width() {
         let lower = Isa::available().iter().filter(|&&other| isa().is_ok_and(|isa| other < isa));
         let names = lower.map(|isa| isa.name());
-        let kernels = ["rows::", "fused::", "attention::", "adamw::"];
+        let kernels = ["rows::", "fused::", "linear::", "attention::", "adamw::"];
         rlaif_testing::run_again("RLAIF_ISA", names, &kernels);
     }
 

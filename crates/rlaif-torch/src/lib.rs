@@ -57,6 +57,7 @@ mod fused;
 mod grad;
 mod graph;
 mod isa;
+mod linear;
 mod memory;
 mod numerics;
 mod quantized;
@@ -73,12 +74,11 @@ pub use bytes::{with_bytes, with_bytes_mut};
 pub use device::{CudaLibraries, DeviceChoice, load_cuda, prefer_cuda};
 pub use error::TorchError;
 pub use exit::exit_at_once;
-pub use fused::{
-    Gate, gated, linear, linear_log_probs, linear_onto, linears, rms_norm, rms_norm_beside, rope,
-};
+pub use fused::{Gate, gated, linear_log_probs, rms_norm, rms_norm_beside, rope};
 pub use grad::{clip_grad_norm, clip_grad_norm_async, drop_grads, non_finite_grads};
 pub use graph::CudaGraph;
 pub use isa::{Isa, isa};
+pub use linear::{linear, linear_onto, linears};
 pub use memory::{
     CudaMemory, HostMemory, cuda_memory, cuda_memory_free, free_memory, host_memory,
     host_memory_available, keep_large_blocks, reset_cuda_peak,

@@ -72,21 +72,22 @@ pub enum Determinism {
 /// ```
 pub fn set_determinism(determinism: Determinism) -> Result<(), TorchError> {
     let level = match determinism {
-        Determinism::Any => 0,
-        Determinism::Warn => 1,
-        Determinism::Require => 2,
+        Determinism::Any => ffi::Determinism::Any,
+        Determinism::Warn => ffi::Determinism::Warn,
+        Determinism::Require => ffi::Determinism::Require,
     };
     // SAFETY: plain values.
-    ffi::check("setting determinism", unsafe { ffi::rlaif_set_determinism(level) })
+    ffi::check("setting determinism", unsafe { ffi::rlaif_set_determinism(level.into()) })
 }
 
 /// Returns the current setting.
 #[must_use]
 pub fn determinism() -> Determinism {
     // SAFETY: no arguments; it reads two flags.
-    match unsafe { ffi::rlaif_determinism() } {
-        0 => Determinism::Any,
-        1 => Determinism::Warn,
-        _ => Determinism::Require,
+    let level = unsafe { ffi::rlaif_determinism() };
+    match ffi::Determinism::try_from(level).expect("a level of rlaif.h") {
+        ffi::Determinism::Any => Determinism::Any,
+        ffi::Determinism::Warn => Determinism::Warn,
+        ffi::Determinism::Require => Determinism::Require,
     }
 }

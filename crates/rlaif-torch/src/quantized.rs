@@ -122,36 +122,43 @@ pub struct Quantized {
     code: Option<Tensor>,
     block: i64,
     size: [i64; 2],
-    kind: Kind,
+    /// The number of the dtype that weights had before.
+    kind: i32,
 }
 
-/// A dtype's number in C++.
-fn number(kind: Kind) -> i32 {
-    match kind {
-        Kind::BFloat16 => 1,
-        Kind::Half => 2,
-        _ => 0,
-    }
+/// The number of a weight's dtype in C++.
+fn number(kind: Kind) -> Result<i32, TorchError> {
+    ffi::Float::of(kind).map(i32::from).ok_or_else(|| TorchError::Kind {
+        operation: "quantization",
+        message: format!("weights in Float, BFloat16 or Half are needed, these are {kind:?}"),
+    })
+}
+
+/// As [`number`], for a dtype that the caller promises to have one.
+fn expect_number(kind: Kind) -> i32 {
+    number(kind).unwrap_or_else(|error| panic!("{error}"))
 }
 
 impl Quantized {
     /// Quantizes a matrix on its device, as bitsandbytes does.
     ///
     /// # Errors
-    /// [`TorchError`] if memory runs out.
+    /// [`TorchError::Kind`] for a weight of another dtype than f32, bf16 and f16; [`TorchError`] if memory runs
+    /// out.
     ///
     /// # Panics
     /// Unless the weight has two dimensions.
     pub fn new(weight: &Tensor, how: Quantization) -> Result<Self, TorchError> {
         let size = <[i64; 2]>::try_from(weight.size()).expect("a matrix has two dimensions");
+        let kind = number(weight.kind())?;
         tch::no_grad(|| match how {
-            Quantization::Nf4 => Self::nf4(weight, size),
-            Quantization::Int8 => Self::int8(weight, size),
+            Quantization::Nf4 => Self::nf4(weight, size, kind),
+            Quantization::Int8 => Self::int8(weight, size, kind),
         })
         .map_err(TorchError::from)
     }
 
-    fn nf4(weight: &Tensor, size: [i64; 2]) -> Result<Self, tch::TchError> {
+    fn nf4(weight: &Tensor, size: [i64; 2], kind: i32) -> Result<Self, tch::TchError> {
         let device = weight.device();
         let count = size[0] * size[1];
         let blocks = (count + BLOCK - 1) / BLOCK;
@@ -179,16 +186,16 @@ impl Quantized {
         let scales = scales.narrow(0, 0, blocks).f_to_kind(Kind::Uint8)?;
         let nested =
             NestedScales { scales: nested, code: nested_code, offset, block: NESTED_BLOCK };
-        let (nested, code, kind) = (Some(nested), Some(code), weight.kind());
+        let (nested, code) = (Some(nested), Some(code));
         Ok(Self { codes, scales, nested, code, block: BLOCK, size, kind })
     }
 
-    fn int8(weight: &Tensor, size: [i64; 2]) -> Result<Self, tch::TchError> {
+    fn int8(weight: &Tensor, size: [i64; 2], kind: i32) -> Result<Self, tch::TchError> {
         let wide = weight.f_to_kind(Kind::Float)?;
         let scales = wide.abs().f_amax([1], false)?;
         let steps = scales.where_self(&scales.gt(0.), &scales.ones_like()).f_reciprocal()? * 127.;
         let codes = wide.f_mul(&steps.unsqueeze(1))?.f_round_()?.f_to_kind(Kind::Int8)?;
-        let (kind, block) = (weight.kind(), size[1]);
+        let block = size[1];
         Ok(Self { codes, scales, nested: None, code: None, block, size, kind })
     }
 
@@ -216,6 +223,7 @@ impl Quantized {
             is(code, Kind::Float, 256);
         }
         let (codes, scales) = (codes.contiguous(), scales.contiguous());
+        let kind = expect_number(kind);
         Self { codes, scales, nested, code: Some(code), block, size, kind }
     }
 
@@ -234,6 +242,7 @@ impl Quantized {
             "int8 has one f32 scale for each row"
         );
         let (codes, scales) = (codes.contiguous(), scales.contiguous());
+        let kind = expect_number(kind);
         Self { codes, scales, nested: None, code: None, block: size[1], size, kind }
     }
 
@@ -283,7 +292,7 @@ impl Quantized {
             columns: self.size[1],
             block: self.block,
             nested_block: nested.map_or(1, |nested| nested.block),
-            kind: number(self.kind),
+            kind: self.kind,
         }
     }
 
@@ -295,16 +304,16 @@ impl Quantized {
     /// Some rows of the weights in f32, bf16 or f16.
     ///
     /// # Panics
-    /// If the matrix has fewer rows.
+    /// If the matrix has fewer rows, or for another dtype.
     pub fn rows(&self, first: i64, count: i64, kind: Kind) -> Tensor {
         assert!(first >= 0 && count >= 0 && first + count <= self.size[0], "rows of the matrix");
+        let to = expect_number(kind);
         let call = self.call();
         let mut out = ptr::null_mut();
         // SAFETY: the tensors outlive the call, have the sizes and dtypes that the constructors check, and
         // the rows exist; `out` is written only on success.
-        let status = unsafe {
-            ffi::rlaif_dequantize(&raw const call, first, count, number(kind), &raw mut out)
-        };
+        let status =
+            unsafe { ffi::rlaif_dequantize(&raw const call, first, count, to, &raw mut out) };
         if let Err(error) = check("dequantization", status) {
             panic!("{error}");
         }

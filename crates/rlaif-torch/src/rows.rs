@@ -26,6 +26,17 @@ pub enum RowActivation {
     GeluTanh,
 }
 
+impl RowActivation {
+    fn number(self) -> ffi::Activation {
+        match self {
+            Self::Relu => ffi::Activation::Relu,
+            Self::Silu => ffi::Activation::Silu,
+            Self::Gelu => ffi::Activation::Gelu,
+            Self::GeluTanh => ffi::Activation::GeluTanh,
+        }
+    }
+}
+
 /// A weight `[N, K]` and a bias `[N]`.
 pub type RowWeight<'a> = (&'a Tensor, Option<&'a Tensor>);
 
@@ -143,7 +154,7 @@ impl RowLinear<'_> {
             biases: biases.as_ptr(),
             count: held.len(),
             residual: or_null(residual.as_ref()),
-            activation: self.activation.map_or(-1, |activation| activation as i32),
+            activation: self.activation.map_or(ffi::Activation::None, RowActivation::number).into(),
             gated: gated.into(),
             wide: (self.results == RowKind::Float).into(),
             many: (self.count == RowCount::Many).into(),

@@ -62,10 +62,14 @@ impl MachineLimits {
     /// ```
     pub fn measure(kind: Kind) -> Result<Self, TorchError> {
         let (mut operations_per_s, mut bytes_per_s) = (0., 0.);
-        let bf16 = i32::from(kind == Kind::BFloat16);
+        let number = ffi::Float::of(kind).ok_or_else(|| TorchError::Kind {
+            operation: "measuring the machine's limits",
+            message: format!("products of Float or BFloat16 are measured, not of {kind:?}"),
+        })?;
         // SAFETY: both numbers outlive the call.
-        let status =
-            unsafe { ffi::rlaif_limits(bf16, &raw mut operations_per_s, &raw mut bytes_per_s) };
+        let status = unsafe {
+            ffi::rlaif_limits(number.into(), &raw mut operations_per_s, &raw mut bytes_per_s)
+        };
         ffi::check("measuring the machine's limits", status)?;
         Ok(Self { operations_per_s, bytes_per_s })
     }
