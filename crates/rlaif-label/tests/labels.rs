@@ -12,12 +12,11 @@ use rlaif_label::{
     Constitution, FacetCombination, FacetConfig, Group, GroupPairs, LabelPair, LabelSettings,
     Labeller, Opinion, Orders, Pairing, RevisionPrompts,
 };
-use rlaif_lm::{Forward, LmError, Policy, TokenBatch, VocabHead};
+use rlaif_lm::{Forward, LmError, Policy, TokenBatch, VocabHead, policy_by};
 use rlaif_models::{Config, LanguageModel};
 use rlaif_rewards::Surroundings;
 use rlaif_rewards::judge::Comparer;
 use rlaif_rewards::rubric::PairRubric;
-use rlaif_testing::policy_by;
 use rlaif_text::HfTokenizer;
 use tch::{Device, Kind, Tensor};
 

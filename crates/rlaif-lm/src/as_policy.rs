@@ -1,17 +1,6 @@
 //! Policies that hold another policy.
 
-use tch::Tensor;
-
-use crate::{
-    batch::TokenBatch,
-    cache::{DecodeState, Room},
-    error::LmError,
-    forward::Forward,
-    head::VocabHead,
-    params::Parameters,
-    policy::Policy,
-    spec::LmSpec,
-};
+use crate::{policy::Policy, policy_by};
 
 /// A type that holds a policy and is one by it: every method of [`Policy`] goes to the one within.
 ///
@@ -39,55 +28,99 @@ pub trait AsPolicy: Send {
 }
 
 impl<T: AsPolicy> Policy for T {
-    fn spec(&self) -> &LmSpec {
-        self.as_policy().spec()
+    policy_by! {
+        as_policy(): spec response_hidden branch_hidden head open enter step parameters
     }
+}
 
-    fn response_hidden(
-        &self,
-        prompts: &TokenBatch,
-        responses: &TokenBatch,
-        forward: Forward<'_>,
-    ) -> Result<Tensor, LmError> {
-        self.as_policy().response_hidden(prompts, responses, forward)
-    }
-
-    fn branch_hidden(
-        &self,
-        prompts: &TokenBatch,
-        responses: &TokenBatch,
-        forward: Forward<'_>,
-    ) -> Result<Tensor, LmError> {
-        self.as_policy().branch_hidden(prompts, responses, forward)
-    }
-
-    fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {
-        self.as_policy().head(forward)
-    }
-
-    fn open(&self, room: Room) -> Result<DecodeState, LmError> {
-        self.as_policy().open(room)
-    }
-
-    fn enter(
-        &self,
-        state: &mut DecodeState,
-        prompts: &TokenBatch,
-        forward: Forward<'_>,
-    ) -> Result<Vec<u32>, LmError> {
-        self.as_policy().enter(state, prompts, forward)
-    }
-
-    fn step(
-        &self,
-        state: &mut DecodeState,
-        tokens: &Tensor,
-        forward: Forward<'_>,
-    ) -> Result<Tensor, LmError> {
-        self.as_policy().step(state, tokens, forward)
-    }
-
-    fn parameters(&self) -> &Parameters {
-        self.as_policy().parameters()
-    }
+/// Writes methods of [`Policy`] by their names, as calls to a policy in a field, in the `impl` of a policy
+/// around it that has the other methods.
+///
+/// ```
+/// use rlaif_lm::{DecodeState, Forward, LmError, Policy, TokenBatch, policy_by};
+///
+/// /// Counts prompts.
+/// struct Counting {
+///     policy: Box<dyn Policy>,
+///     prompts: std::cell::Cell<usize>,
+/// }
+///
+/// impl Policy for Counting {
+///     policy_by! { policy: spec response_hidden branch_hidden head open step parameters }
+///
+///     fn enter(
+///         &self,
+///         state: &mut DecodeState,
+///         prompts: &TokenBatch,
+///         forward: Forward<'_>,
+///     ) -> Result<Vec<u32>, LmError> {
+///         self.prompts.set(self.prompts.get() + prompts.len());
+///         self.policy.enter(state, prompts, forward)
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! policy_by {
+    ($field:tt: $($method:ident)+) => { $($crate::policy_by! { @$method [$field] })+ };
+    ($field:ident(): $($method:ident)+) => { $($crate::policy_by! { @$method [$field()] })+ };
+    (@spec [$($of:tt)+]) => {
+        fn spec(&self) -> &$crate::LmSpec {
+            self.$($of)+.spec()
+        }
+    };
+    (@response_hidden [$($of:tt)+]) => {
+        fn response_hidden(
+            &self,
+            prompts: &$crate::TokenBatch,
+            responses: &$crate::TokenBatch,
+            forward: $crate::Forward<'_>,
+        ) -> Result<$crate::tch::Tensor, $crate::LmError> {
+            self.$($of)+.response_hidden(prompts, responses, forward)
+        }
+    };
+    (@branch_hidden [$($of:tt)+]) => {
+        fn branch_hidden(
+            &self,
+            prompts: &$crate::TokenBatch,
+            responses: &$crate::TokenBatch,
+            forward: $crate::Forward<'_>,
+        ) -> Result<$crate::tch::Tensor, $crate::LmError> {
+            self.$($of)+.branch_hidden(prompts, responses, forward)
+        }
+    };
+    (@head [$($of:tt)+]) => {
+        fn head(&self, forward: $crate::Forward<'_>) -> Result<$crate::VocabHead, $crate::LmError> {
+            self.$($of)+.head(forward)
+        }
+    };
+    (@open [$($of:tt)+]) => {
+        fn open(&self, room: $crate::Room) -> Result<$crate::DecodeState, $crate::LmError> {
+            self.$($of)+.open(room)
+        }
+    };
+    (@enter [$($of:tt)+]) => {
+        fn enter(
+            &self,
+            state: &mut $crate::DecodeState,
+            prompts: &$crate::TokenBatch,
+            forward: $crate::Forward<'_>,
+        ) -> Result<Vec<u32>, $crate::LmError> {
+            self.$($of)+.enter(state, prompts, forward)
+        }
+    };
+    (@step [$($of:tt)+]) => {
+        fn step(
+            &self,
+            state: &mut $crate::DecodeState,
+            tokens: &$crate::tch::Tensor,
+            forward: $crate::Forward<'_>,
+        ) -> Result<$crate::tch::Tensor, $crate::LmError> {
+            self.$($of)+.step(state, tokens, forward)
+        }
+    };
+    (@parameters [$($of:tt)+]) => {
+        fn parameters(&self) -> &$crate::Parameters {
+            self.$($of)+.parameters()
+        }
+    };
 }

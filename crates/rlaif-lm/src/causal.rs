@@ -5,13 +5,12 @@ use tch::Tensor;
 use crate::{
     batch::{Padding, TokenBatch, int},
     branches::Branches,
-    cache::{DecodeState, Room},
-    decoder::{DecoderLm, next_logits},
+    cache::DecodeState,
+    decoder::DecoderLm,
     error::LmError,
     forward::{Forward, Layout},
-    head::VocabHead,
-    params::Parameters,
     policy::Policy,
+    policy_by,
     spec::LmSpec,
 };
 
@@ -47,9 +46,7 @@ pub trait CausalLm: DecoderLm {
 pub struct CausalPolicy<M>(pub M);
 
 impl<M: CausalLm> Policy for CausalPolicy<M> {
-    fn spec(&self) -> &LmSpec {
-        self.0.spec()
-    }
+    policy_by! { 0: spec head open step parameters }
 
     fn response_hidden(
         &self,
@@ -93,14 +90,6 @@ impl<M: CausalLm> Policy for CausalPolicy<M> {
         Ok(run.predicting(&self.0.run_hidden(&run, forward)?))
     }
 
-    fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {
-        self.0.head(forward)
-    }
-
-    fn open(&self, room: Room) -> Result<DecodeState, LmError> {
-        self.0.open(room)
-    }
-
     /// Everything but a prompt's last token is read at once; that one is the first step's.
     fn enter(
         &self,
@@ -119,19 +108,6 @@ impl<M: CausalLm> Policy for CausalPolicy<M> {
         let rest = TokenBatch::pad(rest, spec.pad_id, Padding::Right, spec.device)?;
         self.0.prefill(state, &rest, forward)?;
         Ok(firsts)
-    }
-
-    fn step(
-        &self,
-        state: &mut DecodeState,
-        tokens: &Tensor,
-        forward: Forward<'_>,
-    ) -> Result<Tensor, LmError> {
-        next_logits(&self.0, state, tokens, forward)
-    }
-
-    fn parameters(&self) -> &Parameters {
-        self.0.parameters()
     }
 }
 

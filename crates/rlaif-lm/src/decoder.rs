@@ -52,6 +52,20 @@ pub trait DecoderLm: Send {
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError>;
 
+    /// The logits `[B, V]` after one more token of the decoder per row.
+    ///
+    /// # Errors
+    /// As [`DecoderLm::decode_step`].
+    fn step(
+        &self,
+        state: &mut DecodeState,
+        tokens: &Tensor,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        let hidden = self.decode_step(state, tokens, forward)?;
+        Ok(self.head(forward)?.row_logits(&hidden))
+    }
+
     /// The map from hidden states to logits.
     ///
     /// # Errors
@@ -60,15 +74,4 @@ pub trait DecoderLm: Send {
 
     /// The parameters, adapters included.
     fn parameters(&self) -> &Parameters;
-}
-
-/// The logits `[B, V]` after one more token of the decoder per row.
-pub(crate) fn next_logits(
-    model: &impl DecoderLm,
-    state: &mut DecodeState,
-    tokens: &Tensor,
-    forward: Forward<'_>,
-) -> Result<Tensor, LmError> {
-    let hidden = model.decode_step(state, tokens, forward)?;
-    Ok(model.head(forward)?.row_logits(&hidden))
 }

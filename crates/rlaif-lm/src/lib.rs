@@ -67,4 +67,5 @@ pub use sampled::{Draw, Played, Sampled, SamplerCall, Weights};
 pub use sampler::{LocalSampler, NumberedPrompt, RecordedSampler, Sampler, play, sample};
 pub use seq2seq::{EncodedTokens, EncoderStates, Seq2SeqLm, Seq2SeqPolicy};
 pub use spec::{ForcedIds, LmSpec};
+pub use tch;
 pub use value::{ValueFunction, ValueHead, ValueInit};

@@ -5,16 +5,14 @@ use tch::Tensor;
 use crate::{
     batch::{Padding, TokenBatch, int},
     branches::whole_rounds,
-    cache::{DecodeState, Room},
+    cache::DecodeState,
     causal::same_rows,
-    decoder::{DecoderLm, next_logits},
+    decoder::DecoderLm,
     error::LmError,
     forward::Forward,
-    head::VocabHead,
     mask::Mask,
-    params::Parameters,
     policy::Policy,
-    spec::LmSpec,
+    policy_by,
 };
 
 /// An encoder's output for a batch of prompts.
@@ -112,9 +110,7 @@ impl<M: Seq2SeqLm> Seq2SeqPolicy<M> {
 }
 
 impl<M: Seq2SeqLm> Policy for Seq2SeqPolicy<M> {
-    fn spec(&self) -> &LmSpec {
-        self.0.spec()
-    }
+    policy_by! { 0: spec head open step parameters }
 
     fn response_hidden(
         &self,
@@ -138,14 +134,6 @@ impl<M: Seq2SeqLm> Policy for Seq2SeqPolicy<M> {
         self.decode_responses(&encoded, responses, forward)
     }
 
-    fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {
-        self.0.head(forward)
-    }
-
-    fn open(&self, room: Room) -> Result<DecodeState, LmError> {
-        self.0.open(room)
-    }
-
     fn enter(
         &self,
         state: &mut DecodeState,
@@ -154,18 +142,5 @@ impl<M: Seq2SeqLm> Policy for Seq2SeqPolicy<M> {
     ) -> Result<Vec<u32>, LmError> {
         self.0.prefill(state, prompts, forward)?;
         Ok(vec![self.start(); prompts.len()])
-    }
-
-    fn step(
-        &self,
-        state: &mut DecodeState,
-        tokens: &Tensor,
-        forward: Forward<'_>,
-    ) -> Result<Tensor, LmError> {
-        next_logits(&self.0, state, tokens, forward)
-    }
-
-    fn parameters(&self) -> &Parameters {
-        self.0.parameters()
     }
 }

@@ -12,10 +12,9 @@ use rlaif_lm::{
         Ask, Eos, FinishReason, Generated, GenerationConfig, Hooks, JoiningRow, NewToken,
         OpenBatch, Sampling, generate,
     },
-    token_log_probs,
+    policy_by, token_log_probs,
 };
 use rlaif_models::{LanguageModel, LoadOptions};
-use rlaif_testing::policy_by;
 use rlaif_torch::{Isa, isa};
 use serde_json::Value;
 use tch::no_grad;
