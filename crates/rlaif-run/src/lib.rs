@@ -148,7 +148,7 @@ pub use resume::{AtResume, Change};
 pub use revise::{
     Critiques, FirstResponse, ReviseData, ReviseFile, ReviseSummary, RevisedRows, RoundMeasures,
 };
-pub use reward::{RewardColumns, RewardFile, encode_judged};
+pub use reward::{RewardColumns, RewardFile};
 pub use rewards::{rewards_for_file, rewards_from_config};
 pub use rl::{
     EnvironmentConfig, PromptData, RlFile, RlPrompts, RlSections, RlSettings, RlTrainSection,

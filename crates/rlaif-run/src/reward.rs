@@ -3,10 +3,11 @@
 use std::cell::Cell;
 
 use rayon::prelude::*;
-use rlaif_core::{BadSetting, PairRow, Record, Specials, TextCodec, TextKind};
+use rlaif_core::{BadSetting, PairRow, Record, TextCodec, TextKind};
 use rlaif_data::ImportOptions;
 use rlaif_lm::SequenceClassifier;
-use rlaif_text::{HfTokenizer, SequenceSide};
+use rlaif_rewards::encode_judged;
+use rlaif_text::HfTokenizer;
 use rlaif_train::{FitConfig, LearnConfig, PreferenceRow, PreferenceTrainer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -153,36 +154,6 @@ impl EncodedRow for PreferenceRow {
     }
 }
 
-/// Encodes a text as at most `limit` tokens, without its beginning if necessary, and returns
-/// whether it was truncated. A plain text ends in the tokenizer's end of sequence, as in TRL's
-/// reward trainer; a text from a chat template ends as in the template.
-///
-/// # Errors
-/// [`RunError::Text`], [`RunError::Codec`].
-pub fn encode_judged(
-    tokenizer: &HfTokenizer,
-    text: &str,
-    kind: TextKind,
-    limit: usize,
-) -> Result<(Vec<u32>, bool), RunError> {
-    if kind == TextKind::Rendered {
-        let mut ids = tokenizer.encode(text, Specials::Exclude)?;
-        let over = ids.len().saturating_sub(limit);
-        ids.drain(..over);
-        return Ok((ids, over > 0));
-    }
-    let whole = tokenizer.encode_truncated(text, None, limit)?;
-    let Some(eos) = tokenizer.eos_id().filter(|eos| whole.ids.last() != Some(eos)) else {
-        return Ok((whole.ids, whole.dropped > 0));
-    };
-    let mut whole = match whole.ids.len() < limit {
-        true => whole,
-        false => tokenizer.encode_truncated(text, None, limit - 1)?,
-    };
-    whole.ids.push(eos);
-    Ok((whole.ids, whole.dropped > 0))
-}
-
 /// Pairs as token ids, with their records. Pairs whose responses are equal within `limit` have no
 /// learning signal and are left out.
 fn rows(
@@ -280,10 +251,7 @@ impl Recipe for RewardFile {
         let memory = start.memory_of(self.learn.activations)?;
         let labels = ["reward".to_owned()];
         let mut model = start.fresh(|| self.model.classifier(&labels, start.options))?;
-        // The judged part is at the end; a classifier as a reward truncates at the beginning as
-        // well.
-        let tokenizer = tokenizer(&self.model.files()?, model.spec().vocab_size)?
-            .truncating(SequenceSide::Left);
+        let tokenizer = tokenizer(&self.model.files()?, model.spec().vocab_size)?;
         let limit = self.data.limit(model.spec());
         let Self { data, train, learn, .. } = self;
         let pairs = data.import::<PairRow>(&self.columns.reader(data.import), start.seed)?;

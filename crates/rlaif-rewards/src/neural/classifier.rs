@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
-use super::folder::tokenizer_folder;
+use super::{folder::tokenizer_folder, judged::JudgedTexts};
 use crate::ProviderError;
 
 /// The hub id of the RoBERTa classifier of hate speech (Vidgen et al. 2021, arXiv 2012.15761)
@@ -420,19 +420,15 @@ impl ClassifierReward {
                 // A model with one label is a reward model, and was trained on texts with an end of
                 // sequence, here and in TRL.
                 let reward_model = model.classifier.labels().len() == 1;
+                let judged = match reward_model {
+                    true => JudgedTexts::of_reward_model(tokenizer, self.limit),
+                    false => JudgedTexts::of_classifier(tokenizer, self.limit),
+                };
                 let chat = reward_model
                     && self.options.separator.is_empty()
                     && tokenizer.chat_templates().next().is_some();
-                let eos = tokenizer.eos_id().filter(|_| reward_model);
-                let ended = |mut ids: Vec<u32>| {
-                    ids.extend(eos.filter(|eos| ids.last() != Some(eos)));
-                    ids
-                };
                 let whole =
                     tokenizer.encode_batch(&texts, Specials::Include).map_err(self.failed())?;
-                let whole: Vec<Vec<u32>> = whole.into_iter().map(ended).collect();
-                let frame = tokenizer.encode("", Specials::Include).map_err(self.failed())?;
-                let frame = ended(frame);
                 whole
                     .into_iter()
                     .zip(texts)
@@ -441,12 +437,7 @@ impl ClassifierReward {
                         if chat && (exchange.messages.is_some() || exchange.said.is_some()) {
                             return self.chat(tokenizer, exchange);
                         }
-                        if ids.len() <= self.limit {
-                            return Ok(Sequence::whole(ids));
-                        }
-                        let bare =
-                            tokenizer.encode(text, Specials::Exclude).map_err(self.failed())?;
-                        Ok(Sequence::without_beginning(&ids, &bare, &frame, self.limit))
+                        judged.plain(text, ids).map(Sequence::of).map_err(self.failed())
                     })
                     .collect()
             }
@@ -464,15 +455,13 @@ impl ClassifierReward {
             Ok(text) => text,
             Err(error @ CodecError::ChatTemplate { .. }) => {
                 let refused = Some(error.to_string());
-                return Ok(Sequence { refused, ..Sequence::whole(Vec::new()) });
+                return Ok(Sequence { refused, ..Sequence::of((Vec::new(), false)) });
             }
             Err(error) => return Err(self.failed()(error)),
         };
         let ids = tokenizer.encode(&text, Specials::Exclude).map_err(self.failed())?;
-        Ok(match ids.len() <= self.limit {
-            true => Sequence::whole(ids),
-            false => Sequence::without_beginning(&ids, &ids[1..], &ids[..1], self.limit),
-        })
+        let judged = JudgedTexts::of_reward_model(tokenizer, self.limit);
+        judged.rendered(ids).map(Sequence::of).map_err(self.failed())
     }
 
     /// The score of each row, and its reported part, from logits, f32 `[B, 1 or 2]`.
@@ -504,20 +493,8 @@ impl Output {
 }
 
 impl Sequence {
-    fn whole(ids: Vec<u32>) -> Self {
-        Self { second_start: ids.len(), ids, shortened: false, refused: None }
-    }
-
-    /// Removes the beginning of `bare` from `ids`, which are `bare` between special tokens. `frame`
-    /// are the special tokens alone.
-    fn without_beginning(ids: &[u32], bare: &[u32], frame: &[u32], limit: usize) -> Self {
-        let before = ids.len().saturating_sub(bare.len()).min(frame.len());
-        let before = (0..=before)
-            .find(|&n| ids[n..].starts_with(bare) && ids[..n] == frame[..n])
-            .unwrap_or(0);
-        let keep = limit.saturating_sub(frame.len()).min(bare.len());
-        let cut = [&frame[..before], &bare[bare.len() - keep..], &frame[before..]].concat();
-        Self { second_start: cut.len(), ids: cut, shortened: true, refused: None }
+    fn of((ids, shortened): (Vec<u32>, bool)) -> Self {
+        Self { second_start: ids.len(), ids, shortened, refused: None }
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod asker;
 mod classifier;
 mod config;
 mod folder;
+mod judged;
 mod policy_judge;
 
 pub use classifier::{
@@ -12,4 +13,5 @@ pub use classifier::{
 };
 pub use config::{ClassifierConfig, Copies, FindModel, LocalModel, ModelDtype};
 pub use folder::tokenizer_folder;
+pub use judged::encode_judged;
 pub use policy_judge::PolicyJudge;

@@ -3,14 +3,16 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use rlaif_core::{ChatOptions, Exchange, Message, RewardError, RewardModel};
+use rlaif_core::{ChatOptions, Exchange, Message, RewardError, RewardModel, TextKind};
 use rlaif_eval::{Better, Metric, MetricInfo, RewardMetric};
 use rlaif_hub::{HubBuilder, Network, RepoKind};
-use rlaif_models::{LoadOptions, ModelNames};
+use rlaif_lm::{Forward, Padding, SequenceClassifier, TokenBatch};
+use rlaif_models::{Classifier, LoadOptions, ModelNames};
 use rlaif_rewards::{
     ClassifierOptions, ClassifierReward, Input, Output, Preset, ProviderError, RewardConfig,
-    RewardExt, Surroundings, WeightedSum,
+    RewardExt, Surroundings, WeightedSum, encode_judged,
 };
+use rlaif_text::{HfTokenizer, SequenceSide};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -126,6 +128,29 @@ fn a_joined_text_that_is_too_long_loses_its_beginning() {
     let [tail, other] = [tail, other].map(|x| score(&joined, &[x])[0]);
     assert!((scores[0] - tail).abs() < 1e-5, "{} and {tail}", scores[0]);
     assert!((scores[0] - other).abs() > 1e-3);
+}
+
+#[test]
+fn a_reward_model_reads_a_long_text_as_in_training() {
+    const LIMIT: usize = 12;
+    let options = || ClassifierOptions::new().input(Input::PromptAndResponse);
+    let reward = load("reward", options().max_tokens(LIMIT)).unwrap();
+    // Regardless of the side that the tokenizer's configuration names.
+    let classifier = Classifier::load(&fixture("reward"), LoadOptions::default()).unwrap();
+    let far = "Why? ".repeat(40);
+    for response in ["I like you.", "You are terrible."] {
+        let text = [&far, response].concat();
+        let got = score(&reward, &[Exchange::new(&far, response)]);
+        for side in [SequenceSide::Left, SequenceSide::Right] {
+            let tokenizer = HfTokenizer::from_folder(fixture("reward")).unwrap().truncating(side);
+            let (ids, shortened) =
+                encode_judged(&tokenizer, &text, TextKind::Plain, LIMIT).unwrap();
+            assert!(shortened && ids.len() == LIMIT);
+            let row = TokenBatch::collate(vec![ids], classifier.spec(), Padding::Right).unwrap();
+            let logits = tch::no_grad(|| classifier.logits(&row, None, Forward::default()));
+            close(&got, [logits.unwrap().double_value(&[0, 0])], 1e-5);
+        }
+    }
 }
 
 #[test]
@@ -263,15 +288,14 @@ fn what_cannot_be_is_refused_with_advice() {
 #[test]
 fn a_logit_that_is_no_number_is_an_error_that_names_the_row() {
     use rlaif_lm::SequenceClassifier;
-    let model =
-        rlaif_models::Classifier::load(&fixture("not-hate"), LoadOptions::default()).unwrap();
+    let model = Classifier::load(&fixture("not-hate"), LoadOptions::default()).unwrap();
     let mut embedding = model
         .parameters()
         .get("roberta.embeddings.word_embeddings.weight")
         .unwrap()
         .shallow_clone();
     let _ = tch::no_grad(|| embedding.fill_(f64::NAN));
-    let tokenizer = rlaif_text::HfTokenizer::from_folder(fixture("not-hate")).unwrap();
+    let tokenizer = HfTokenizer::from_folder(fixture("not-hate")).unwrap();
     let options = ClassifierOptions::preset(Preset::NotHate);
     let reward = ClassifierReward::new(model, tokenizer, options).unwrap();
     let error = reward.score(&[Exchange::new("p", "y")]).unwrap_err();

@@ -3,6 +3,7 @@
 use rlaif_core::{ChatOptions, Message, Metadata, Rendering, TextKind, TextOrMessages};
 use rlaif_lm::{Forward, Padding, SequenceClassifier, TokenBatch};
 use rlaif_models::Classifier;
+use rlaif_rewards::encode_judged;
 use rlaif_text::HfTokenizer;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
@@ -16,7 +17,6 @@ use super::{
     rows::{Job, RowStream, StreamProgress},
     tokenizer::RowTokenizer,
 };
-use crate::reward::encode_judged;
 
 /// Logits and probabilities of a sequence classifier or reward model.
 #[derive(Debug, Clone, Default)]
@@ -141,7 +141,7 @@ impl ScoreJob<'_> {
         let limit = self.limit(tokenizer);
         // A reward model has one label; a classifier reads texts unchanged.
         let ids = if kind == TextKind::Rendered || self.classifier.labels().len() == 1 {
-            encode_judged(tokenizer, &whole, kind, limit).map_err(RowFault::Run)?.0
+            encode_judged(tokenizer, &whole, kind, limit).map_err(RowFault::Codec)?.0
         } else {
             tokenizer.encode_truncated(&whole, None, limit).map_err(RowFault::Text)?.ids
         };
