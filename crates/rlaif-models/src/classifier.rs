@@ -16,7 +16,7 @@ use crate::{
     files::{AdapterBase, ModelFiles},
     frame::Frame,
     labels::Labels,
-    load::{LoadOptions, from_folder},
+    load::{Build, LoadOptions, from_folder},
     lora::ModelAdapters,
     save::{self, SaveOptions},
     sort::{ModelSort, wrong_sort},
@@ -40,10 +40,7 @@ impl Classifier {
     /// # Errors
     /// As [`crate::LanguageModel::load`], with [`ModelError::WrongSort`] for a language model.
     pub fn load(folder: &Path, options: LoadOptions) -> Result<Self, ModelError> {
-        let (mut model, unread) = from_folder(folder, options, Self::build)?;
-        model.unread = unread;
-        model.resize(options)?;
-        Ok(model)
+        from_folder(folder, options)
     }
 
     /// A classifier with random weights, drawn from libtorch's generator: seed it before.
@@ -60,27 +57,6 @@ impl Classifier {
     /// As [`Self::load`], for the configuration.
     pub fn fresh(config: Config, options: LoadOptions) -> Result<Self, ModelError> {
         Self::build(options.families, config, options.random())
-    }
-
-    pub(crate) fn build(
-        families: Families,
-        config: Config,
-        source: ModelTensors<'_>,
-    ) -> Result<Self, ModelError> {
-        let (family, sort) = families.of(&config)?;
-        // As in transformers, the head in the files counts, not the name of a class.
-        let has_head = |classifies: &Classifies| {
-            classifies.linear_head.is_some_and(|head| source.is_of_files() && source.has(head))
-        };
-        let fits = |classifies: &Classifies| sort == ModelSort::Classifier || has_head(classifies);
-        let Some(classifies) = family.classifies.filter(fits) else {
-            return Err(wrong_sort(&config, "a classifier; load it as a language model"));
-        };
-        let labels = Labels::from_config(&config)?;
-        let built = (classifies.build)(&config, &labels, source);
-        let (layers, spec, parameters) = built.map_err(|error| error.in_file(config.path()))?;
-        let frame = Frame::new(spec, config, parameters);
-        Ok(Self { family, frame, labels, layers, unread: Vec::new(), made_anew: Vec::new() })
     }
 
     /// The row of the table that built it.
@@ -100,16 +76,6 @@ impl Classifier {
 
     pub(crate) fn set_made_anew(&mut self, names: Vec<String>) {
         self.made_anew = names;
-    }
-
-    /// Adds those of an adapter's folder.
-    pub(crate) fn add_unread(&mut self, names: Vec<String>) {
-        self.unread.extend(names);
-    }
-
-    /// Adds the rows of the vocabulary that the options ask for.
-    pub(crate) fn resize(&mut self, options: LoadOptions) -> Result<(), ModelError> {
-        options.resize(&mut self.layers.parts(&mut self.frame))
     }
 
     /// The model's config.json.
@@ -171,6 +137,37 @@ impl Classifier {
             self.frame.spec.check_length(row, ids.len())?;
         }
         self.layers.hidden(input, second_start, pass)
+    }
+}
+
+impl Build for Classifier {
+    fn build(
+        families: Families,
+        config: Config,
+        source: ModelTensors<'_>,
+    ) -> Result<Self, ModelError> {
+        let (family, sort) = families.of(&config)?;
+        // As in transformers, the head in the files counts, not the name of a class.
+        let has_head = |classifies: &Classifies| {
+            classifies.linear_head.is_some_and(|head| source.is_of_files() && source.has(head))
+        };
+        let fits = |classifies: &Classifies| sort == ModelSort::Classifier || has_head(classifies);
+        let Some(classifies) = family.classifies.filter(fits) else {
+            return Err(wrong_sort(&config, "a classifier; load it as a language model"));
+        };
+        let labels = Labels::from_config(&config)?;
+        let built = (classifies.build)(&config, &labels, source);
+        let (layers, spec, parameters) = built.map_err(|error| error.in_file(config.path()))?;
+        let frame = Frame::new(spec, config, parameters);
+        Ok(Self { family, frame, labels, layers, unread: Vec::new(), made_anew: Vec::new() })
+    }
+
+    fn unread_mut(&mut self) -> &mut Vec<String> {
+        &mut self.unread
+    }
+
+    fn resize(&mut self, options: LoadOptions) -> Result<(), ModelError> {
+        options.resize(&mut self.layers.parts(&mut self.frame))
     }
 }
 

@@ -1,23 +1,27 @@
 //! config.json, kept as it was read so that saving loses nothing.
 
+mod checks;
+mod ids;
+mod parse;
+mod quantized;
+
 use std::{
     collections::BTreeMap,
-    fmt,
     path::{Path, PathBuf},
     sync::LazyLock,
 };
 
-use rlaif_checkpoint::{Checkpoint, read_json, read_json_if_present};
+use rlaif_checkpoint::{read_json, read_json_if_present};
 use rlaif_lm::{ForcedIds, LmSpec};
-use serde::{
-    Deserialize, Deserializer,
-    de::{DeserializeOwned, SeqAccess, Visitor},
-};
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
-use serde_path_to_error::Segment;
 use tch::Tensor;
 
 use crate::error::ModelError;
+pub(crate) use checks::{Range, check_ids, check_layers, check_numbers, check_sizes};
+pub(crate) use ids::{SpecialIds, TokenIds, off_if_null, token_id};
+use parse::{field_names, object, parse, wrong};
+pub(crate) use quantized::check_names;
 
 /// The generation settings of a model folder.
 const GENERATION: &str = "generation_config.json";
@@ -178,16 +182,8 @@ impl Config {
         model_type: &str,
         names: &[(&str, &str)],
     ) -> Result<T, ModelError> {
-        let Some(class) = DEFAULTS.get(model_type) else {
-            return parse(&self.path, self.fields.clone());
-        };
-        let mut fields = class.defaults.clone();
-        fields.extend(self.fields.clone());
-        for (other, name) in &class.other_names {
-            if let Some(value) = fields.remove(other) {
-                fields.insert(name.clone(), value);
-            }
-        }
+        let mut fields = self.with_defaults(model_type);
+        let Some(class) = DEFAULTS.get(model_type) else { return parse(&self.path, fields) };
         let of_class = |name: &str| class.defaults.contains_key(name);
         let names = names.iter().filter(|(theirs, _)| of_class(theirs));
         let read = field_names::<T>();
@@ -218,6 +214,24 @@ impl Config {
             }
             other => other,
         })
+    }
+
+    /// Every field, and the defaults of transformers' configuration class of `model_type` for others.
+    fn with_defaults(&self, model_type: &str) -> Map<String, Value> {
+        let Some(class) = DEFAULTS.get(model_type) else { return self.fields.clone() };
+        let mut fields = class.defaults.clone();
+        fields.extend(self.fields.clone());
+        for (other, name) in &class.other_names {
+            if let Some(value) = fields.remove(other) {
+                fields.insert(name.clone(), value);
+            }
+        }
+        fields
+    }
+
+    /// The tokens of padding and of the beginning, with the defaults of `model_type`'s class.
+    pub(crate) fn special_ids(&self, model_type: &str) -> Result<SpecialIds, ModelError> {
+        parse(&self.path, self.with_defaults(model_type))
     }
 
     /// The accepted `model_type` whose configuration class has the most fields in common with this file,
@@ -298,63 +312,6 @@ impl Config {
         }
         Ok(())
     }
-
-    /// Refuses weights that a method of quantization has replaced by others, as config.json says, or a file
-    /// beside it.
-    pub(crate) fn check_weights(&self) -> Result<(), ModelError> {
-        let section = ["quantization_config", "compression_config"]
-            .into_iter()
-            .find_map(|field| self.fields.get(field).filter(|value| !value.is_null()));
-        let Some(section) = section else { return self.check_beside() };
-        let text = |field: &str| section.get(field).and_then(Value::as_str);
-        let on = |field: &str| section.get(field) == Some(&Value::Bool(true));
-        let method = match text("quant_method").or_else(|| text("quant_type")) {
-            Some(method) => method,
-            // bitsandbytes in files of before `quant_method`.
-            None if on("load_in_4bit") || on("load_in_8bit") => "bitsandbytes",
-            None => "a method that it does not name",
-        };
-        let four = text("bnb_4bit_quant_type").unwrap_or("fp4");
-        let method = match method {
-            "bitsandbytes" if on("load_in_8bit") || on("_load_in_8bit") => return Ok(()),
-            "bitsandbytes" if four == "nf4" => return Ok(()),
-            "bitsandbytes" => format!("bitsandbytes' {four}"),
-            other => other.to_owned(),
-        };
-        Err(ModelError::Quantized { file: self.path.clone(), method })
-    }
-
-    /// The files in which older tools describe their quantization.
-    fn check_beside(&self) -> Result<(), ModelError> {
-        const FILES: [(&str, &str); 3] = [
-            ("quantize_config.json", "GPTQ"),
-            ("quant_config.json", "AWQ"),
-            ("hf_quant_config.json", "ModelOpt"),
-        ];
-        let beside =
-            |(name, method): (&str, &str)| (self.path.with_file_name(name), method.to_owned());
-        match FILES.into_iter().map(beside).find(|(file, _)| file.is_file()) {
-            Some((file, method)) => Err(ModelError::Quantized { file, method }),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Refuses a checkpoint whose tensors have names of quantized weights, although no file says so.
-pub(crate) fn check_names(checkpoint: &Checkpoint) -> Result<(), ModelError> {
-    const ENDINGS: [(&str, &str); 3] = [
-        (".qweight", "GPTQ or AWQ"),
-        (".quant_state.bitsandbytes__fp4", "bitsandbytes' fp4"),
-        ("_proj_blocks", "MXFP4"),
-    ];
-    let names = || checkpoint.tensors().keys();
-    match ENDINGS.into_iter().find(|(ending, _)| names().any(|name| name.ends_with(ending))) {
-        Some((_, method)) => Err(ModelError::Quantized {
-            file: checkpoint.origin().to_owned(),
-            method: method.to_owned(),
-        }),
-        None => Ok(()),
-    }
 }
 
 /// The defaults of one of transformers' configuration classes.
@@ -414,152 +371,6 @@ fn same(a: &Value, b: &Value) -> bool {
     a == b || (off(a) && off(b)) || a.as_f64().is_some_and(|a| Some(a) == b.as_f64())
 }
 
-/// The names of the fields of a struct that derives `Deserialize`.
-fn field_names<T: DeserializeOwned>() -> &'static [&'static str] {
-    struct Asks<'a>(&'a mut &'static [&'static str]);
-
-    impl<'de> Deserializer<'de> for Asks<'_> {
-        type Error = serde::de::value::Error;
-
-        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
-            Err(serde::de::Error::custom("not a struct"))
-        }
-
-        fn deserialize_struct<V: Visitor<'de>>(
-            self,
-            _: &'static str,
-            fields: &'static [&'static str],
-            _: V,
-        ) -> Result<V::Value, Self::Error> {
-            *self.0 = fields;
-            Err(serde::de::Error::custom("the names are known"))
-        }
-
-        serde::forward_to_deserialize_any! {
-            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
-            unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
-        }
-    }
-
-    let mut names: &'static [&'static str] = &[];
-    // The value is never created; only the requested fields count.
-    drop(T::deserialize(Asks(&mut names)));
-    names
-}
-
-/// Fields in a type of ours, with an error that names the file, the field, and the found value.
-fn parse<T: DeserializeOwned>(file: &Path, fields: Map<String, Value>) -> Result<T, ModelError> {
-    let document = Value::Object(fields);
-    serde_path_to_error::deserialize(&document).map_err(|error| {
-        let found = error.path().iter().try_fold(&document, |value, segment| match segment {
-            Segment::Seq { index } => value.get(index),
-            Segment::Map { key } => value.get(key),
-            _ => None,
-        });
-        let field = error.path().to_string();
-        let source = error.into_inner();
-        let said = source.to_string();
-        let mistaken = said.starts_with("invalid type") || said.starts_with("invalid value");
-        match (said.rsplit_once(", expected "), found) {
-            (Some((_, expected)), Some(found)) if mistaken => {
-                wrong(file, &field, found, in_plain_words(expected))
-            }
-            _ => ModelError::Config { file: file.to_owned(), field, source },
-        }
-    })
-}
-
-/// The error for a value of the wrong type.
-fn wrong(file: &Path, field: &str, found: &Value, expected: &str) -> ModelError {
-    const SHOWN: usize = 60;
-    let mut found = found.to_string();
-    if let Some((end, _)) = found.char_indices().nth(SHOWN) {
-        found.replace_range(end.., " ..");
-    }
-    ModelError::Config {
-        file: file.to_owned(),
-        field: field.to_owned(),
-        source: serde::de::Error::custom(format_args!("found {found}, expected {expected}")),
-    }
-}
-
-/// The types of Rust and serde in the words of JSON.
-fn in_plain_words(expected: &str) -> &str {
-    match expected {
-        "i64" => "an integer",
-        "usize" | "u64" => "an integer of at least 0",
-        "u32" => "an integer from 0 to 4294967295",
-        "u8" => "an integer from 0 to 255",
-        "f64" => "a number",
-        "a boolean" => "true or false",
-        "a string" => "text",
-        "a sequence" => "a list",
-        "a map" => "an object",
-        other => other,
-    }
-}
-
-/// A document that is an object.
-fn object(file: &Path, document: Value) -> Result<Map<String, Value>, ModelError> {
-    match document {
-        Value::Object(fields) => Ok(fields),
-        other => Err(wrong(file, ".", &other, "an object")),
-    }
-}
-
-/// The largest size of a dimension: a product of two of them is far from overflow.
-const LARGEST: i64 = i64::MAX >> 32;
-/// The most layers of a stack. Each is looked for in the checkpoint, and reported if it is missing.
-const MOST_LAYERS: usize = 10_000;
-
-/// Checks sizes, which are at least 1.
-pub(crate) fn check_sizes(
-    sizes: impl IntoIterator<Item = (&'static str, i64)>,
-) -> Result<(), ModelError> {
-    match sizes.into_iter().find(|(_, size)| !(1..=LARGEST).contains(size)) {
-        None => Ok(()),
-        Some((field, size)) => Err(ModelError::BadField {
-            file: None,
-            field,
-            found: size.to_string(),
-            expected: if size < 1 { "at least 1".to_owned() } else { format!("at most {LARGEST}") },
-        }),
-    }
-}
-
-/// The values that a number of config.json may have.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Range {
-    /// Above 0.
-    Positive,
-    /// 0 or more.
-    NotNegative,
-    /// From 0 to 1.
-    Probability,
-    /// Any but 0.
-    NotZero,
-}
-
-/// Checks numbers, which are finite and in their range.
-pub(crate) fn check_numbers(
-    numbers: impl IntoIterator<Item = (&'static str, Option<f64>, Range)>,
-) -> Result<(), ModelError> {
-    for (field, value, range) in numbers {
-        let Some(value) = value else { continue };
-        let (inside, expected) = match range {
-            Range::Positive => (value > 0., "a number above 0"),
-            Range::NotNegative => (value >= 0., "a number of at least 0"),
-            Range::Probability => ((0. ..=1.).contains(&value), "a number between 0 and 1"),
-            Range::NotZero => (value != 0., "a number other than 0"),
-        };
-        if !(inside && value.is_finite()) {
-            let (found, expected) = (value.to_string(), expected.to_owned());
-            return Err(ModelError::BadField { file: None, field, found, expected });
-        }
-    }
-    Ok(())
-}
-
 /// The names that a file has for fields of a class: pairs of the class's name and the name here.
 #[derive(Debug, Default)]
 pub(crate) struct FieldNames(Vec<(&'static str, &'static str)>);
@@ -577,45 +388,22 @@ impl FieldNames {
     }
 }
 
-/// Checks a number of layers.
-pub(crate) fn check_layers(field: &'static str, layers: usize) -> Result<(), ModelError> {
-    if layers > MOST_LAYERS {
-        return Err(ModelError::BadField {
-            file: None,
-            field,
-            found: layers.to_string(),
-            expected: format!("at most {MOST_LAYERS}"),
-        });
-    }
-    Ok(())
-}
-
-/// The facts of an encoder's config.json that algorithms see.
-#[derive(Clone, Copy)]
-pub(crate) struct EncoderFacts<'a> {
-    pub(crate) model_type: &'a str,
-    pub(crate) hidden_size: i64,
-    pub(crate) vocab_size: i64,
-    pub(crate) context: Option<usize>,
-    pub(crate) pad_id: u32,
-    pub(crate) bos_id: Option<u32>,
-}
-
-/// An encoder with these embeddings, as algorithms see it.
+/// An encoder with this many positions and these embeddings `[vocab_size, ..]`, as algorithms see it.
 pub(crate) fn encoder_spec(
     config: &Config,
-    facts: EncoderFacts<'_>,
+    ids: SpecialIds,
+    hidden_size: i64,
+    positions: i64,
     embeddings: &Tensor,
 ) -> Result<LmSpec, ModelError> {
-    let EncoderFacts { model_type, hidden_size, vocab_size, context, pad_id, bos_id } = facts;
     let spec = LmSpec {
-        model_type: model_type.to_owned(),
+        model_type: config.model_type()?,
         hidden_size,
-        vocab_size,
-        context,
-        pad_id,
+        vocab_size: embeddings.size()[0],
+        context: usize::try_from(positions).ok(),
+        pad_id: ids.pad_token_id.unwrap_or(0),
         eos_ids: config.ends()?,
-        bos_id,
+        bos_id: ids.bos_token_id,
         decoder_start_id: None,
         forced: ForcedIds::default(),
         kind: embeddings.kind(),
@@ -623,82 +411,4 @@ pub(crate) fn encoder_spec(
     };
     check_ids(&spec)?;
     Ok(spec)
-}
-
-/// Checks that the ids which the model itself puts into a batch have an embedding.
-pub(crate) fn check_ids(spec: &LmSpec) -> Result<(), ModelError> {
-    let ids = [
-        ("pad_token_id", Some(spec.pad_id)),
-        ("decoder_start_token_id", spec.decoder_start_id),
-        ("forced_bos_token_id", spec.forced.first),
-        ("forced_eos_token_id", spec.forced.last),
-    ];
-    match ids.into_iter().find(|(_, id)| id.is_some_and(|id| i64::from(id) >= spec.vocab_size)) {
-        Some((field, Some(id))) => Err(ModelError::BadField {
-            file: None,
-            field,
-            found: id.to_string(),
-            expected: format!("an id below vocab_size, which is {}", spec.vocab_size),
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// Token ids of a field that holds one, a list of them, or null. A negative id means none.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct TokenIds(pub(crate) Vec<u32>);
-
-impl<'de> Deserialize<'de> for TokenIds {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Ids;
-
-        impl<'de> Visitor<'de> for Ids {
-            type Value = TokenIds;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a token id, a list of token ids, or null")
-            }
-
-            fn visit_unit<E>(self) -> Result<TokenIds, E> {
-                Ok(TokenIds::default())
-            }
-
-            fn visit_i64<E: serde::de::Error>(self, id: i64) -> Result<TokenIds, E> {
-                if id < 0 {
-                    return Ok(TokenIds::default());
-                }
-                self.visit_u64(id.unsigned_abs())
-            }
-
-            fn visit_u64<E: serde::de::Error>(self, id: u64) -> Result<TokenIds, E> {
-                let id = u32::try_from(id)
-                    .map_err(|_| E::invalid_value(serde::de::Unexpected::Unsigned(id), &self))?;
-                Ok(TokenIds(vec![id]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<TokenIds, A::Error> {
-                let mut all = Vec::new();
-                while let Some(TokenIds(ids)) = items.next_element()? {
-                    all.extend(ids);
-                }
-                Ok(TokenIds(all))
-            }
-        }
-
-        deserializer.deserialize_any(Ids)
-    }
-}
-
-/// A flag that is off if it is null; `None` if it is absent.
-pub(crate) fn off_if_null<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<bool>, D::Error> {
-    Ok(Some(Option::deserialize(deserializer)?.unwrap_or(false)))
-}
-
-/// The first token id of a field, if it has one.
-pub(crate) fn token_id<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<u32>, D::Error> {
-    Ok(TokenIds::deserialize(deserializer)?.0.first().copied())
 }

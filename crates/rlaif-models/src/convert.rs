@@ -19,7 +19,7 @@ use crate::{
     family::Family,
     files::ModelFiles,
     language_model::LanguageModel,
-    load::{LoadOptions, open},
+    load::{Build, LoadOptions, open},
     sort::ModelSort,
     weights::read_if_present,
 };

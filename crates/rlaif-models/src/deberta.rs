@@ -12,10 +12,7 @@ use tch::{Kind, Tensor};
 use crate::{
     adapter::Pass,
     architecture::{BuiltClassifier, ClassifierLayers},
-    config::{
-        Config, EncoderFacts, Range, check_layers, check_numbers, check_sizes, encoder_spec,
-        token_id,
-    },
+    config::{Config, Range, check_layers, check_numbers, check_sizes, encoder_spec},
     dimensions::Dimensions,
     error::ModelError,
     frame::{Frame, Parts},
@@ -26,11 +23,13 @@ use crate::{
     weights::{Init, ModelTensors, TensorTree},
 };
 
+/// The `model_type`.
+const CLASS: &str = "deberta-v2";
+
 /// The used fields of config.json. [`Config::parse`] adds those that the file lacks; the optional ones are
 /// not in transformers' class, and read by it all the same.
 #[derive(Debug, Deserialize)]
 struct RawConfig {
-    model_type: String,
     vocab_size: i64,
     hidden_size: i64,
     num_hidden_layers: usize,
@@ -59,10 +58,6 @@ struct RawConfig {
     embedding_size: Option<i64>,
     pooler_hidden_size: Option<i64>,
     cls_dropout: Option<f64>,
-    #[serde(default, deserialize_with = "token_id")]
-    pad_token_id: Option<u32>,
-    #[serde(default, deserialize_with = "token_id")]
-    bos_token_id: Option<u32>,
 }
 
 /// Kinds of scores of relative positions: a list, or joined by `|`.
@@ -75,7 +70,7 @@ enum Kinds {
 
 impl RawConfig {
     fn read(config: &Config) -> Result<Self, ModelError> {
-        let raw: Self = config.parse("deberta-v2")?;
+        let raw: Self = config.parse(CLASS)?;
         raw.check()?;
         Ok(raw)
     }
@@ -447,15 +442,8 @@ pub(crate) fn build(
         name.ends_with("embeddings.position_ids")
             || (!absolute && name.contains("embeddings.position_embeddings."))
     })?;
-    let facts = EncoderFacts {
-        model_type: &raw.model_type,
-        hidden_size: hidden,
-        vocab_size: raw.vocab_size,
-        context: usize::try_from(raw.max_position_embeddings).ok(),
-        pad_id: raw.pad_token_id.unwrap_or(0),
-        bos_id: raw.bos_token_id,
-    };
-    let spec = encoder_spec(config, facts, model.words.weight())?;
+    let (ids, positions) = (config.special_ids(CLASS)?, raw.max_position_embeddings);
+    let spec = encoder_spec(config, ids, hidden, positions, model.words.weight())?;
     Ok((Box::new(model), spec, parameters))
 }
 

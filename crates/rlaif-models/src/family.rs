@@ -316,20 +316,22 @@ macro_rules! bart {
 }
 
 /// A row of the Llama family: `model_type`, prefix of the class names (or the names), variant, and the
-/// architecture and order of rows of its GGUF files.
+/// architecture, order of rows and differences from Llama of its GGUF files.
 macro_rules! llama {
-    ($model_type:literal, $class:literal, $variant:expr $(, $gguf:literal, $rotary:ident)?) => {
+    ($model_type:literal, $class:literal, $variant:expr $(, $gguf:literal, $rotary:ident $layout:tt)?) => {
         llama!(
             $model_type,
             concat!($class, "ForCausalLM"),
             concat!($class, "ForSequenceClassification"),
-            $variant $(, $gguf, $rotary)?
+            $variant $(, $gguf, $rotary $layout)?
         )
     };
     ($model_type:literal, $generates:expr, $classifies:expr, $variant:expr) => {
         llama!(@row $model_type, $generates, $classifies, $variant, None)
     };
-    ($model_type:literal, $generates:expr, $classifies:expr, $variant:expr, $gguf:literal, $rotary:ident) => {
+    ($model_type:literal, $generates:expr, $classifies:expr, $variant:expr, $gguf:literal, $rotary:ident {
+        $($field:ident: $value:expr),*
+    }) => {
         llama!(
             @row
             $model_type,
@@ -340,6 +342,8 @@ macro_rules! llama {
                 architecture: $gguf,
                 rotary: GgufRotary::$rotary,
                 variant: &$variant,
+                $($field: $value,)*
+                ..GgufLayout::LLAMA
             })
         )
     };
@@ -394,20 +398,27 @@ static TABLE: [Family; 29] = [
     bart!("bart", "Bart", Bart),
     bart!("mbart", "MBart", MBart),
     bart!("pegasus", "Pegasus", Pegasus, None),
-    llama!("llama", "Llama", LlamaVariant::LLAMA, "llama", Pairs),
-    llama!("mistral", "Mistral", LlamaVariant::MISTRAL, "llama", Pairs),
-    llama!("qwen2", "Qwen2", LlamaVariant::QWEN2, "qwen2", Halves),
-    llama!("qwen3", "Qwen3", LlamaVariant::QWEN3, "qwen3", Halves),
+    llama!("llama", "Llama", LlamaVariant::LLAMA, "llama", Pairs {}),
+    llama!("mistral", "Mistral", LlamaVariant::MISTRAL, "llama", Pairs {}),
+    llama!("qwen2", "Qwen2", LlamaVariant::QWEN2, "qwen2", Halves {}),
+    llama!("qwen3", "Qwen3", LlamaVariant::QWEN3, "qwen3", Halves {}),
     llama!("gpt2", "GPT2LMHeadModel", "GPT2ForSequenceClassification", LlamaVariant::GPT2),
     llama!("gpt_neox", "GPTNeoX", LlamaVariant::GPT_NEOX),
-    llama!("gemma2", "Gemma2", LlamaVariant::GEMMA2, "gemma2", Halves),
+    // The largest models, of 27 billion parameters, are scaled by the share.
+    llama!(
+        "gemma2",
+        "Gemma2",
+        LlamaVariant::GEMMA2,
+        "gemma2",
+        Halves { space_prefix: false, scaled_by_share: Some(46) }
+    ),
     llama!(
         "gemma3_text",
         "Gemma3ForCausalLM",
         "Gemma3TextForSequenceClassification",
         LlamaVariant::GEMMA3,
         "gemma3",
-        Halves
+        Halves { space_prefix: false, scaled_by_share: Some(62) }
     ),
     llama!("phi3", "Phi3", LlamaVariant::PHI3),
     llama!("olmo2", "Olmo2", LlamaVariant::OLMO2),

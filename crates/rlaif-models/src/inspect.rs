@@ -13,7 +13,7 @@ use crate::{
     error::ModelError,
     family::{Families, Family},
     language_model::LanguageModel,
-    load::open,
+    load::{Build, open},
     sort::{ModelSort, architecture},
     weights::{self, ModelTensors},
 };

@@ -11,7 +11,7 @@ use crate::{
     error::ModelError,
     family::{Families, Family},
     files::{AdapterBase, ModelFiles},
-    load::{LoadOptions, from_folder},
+    load::{Build, LoadOptions, from_folder},
     lora::ModelAdapters,
     save::{self, SaveOptions},
     sort::{ModelSort, wrong_sort},
@@ -35,10 +35,7 @@ impl LanguageModel {
     /// [`ModelError::UnsupportedField`] and [`ModelError::BadField`] for a configuration that
     /// cannot be honoured, [`ModelError::Tensors`] with every tensor that does not fit.
     pub fn load(folder: &Path, options: LoadOptions) -> Result<Self, ModelError> {
-        let (mut model, unread) = from_folder(folder, options, Self::build)?;
-        model.unread = unread;
-        model.resize(options)?;
-        Ok(model)
+        from_folder(folder, options)
     }
 
     /// A model with random weights, drawn from libtorch's generator: seed it before.
@@ -71,36 +68,9 @@ impl LanguageModel {
         Self::build(options.families, config, options.random())
     }
 
-    pub(crate) fn build(
-        families: Families,
-        config: Config,
-        source: ModelTensors<'_>,
-    ) -> Result<Self, ModelError> {
-        let (family, sort) = families.of(&config)?;
-        match (sort, family.generates) {
-            (ModelSort::LanguageModel, Some(generates)) => {
-                let file = config.path().to_owned();
-                let layers = (generates.build)(config, source);
-                let layers = layers.map_err(|error| error.in_file(&file))?;
-                Ok(Self { family, layers, unread: Vec::new() })
-            }
-            _ => Err(wrong_sort(&config, "a language model; load it as a classifier")),
-        }
-    }
-
     /// The names of the tensors in the folder that this model has no use for, such as a value head.
     pub fn unread(&self) -> &[String] {
         &self.unread
-    }
-
-    /// Adds those of an adapter's folder.
-    pub(crate) fn add_unread(&mut self, names: Vec<String>) {
-        self.unread.extend(names);
-    }
-
-    /// Adds the rows of the vocabulary that the options ask for.
-    pub(crate) fn resize(&mut self, options: LoadOptions) -> Result<(), ModelError> {
-        options.resize(&mut self.layers.parts())
     }
 
     /// The model's config.json.
@@ -145,6 +115,33 @@ impl LanguageModel {
     /// [`ModelError::Checkpoint`] if it cannot be written; nothing is left behind then.
     pub fn save(&self, folder: &Path, options: &SaveOptions<'_>) -> Result<(), ModelError> {
         save::write_model(folder, self.layers.frame(), self.family, options)
+    }
+}
+
+impl Build for LanguageModel {
+    fn build(
+        families: Families,
+        config: Config,
+        source: ModelTensors<'_>,
+    ) -> Result<Self, ModelError> {
+        let (family, sort) = families.of(&config)?;
+        match (sort, family.generates) {
+            (ModelSort::LanguageModel, Some(generates)) => {
+                let file = config.path().to_owned();
+                let layers = (generates.build)(config, source);
+                let layers = layers.map_err(|error| error.in_file(&file))?;
+                Ok(Self { family, layers, unread: Vec::new() })
+            }
+            _ => Err(wrong_sort(&config, "a language model; load it as a classifier")),
+        }
+    }
+
+    fn unread_mut(&mut self) -> &mut Vec<String> {
+        &mut self.unread
+    }
+
+    fn resize(&mut self, options: LoadOptions) -> Result<(), ModelError> {
+        options.resize(&mut self.layers.parts())
     }
 }
 

@@ -527,7 +527,7 @@ impl Embedding {
 pub(crate) fn dropout(x: Tensor, p: f64, switch: Dropout) -> Tensor {
     match switch {
         Dropout::On if p > 0. => x.dropout(p, true),
-        _ => x,
+        Dropout::On | Dropout::Off => x,
     }
 }
 

@@ -97,8 +97,8 @@ pub mod extend {
         layers::{Bias, Embedding, LayerNorm, Linear, RmsNorm},
         llama::{
             BiasRule, ExpertRule, GateRule, Llama, LlamaClassifier, LlamaNames, LlamaVariant,
-            NormPlaces, NormRule, Positions, Projections, QueryKeyNorm, ScalingRule, WindowRule,
-            dimensions as llama_dimensions,
+            NormPlaces, NormRule, Positions, Projections, QueryKeyNorm, RopeNames, ScalingRule,
+            WindowRule, dimensions as llama_dimensions,
         },
         weights::{Init, ModelTensors, TensorTree},
     };

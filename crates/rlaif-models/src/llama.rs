@@ -41,13 +41,14 @@ use crate::{
     sort::{class, of_tokens},
     weights::{ModelTensors, TensorTree},
 };
+use attention::Context;
 use block::{Block, Made, before};
 pub use config::dimensions;
 pub(crate) use config::{Outline, same_computation};
-use config::{RawConfig, Shape};
+use config::{Plan, RawConfig, Shape};
 pub use variant::{
     BiasRule, ExpertRule, GateRule, LlamaNames, LlamaVariant, NormPlaces, NormRule, Positions,
-    Projections, QueryKeyNorm, ScalingRule, WindowRule,
+    Projections, QueryKeyNorm, RopeNames, ScalingRule, WindowRule,
 };
 
 /// A norm at a path of a model.
@@ -113,7 +114,7 @@ impl Trunk {
         let shape = Shape::resolve(raw, variant)?;
         let layers = weights.at(names.layers);
         let blocks = (0..shape.layers)
-            .map(|i| Block::load(&layers.at(i), raw, &shape, names, i))
+            .map(|i| Block::load(&layers.at(i), Plan { raw, shape: &shape, names }, i))
             .collect::<Result<_, ModelError>>()?;
         let table = |key, rows| {
             Embedding::load(&weights.at(key), rows, shape.hidden, raw.initializer_range)
@@ -217,7 +218,8 @@ impl Trunk {
             let routed;
             (x, routed) = match pass.activations {
                 Activations::Keep => {
-                    let Made { x, kv, routed } = block.forward(&x, angles, &visible, pass);
+                    let Made { x, kv, routed } =
+                        block.forward(&x, Context { angles, visible: &visible }, pass);
                     keep(i, &kv);
                     (x, routed)
                 }
@@ -227,8 +229,8 @@ impl Trunk {
                     let wanted = routers.is_some();
                     let made = recompute_many(block, &[&x], move |block, inputs| {
                         let visible = bias.as_ref().map_or(Visible::Causal, Visible::Bias);
-                        let Made { x, routed, .. } =
-                            block.forward(&inputs[0], angles.as_ref(), &visible, pass);
+                        let context = Context { angles: angles.as_ref(), visible: &visible };
+                        let Made { x, routed, .. } = block.forward(&inputs[0], context, pass);
                         [Some(x), routed.filter(|_| wanted)].into_iter().flatten().collect()
                     })?;
                     let mut made = made.into_iter();

@@ -56,18 +56,32 @@ impl LoadOptions {
     }
 }
 
-/// Reads a folder for the function that builds its model, and returns the names of unused tensors.
-pub(crate) fn from_folder<M>(
-    folder: &Path,
-    options: LoadOptions,
-    build: impl FnOnce(Families, Config, ModelTensors<'_>) -> Result<M, ModelError>,
-) -> Result<(M, Vec<String>), ModelError> {
+/// A model that a folder can hold.
+pub(crate) trait Build: Sized {
+    /// Builds the model that `config` describes from the tensors of `source`.
+    fn build(
+        families: Families,
+        config: Config,
+        source: ModelTensors<'_>,
+    ) -> Result<Self, ModelError>;
+
+    /// The names of the tensors in the folder that the model has no use for.
+    fn unread_mut(&mut self) -> &mut Vec<String>;
+
+    /// Adds the rows of the vocabulary that the options ask for.
+    fn resize(&mut self, options: LoadOptions) -> Result<(), ModelError>;
+}
+
+/// The model of a folder.
+pub(crate) fn from_folder<M: Build>(folder: &Path, options: LoadOptions) -> Result<M, ModelError> {
     let (config, checkpoint) = open(folder)?;
     let source = ModelTensors::checkpoint(&checkpoint, options.kind, options.device);
     let source = source.quantized(options.quantization);
     let unread = source.unread();
-    let model = build(options.families, config, source)?;
-    Ok((model, unread.take()))
+    let mut model = M::build(options.families, config, source)?;
+    *model.unread_mut() = unread.take();
+    model.resize(options)?;
+    Ok(model)
 }
 
 /// The configuration and the weights of a folder, after checking that their format is supported.

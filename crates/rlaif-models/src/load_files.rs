@@ -13,7 +13,7 @@ use crate::{
     files::{ADAPTER, ModelFiles},
     labels::Labels,
     language_model::LanguageModel,
-    load::{LoadOptions, open},
+    load::{Build, LoadOptions, open},
     sort::ModelSort,
 };
 
@@ -45,7 +45,7 @@ impl ModelFiles {
         let mut model = LanguageModel::load(&self.folder, options)?;
         if let Some(adapter) = &self.adapter {
             let without_effect = model.adapters().load(ADAPTER, adapter)?;
-            model.add_unread(without_effect);
+            model.unread_mut().extend(without_effect);
         }
         Ok(model)
     }
@@ -73,7 +73,7 @@ impl ModelFiles {
     /// adapter.
     fn put_on(&self, model: &mut Classifier, adapter: &Path) -> Result<(), ConvertError> {
         let without_effect = model.adapters().load(ADAPTER, adapter)?;
-        model.add_unread(without_effect);
+        model.unread_mut().extend(without_effect);
         let parameters = model.parameters();
         let made_up = |name: &&String| {
             let of_adapter = name.rsplit_once('.').map(|(module, parameter)| {

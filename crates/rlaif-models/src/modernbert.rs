@@ -11,10 +11,7 @@ use tch::{Kind, Tensor};
 use crate::{
     adapter::Pass,
     architecture::{BuiltClassifier, ClassifierLayers},
-    config::{
-        Config, EncoderFacts, Range, check_layers, check_numbers, check_sizes, encoder_spec,
-        token_id,
-    },
+    config::{Config, Range, check_layers, check_numbers, check_sizes, encoder_spec},
     dimensions::Dimensions,
     error::ModelError,
     frame::{Frame, Parts},
@@ -23,15 +20,17 @@ use crate::{
         Activation, Bias, Embedding, LayerNorm, Linear, Visible, attention, dropout, hide, in_heads,
     },
     recompute::{Shallow, recompute},
-    rope::{Angles, RawRope, Rope, RopeContext, RopeSpec, turn},
+    rope::{Angles, RawRope, Rope, RopeContext, RopeNames, RopeSpec, turn},
     weights::{ModelTensors, TensorTree},
 };
+
+/// The `model_type`.
+const CLASS: &str = "modernbert";
 
 /// The used fields of config.json. [`Config::parse`] adds those that the file lacks.
 #[derive(Debug, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "the fields of a file")]
 struct RawConfig {
-    model_type: String,
     vocab_size: i64,
     hidden_size: i64,
     intermediate_size: i64,
@@ -59,17 +58,27 @@ struct RawConfig {
     classifier_dropout: f64,
     classifier_bias: bool,
     classifier_activation: String,
-    #[serde(default, deserialize_with = "token_id")]
-    pad_token_id: Option<u32>,
-    #[serde(default, deserialize_with = "token_id")]
-    bos_token_id: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum LayerType {
+    /// It attends to all tokens.
     FullAttention,
+    /// It attends to near tokens.
     SlidingAttention,
+}
+
+impl LayerType {
+    const ALL: [Self; 2] = [Self::FullAttention, Self::SlidingAttention];
+
+    /// One of the values for [`Self::ALL`].
+    fn of<T>(self, [full, sliding]: &[T; 2]) -> &T {
+        match self {
+            Self::FullAttention => full,
+            Self::SlidingAttention => sliding,
+        }
+    }
 }
 
 /// The input of the head.
@@ -83,7 +92,7 @@ enum Pooling {
 
 impl RawConfig {
     fn read(config: &Config) -> Result<Self, ModelError> {
-        let raw: Self = config.parse("modernbert")?;
+        let raw: Self = config.parse(CLASS)?;
         let probability = |field, value| (field, Some(value), Range::Probability);
         check_numbers([
             ("norm_eps", Some(raw.norm_eps), Range::NotNegative),
@@ -144,15 +153,16 @@ impl RawConfig {
         self.hidden_size / self.num_attention_heads
     }
 
-    /// `true` for each layer that attends to near tokens only.
-    fn local(&self) -> Vec<bool> {
-        match &self.layer_types {
-            Some(types) => types.iter().map(|kind| *kind == LayerType::SlidingAttention).collect(),
-            None => {
-                let every = self.global_attn_every_n_layers.unwrap_or(3);
-                (0..self.num_hidden_layers).map(|layer| layer % every != 0).collect()
-            }
-        }
+    /// The attention of each layer.
+    fn attentions(&self) -> Vec<LayerType> {
+        self.layer_types.clone().unwrap_or_else(|| {
+            let every = self.global_attn_every_n_layers.unwrap_or(3);
+            let of = |layer: usize| match layer % every {
+                0 => LayerType::FullAttention,
+                1.. => LayerType::SlidingAttention,
+            };
+            (0..self.num_hidden_layers).map(of).collect()
+        })
     }
 
     /// The rotary embeddings of layers that attend to all tokens, and of the others.
@@ -167,7 +177,7 @@ impl RawConfig {
                     partial: 1.,
                     positions: usize::try_from(self.max_position_embeddings).unwrap_or(usize::MAX),
                     trained: None,
-                    old_longrope: false,
+                    names: RopeNames::Usual,
                 };
                 RopeSpec::resolve(self.rope_scaling.as_ref().or(own), &context)
             };
@@ -200,8 +210,7 @@ struct Block {
     activation: Activation,
     attention_dropout: f64,
     inner_dropout: f64,
-    /// `true` if it attends to near tokens only.
-    local: bool,
+    attention: LayerType,
 }
 
 fn norm(weights: &TensorTree<'_>, raw: &RawConfig) -> LayerNorm {
@@ -213,7 +222,7 @@ impl Block {
         weights: &TensorTree<'_>,
         raw: &RawConfig,
         layer: usize,
-        local: bool,
+        attention: LayerType,
     ) -> Result<Self, ModelError> {
         let (hidden, wide) = (raw.hidden_size, raw.intermediate_size);
         let linear = |key: &str, [inputs, outputs]: [i64; 2], bias: bool| {
@@ -231,7 +240,7 @@ impl Block {
             activation: Activation::parse("hidden_activation", &raw.hidden_activation)?,
             attention_dropout: raw.attention_dropout,
             inner_dropout: raw.mlp_dropout,
-            local,
+            attention,
         })
     }
 
@@ -303,12 +312,12 @@ pub(crate) fn build(
     let (trunk, head) = (root.at("model"), root.at("head"));
     let (embeddings, layers) = (trunk.at("embeddings"), trunk.at("layers"));
     let ropes = raw.ropes()?;
-    let blocks = raw.local().into_iter().enumerate();
+    let blocks = raw.attentions().into_iter().enumerate();
     let model = ModernBert {
         words: Embedding::load(&embeddings.at("tok_embeddings"), raw.vocab_size, hidden, std),
         norm: norm(&embeddings.at("norm"), &raw),
         blocks: blocks
-            .map(|(i, local)| Block::load(&layers.at(i), &raw, i, local))
+            .map(|(i, attention)| Block::load(&layers.at(i), &raw, i, attention))
             .collect::<Result<_, _>>()?,
         final_norm: norm(&trunk.at("final_norm"), &raw),
         ropes: ropes.each_ref().map(|spec| Rope::new(spec, device)),
@@ -328,24 +337,18 @@ pub(crate) fn build(
         classifier_dropout: raw.classifier_dropout,
     };
     let parameters = source.finish(|name| name.ends_with("rotary_emb.inv_freq"))?;
-    let facts = EncoderFacts {
-        model_type: &raw.model_type,
-        hidden_size: hidden,
-        vocab_size: raw.vocab_size,
-        context: usize::try_from(raw.max_position_embeddings).ok(),
-        pad_id: raw.pad_token_id.unwrap_or(0),
-        bos_id: raw.bos_token_id,
-    };
-    let spec = encoder_spec(config, facts, model.words.weight())?;
+    let (ids, positions) = (config.special_ids(CLASS)?, raw.max_position_embeddings);
+    let spec = encoder_spec(config, ids, hidden, positions, model.words.weight())?;
     Ok((Box::new(model), spec, parameters))
 }
 
 impl ModernBert {
     /// The bias of hidden keys, if any are hidden.
-    fn bias(&self, input: &TokenBatch, local: bool, kind: Kind) -> Option<Tensor> {
+    fn bias(&self, input: &TokenBatch, attention: LayerType, kind: Kind) -> Option<Tensor> {
         let width = input.width() as i64;
         let real = (!input.is_full()).then(|| input.mask().tensor().unsqueeze(1).unsqueeze(1));
-        let near = (local && self.reach < width - 1).then(|| {
+        let sliding = attention == LayerType::SlidingAttention;
+        let near = (sliding && self.reach < width - 1).then(|| {
             let columns = Tensor::arange(width, (Kind::Int64, input.ids().device()));
             (columns.unsqueeze(1) - &columns).abs().le(self.reach)
         });
@@ -367,14 +370,14 @@ impl ClassifierLayers for ModernBert {
         let embedded = self.norm.forward(&self.words.adapted(input.ids(), pass));
         let mut x = dropout(embedded, self.embedding_dropout, pass.dropout);
         let kind = x.kind();
-        let biases = [false, true].map(|local| self.bias(input, local, kind));
+        let biases = LayerType::ALL.map(|attention| self.bias(input, attention, kind));
         let counted = input.mask().to_kind(Kind::Int64);
         let positions = (counted.cumsum(1, Kind::Int64) - 1).clamp_min(0);
         let lengths = counted.sum_dim_intlist(1, true, Kind::Int64);
         let angles = self.ropes.each_ref().map(|rope| rope.angles(&positions, &lengths, kind));
         for block in &self.blocks {
             let (bias, angles) =
-                (biases[usize::from(block.local)].as_ref(), &angles[usize::from(block.local)]);
+                (block.attention.of(&biases).as_ref(), block.attention.of(&angles));
             x = match pass.activations() {
                 Activations::Keep => {
                     let visible = bias.map_or(Visible::All, Visible::Bias);

@@ -13,6 +13,10 @@ const STATE: &str = ".quant_state.bitsandbytes__nf4";
 const PARTS: [&str; 5] =
     [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".nested_offset"];
 
+/// The dtypes of parts, and tch's names of them.
+const BYTES: (Dtype, Kind) = (Dtype::U8, Kind::Uint8);
+const FLOATS: (Dtype, Kind) = (Dtype::F32, Kind::Float);
+
 /// bitsandbytes' description of a matrix in NF4.
 #[derive(Deserialize)]
 struct State {
@@ -44,18 +48,24 @@ pub(crate) fn is_part(name: &str) -> bool {
         || name.ends_with(".weight_format")
 }
 
-/// A matrix of this size; only its description is checked if `headers` is true.
-pub(crate) fn read(
-    checkpoint: &Checkpoint,
-    name: &str,
-    size: [i64; 2],
-    device: Device,
-    headers: bool,
-) -> Result<Option<Quantized>, TensorProblem> {
-    match checkpoint.tensors().get(name).map(|info| info.dtype) {
-        Some(Dtype::I8) => int8(checkpoint, name, size, device, headers),
-        _ => nf4(checkpoint, name, size, device, headers),
-    }
+/// The part of a matrix that is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Its description, which is checked.
+    Headers,
+    /// The numbers as well.
+    Numbers,
+}
+
+/// A matrix of a checkpoint.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    pub(crate) checkpoint: &'a Checkpoint,
+    /// The name of its weight.
+    pub(crate) name: &'a str,
+    /// Rows and columns.
+    pub(crate) size: [i64; 2],
+    pub(crate) reading: Reading,
 }
 
 /// A problem of a quantized matrix.
@@ -64,162 +74,163 @@ fn problem(name: &str, part: &str, expected: String, found: String) -> TensorPro
     TensorProblem::Quantized { name, expected, found }
 }
 
-/// A part of a quantized matrix, of this dtype and length.
-fn part(
-    checkpoint: &Checkpoint,
-    name: &str,
-    ending: &str,
-    dtype: Dtype,
-    length: i64,
-    headers: bool,
-) -> Result<Option<Tensor>, TensorProblem> {
-    let full = format!("{name}{ending}");
-    let expected = || format!("{dtype} of {length}");
-    let Some(info) = checkpoint.tensors().get(&full) else {
-        return Err(problem(name, ending, expected(), "missing".to_owned()));
-    };
-    let found = info.shape.iter().product::<usize>();
-    if info.dtype != dtype || i64::try_from(found) != Ok(length) {
-        return Err(problem(name, ending, expected(), format!("{} of {found}", info.dtype)));
-    }
-    if headers {
-        return Ok(None);
-    }
-    let shape: Vec<i64> = info.shape.iter().map(|&size| size as i64).collect();
-    let kind = match dtype {
-        Dtype::U8 => Kind::Uint8,
-        Dtype::I8 => Kind::Int8,
-        _ => Kind::Float,
-    };
-    let read = || -> Result<Tensor, ModelError> {
-        let mut tensor = Tensor::f_empty(&shape, (kind, Device::Cpu))
-            .map_err(|source| ModelError::Torch(source.into()))?;
-        rlaif_torch::with_bytes_mut(&mut tensor, |bytes| checkpoint.read_into(&full, bytes))??;
-        Ok(tensor)
-    };
-    read().map(Some).map_err(|source| unreadable(full.clone(), source))
-}
-
 fn unreadable(name: String, source: ModelError) -> TensorProblem {
     TensorProblem::Unreadable { name, source: Box::new(source) }
 }
 
-fn nf4(
-    checkpoint: &Checkpoint,
-    name: &str,
-    size: [i64; 2],
-    device: Device,
-    headers: bool,
-) -> Result<Option<Quantized>, TensorProblem> {
-    let described = format!("{name}{STATE}");
-    let Some(info) = checkpoint.tensors().get(&described) else {
-        let found = checkpoint.tensors().keys().find(|key| {
-            key.strip_prefix(name).is_some_and(|rest| rest.starts_with(".quant_state."))
-        });
-        let found = found.map_or("missing".to_owned(), |key| format!("`{key}`"));
-        return Err(problem(name, STATE, "bitsandbytes' NF4".to_owned(), found));
-    };
-    let mut bytes = vec![0; usize::try_from(info.bytes).unwrap_or(0)];
-    checkpoint
-        .read_into(&described, &mut bytes)
-        .map_err(|source| unreadable(described.clone(), source.into()))?;
-    let state: State = serde_json::from_slice(&bytes).map_err(|source| {
-        problem(name, STATE, "a JSON object of bitsandbytes".to_owned(), source.to_string())
-    })?;
-    let wrong = |field: &str, expected: String, found: String| {
-        problem(name, STATE, format!("`{field}` {expected}"), found)
-    };
-    if state.quant_type != "nf4" {
-        return Err(wrong("quant_type", "nf4".to_owned(), state.quant_type));
-    }
-    if state.shape != size {
-        return Err(wrong("shape", format!("{size:?}"), format!("{:?}", state.shape)));
-    }
-    let sizes = [32, 64, 128, 256, 512, 1024, 2048, 4096];
-    if !sizes.contains(&state.blocksize) {
-        return Err(wrong("blocksize", format!("one of {sizes:?}"), state.blocksize.to_string()));
-    }
-    let kind = match state.dtype.as_str() {
-        "float32" => Kind::Float,
-        "bfloat16" => Kind::BFloat16,
-        "float16" => Kind::Half,
-        other => {
-            let expected = "float32, bfloat16 or float16".to_owned();
-            return Err(wrong("dtype", expected, other.to_owned()));
-        }
-    };
-    let count = size[0] * size[1];
-    let blocks = (count + state.blocksize - 1) / state.blocksize;
-    let get = |ending, dtype, length| part(checkpoint, name, ending, dtype, length, headers);
-    let codes = get("", Dtype::U8, (count + 1) / 2)?;
-    let code = get(".quant_map", Dtype::F32, 16)?;
-    let (scales, nested) = match (state.nested_blocksize, state.nested_offset) {
-        (None, None) => (get(".absmax", Dtype::F32, blocks)?, None),
-        (Some(block), Some(offset)) if block > 0 => {
-            let scales = get(".absmax", Dtype::U8, blocks)?;
-            let nested = get(".nested_absmax", Dtype::F32, (blocks + block - 1) / block)?;
-            let code = get(".nested_quant_map", Dtype::F32, 256)?;
-            (scales, Some((nested, code, offset, block)))
-        }
-        (block, offset) => {
-            let expected = "above 0, beside `nested_offset`".to_owned();
-            return Err(wrong("nested_blocksize", expected, format!("{block:?}, {offset:?}")));
-        }
-    };
-    let (Some(codes), Some(code), Some(scales)) = (codes, code, scales) else { return Ok(None) };
-    let placed = |tensor: Tensor| tensor.to_device(device).view([-1]);
-    let nested = match nested {
-        Some((Some(scales), Some(code), offset, block)) => {
-            Some(NestedScales { scales: placed(scales), code: placed(code), offset, block })
-        }
-        _ => None,
-    };
-    for (ending, tensor) in [
-        (".absmax", (nested.is_none()).then_some(&scales)),
-        (".nested_absmax", nested.as_ref().map(|nested| &nested.scales)),
-    ] {
-        let finite = |tensor: &Tensor| tensor.isfinite().all().int64_value(&[]) == 1;
-        if tensor.is_some_and(|tensor| !finite(tensor)) {
-            let found = "NaN or infinity".to_owned();
-            return Err(problem(name, ending, "finite numbers".to_owned(), found));
+impl Matrix<'_> {
+    /// The matrix on a device; `None` if only its description is read.
+    pub(crate) fn read(&self, device: Device) -> Result<Option<Quantized>, TensorProblem> {
+        match self.checkpoint.tensors().get(self.name).map(|info| info.dtype) {
+            Some(Dtype::I8) => self.int8(device),
+            _ => self.nf4(device),
         }
     }
-    let [codes, code, scales] = [codes, code, scales].map(placed);
-    let block = state.blocksize;
-    Ok(Some(Quantized::from_nf4(Nf4Parts { codes, scales, nested, code, block, size, kind })))
-}
 
-fn int8(
-    checkpoint: &Checkpoint,
-    name: &str,
-    size: [i64; 2],
-    device: Device,
-    headers: bool,
-) -> Result<Option<Quantized>, TensorProblem> {
-    let module = name.strip_suffix("weight").unwrap_or(name);
-    let found = checkpoint.tensors().get(name).map(|info| info.shape.clone()).unwrap_or_default();
-    if !found.iter().map(|&size| i64::try_from(size).ok()).eq(size.map(Some)) {
-        let (name, expected) = (name.to_owned(), size.to_vec());
-        return Err(TensorProblem::Shape { name, expected, found });
-    }
-    let codes = part(checkpoint, name, "", Dtype::I8, size[0] * size[1], headers)?;
-    let scales = part(checkpoint, module, "SCB", Dtype::F32, size[0], headers)?;
-    let format = checkpoint.tensors().get(&format!("{module}weight_format"));
-    if let Some(format) = format
-        && !headers
-        && format.bytes == 1
-    {
-        let mut number = [0];
-        let key = format!("{module}weight_format");
-        checkpoint
-            .read_into(&key, &mut number)
-            .map_err(|source| unreadable(key.clone(), source.into()))?;
-        if number != [0] {
-            let expected = "0, rows in order".to_owned();
-            return Err(problem(module, "weight_format", expected, number[0].to_string()));
+    /// The tensor with this name, of this dtype and length.
+    fn part(
+        &self,
+        full: &str,
+        (dtype, kind): (Dtype, Kind),
+        length: i64,
+    ) -> Result<Option<Tensor>, TensorProblem> {
+        let expected = || format!("{dtype} of {length}");
+        let Some(info) = self.checkpoint.tensors().get(full) else {
+            return Err(problem(full, "", expected(), "missing".to_owned()));
+        };
+        let found = info.shape.iter().product::<usize>();
+        if info.dtype != dtype || i64::try_from(found) != Ok(length) {
+            return Err(problem(full, "", expected(), format!("{} of {found}", info.dtype)));
         }
+        if self.reading == Reading::Headers {
+            return Ok(None);
+        }
+        let shape: Vec<i64> = info.shape.iter().map(|&size| size as i64).collect();
+        let read = || -> Result<Tensor, ModelError> {
+            let mut tensor = Tensor::f_empty(&shape, (kind, Device::Cpu))
+                .map_err(|source| ModelError::Torch(source.into()))?;
+            rlaif_torch::with_bytes_mut(&mut tensor, |bytes| {
+                self.checkpoint.read_into(full, bytes)
+            })??;
+            Ok(tensor)
+        };
+        read().map(Some).map_err(|source| unreadable(full.to_owned(), source))
     }
-    let (Some(codes), Some(scales)) = (codes, scales) else { return Ok(None) };
-    let scales = scales.to_device(device).view([-1]);
-    Ok(Some(Quantized::from_int8(&codes.to_device(device), &scales, Kind::Float)))
+
+    fn nf4(&self, device: Device) -> Result<Option<Quantized>, TensorProblem> {
+        let Self { checkpoint, name, size, .. } = *self;
+        let described = format!("{name}{STATE}");
+        let Some(info) = checkpoint.tensors().get(&described) else {
+            let found = checkpoint.tensors().keys().find(|key| {
+                key.strip_prefix(name).is_some_and(|rest| rest.starts_with(".quant_state."))
+            });
+            let found = found.map_or("missing".to_owned(), |key| format!("`{key}`"));
+            return Err(problem(name, STATE, "bitsandbytes' NF4".to_owned(), found));
+        };
+        let mut bytes = vec![0; usize::try_from(info.bytes).unwrap_or(0)];
+        checkpoint
+            .read_into(&described, &mut bytes)
+            .map_err(|source| unreadable(described.clone(), source.into()))?;
+        let state: State = serde_json::from_slice(&bytes).map_err(|source| {
+            problem(name, STATE, "a JSON object of bitsandbytes".to_owned(), source.to_string())
+        })?;
+        let wrong = |field: &str, expected: String, found: String| {
+            problem(name, STATE, format!("`{field}` {expected}"), found)
+        };
+        if state.quant_type != "nf4" {
+            return Err(wrong("quant_type", "nf4".to_owned(), state.quant_type));
+        }
+        if state.shape != size {
+            return Err(wrong("shape", format!("{size:?}"), format!("{:?}", state.shape)));
+        }
+        let sizes = [32, 64, 128, 256, 512, 1024, 2048, 4096];
+        if !sizes.contains(&state.blocksize) {
+            return Err(wrong(
+                "blocksize",
+                format!("one of {sizes:?}"),
+                state.blocksize.to_string(),
+            ));
+        }
+        let kind = match state.dtype.as_str() {
+            "float32" => Kind::Float,
+            "bfloat16" => Kind::BFloat16,
+            "float16" => Kind::Half,
+            other => {
+                let expected = "float32, bfloat16 or float16".to_owned();
+                return Err(wrong("dtype", expected, other.to_owned()));
+            }
+        };
+        let count = size[0] * size[1];
+        let blocks = (count + state.blocksize - 1) / state.blocksize;
+        let get = |ending, dtype, length| self.part(&format!("{name}{ending}"), dtype, length);
+        let codes = get("", BYTES, (count + 1) / 2)?;
+        let code = get(".quant_map", FLOATS, 16)?;
+        let (scales, nested) = match (state.nested_blocksize, state.nested_offset) {
+            (None, None) => (get(".absmax", FLOATS, blocks)?, None),
+            (Some(block), Some(offset)) if block > 0 => {
+                let scales = get(".absmax", BYTES, blocks)?;
+                let nested = get(".nested_absmax", FLOATS, (blocks + block - 1) / block)?;
+                let code = get(".nested_quant_map", FLOATS, 256)?;
+                (scales, Some((nested, code, offset, block)))
+            }
+            (block, offset) => {
+                let expected = "above 0, beside `nested_offset`".to_owned();
+                return Err(wrong("nested_blocksize", expected, format!("{block:?}, {offset:?}")));
+            }
+        };
+        let (Some(codes), Some(code), Some(scales)) = (codes, code, scales) else {
+            return Ok(None);
+        };
+        let placed = |tensor: Tensor| tensor.to_device(device).view([-1]);
+        let nested = match nested {
+            Some((Some(scales), Some(code), offset, block)) => {
+                Some(NestedScales { scales: placed(scales), code: placed(code), offset, block })
+            }
+            _ => None,
+        };
+        for (ending, tensor) in [
+            (".absmax", (nested.is_none()).then_some(&scales)),
+            (".nested_absmax", nested.as_ref().map(|nested| &nested.scales)),
+        ] {
+            let finite = |tensor: &Tensor| tensor.isfinite().all().int64_value(&[]) == 1;
+            if tensor.is_some_and(|tensor| !finite(tensor)) {
+                let found = "NaN or infinity".to_owned();
+                return Err(problem(name, ending, "finite numbers".to_owned(), found));
+            }
+        }
+        let [codes, code, scales] = [codes, code, scales].map(placed);
+        let block = state.blocksize;
+        Ok(Some(Quantized::from_nf4(Nf4Parts { codes, scales, nested, code, block, size, kind })))
+    }
+
+    fn int8(&self, device: Device) -> Result<Option<Quantized>, TensorProblem> {
+        let Self { checkpoint, name, size, reading } = *self;
+        let module = name.strip_suffix("weight").unwrap_or(name);
+        let found =
+            checkpoint.tensors().get(name).map(|info| info.shape.clone()).unwrap_or_default();
+        if !found.iter().map(|&size| i64::try_from(size).ok()).eq(size.map(Some)) {
+            let (name, expected) = (name.to_owned(), size.to_vec());
+            return Err(TensorProblem::Shape { name, expected, found });
+        }
+        let codes = self.part(name, (Dtype::I8, Kind::Int8), size[0] * size[1])?;
+        let scales = self.part(&format!("{module}SCB"), FLOATS, size[0])?;
+        let format = checkpoint.tensors().get(&format!("{module}weight_format"));
+        if let Some(format) = format
+            && reading == Reading::Numbers
+            && format.bytes == 1
+        {
+            let mut number = [0];
+            let key = format!("{module}weight_format");
+            checkpoint
+                .read_into(&key, &mut number)
+                .map_err(|source| unreadable(key.clone(), source.into()))?;
+            if number != [0] {
+                let expected = "0, rows in order".to_owned();
+                return Err(problem(module, "weight_format", expected, number[0].to_string()));
+            }
+        }
+        let (Some(codes), Some(scales)) = (codes, scales) else { return Ok(None) };
+        let scales = scales.to_device(device).view([-1]);
+        Ok(Some(Quantized::from_int8(&codes.to_device(device), &scales, Kind::Float)))
+    }
 }

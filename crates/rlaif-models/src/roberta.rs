@@ -15,8 +15,8 @@ use crate::{
     adapter::Pass,
     architecture::{BuiltClassifier, ClassifierLayers},
     config::{
-        Config, EncoderFacts, FieldNames, Range, check_layers, check_numbers, check_sizes,
-        encoder_spec, token_id,
+        Config, FieldNames, Range, SpecialIds, check_layers, check_numbers, check_sizes,
+        encoder_spec,
     },
     dimensions::Dimensions,
     error::ModelError,
@@ -32,7 +32,6 @@ use crate::{
 /// The used fields of config.json. [`Config::parse`] adds those that the file lacks.
 #[derive(Debug, Deserialize)]
 struct RawConfig {
-    model_type: String,
     vocab_size: i64,
     hidden_size: i64,
     num_hidden_layers: usize,
@@ -52,10 +51,6 @@ struct RawConfig {
     classifier_dropout: Option<f64>,
     position_embedding_type: Option<String>,
     initializer_range: f64,
-    #[serde(default, deserialize_with = "token_id")]
-    pad_token_id: Option<u32>,
-    #[serde(default, deserialize_with = "token_id")]
-    bos_token_id: Option<u32>,
     /// Names of fields in the file, for errors.
     #[serde(skip)]
     names: FieldNames,
@@ -74,10 +69,14 @@ const NAMES: [(&str, &str); 9] = [
     ("classifier_dropout_prob", "classifier_dropout"),
 ];
 
+/// The configuration class, one for each family.
+fn class(config: &Config) -> &str {
+    config.text("model_type").unwrap_or_default()
+}
+
 impl RawConfig {
     fn read(config: &Config) -> Result<Self, ModelError> {
-        let class = config.text("model_type").unwrap_or_default();
-        let mut raw: Self = config.parse_renamed(class, &NAMES)?;
+        let mut raw: Self = config.parse_renamed(class(config), &NAMES)?;
         raw.names = FieldNames::of(config, &NAMES);
         Ok(raw)
     }
@@ -229,7 +228,9 @@ impl Style {
     fn projection(self, raw: &RawConfig) -> Option<&'static str> {
         match self {
             Self::Albert => Some("encoder.embedding_hidden_mapping_in"),
-            _ => (raw.embedding_size() != raw.hidden_size).then_some("embeddings_project"),
+            Self::Bert | Self::Roberta | Self::DistilBert | Self::Electra => {
+                (raw.embedding_size() != raw.hidden_size).then_some("embeddings_project")
+            }
         }
     }
 
@@ -464,10 +465,11 @@ impl Roberta {
                 supported: "absolute",
             });
         }
-        let pad_id = raw.pad_token_id.unwrap_or(u32::from(style == Style::Roberta));
+        let ids = config.special_ids(class(config))?;
+        let pad_id = ids.pad_token_id.unwrap_or(u32::from(style == Style::Roberta));
         let (first, uncounted) = match style {
             Style::Roberta => (i64::from(pad_id) + 1, Some(i64::from(pad_id))),
-            _ => (0, None),
+            Style::Bert | Style::DistilBert | Style::Electra | Style::Albert => (0, None),
         };
         let names = style.names();
         let trunk = source.root().at(names.trunk);
@@ -517,23 +519,18 @@ impl Roberta {
             source.leave("roberta.pooler.");
         }
         let parameters = source.finish(|name| name.ends_with("embeddings.position_ids"))?;
-        let context = raw.max_position_embeddings - first;
-        let context = usize::try_from(context).ok().filter(|context| *context > 0);
-        let context = context.ok_or_else(|| ModelError::BadField {
-            file: None,
-            field: "max_position_embeddings",
-            found: raw.max_position_embeddings.to_string(),
-            expected: format!("more than {first} (RoBERTa counts from pad_token_id + 1)"),
-        })?;
-        let facts = EncoderFacts {
-            model_type: &raw.model_type,
-            hidden_size: raw.hidden_size,
-            vocab_size: raw.vocab_size,
-            context: Some(context),
-            pad_id,
-            bos_id: raw.bos_token_id,
-        };
-        let spec = encoder_spec(config, facts, embeddings.words.weight())?;
+        let positions = raw.max_position_embeddings - first;
+        if positions < 1 {
+            return Err(ModelError::BadField {
+                file: None,
+                field: "max_position_embeddings",
+                found: raw.max_position_embeddings.to_string(),
+                expected: format!("more than {first} (RoBERTa counts from pad_token_id + 1)"),
+            });
+        }
+        let ids = SpecialIds { pad_token_id: Some(pad_id), ..ids };
+        let spec =
+            encoder_spec(config, ids, raw.hidden_size, positions, embeddings.words.weight())?;
         let dropout = raw.hidden_dropout_prob;
         let segments = raw.type_vocab_size.unwrap_or(0);
         let model = Self { embeddings, projection, blocks, order, head, segments, dropout };

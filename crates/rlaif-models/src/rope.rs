@@ -42,6 +42,15 @@ pub(crate) struct RawRope {
     pub(crate) sliding_attention: Option<Box<RawRope>>,
 }
 
+/// Names that config.json has for the scalings of rotary positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeNames {
+    /// Those of transformers.
+    Usual,
+    /// `su` and `yarn` are older names of `longrope`.
+    LongAsYarn,
+}
+
 /// Fields of config.json that apply to a section.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RopeContext {
@@ -55,8 +64,7 @@ pub(crate) struct RopeContext {
     /// `original_max_position_embeddings` outside the section, which takes precedence over the
     /// section's own.
     pub(crate) trained: Option<f64>,
-    /// Phi-3's older names of `longrope`: `su` and `yarn`.
-    pub(crate) old_longrope: bool,
+    pub(crate) names: RopeNames,
 }
 
 /// A rotary embedding as config.json describes it.
@@ -161,7 +169,7 @@ impl RopeSpec {
                 Scaling::Dynamic { factor: factor()?, trained: context.positions as f64 }
             }
             Some("longrope") => Self::long(rope, dim, trained()?, ratio)?,
-            Some("su" | "yarn") if context.old_longrope => {
+            Some("su" | "yarn") if context.names == RopeNames::LongAsYarn => {
                 Self::long(rope, dim, trained()?, ratio)?
             }
             Some("yarn") => Self::yarn(rope, dim, theta, trained()?, ratio),
@@ -250,7 +258,11 @@ impl RopeSpec {
     pub(crate) fn context(&self, positions: usize) -> usize {
         match self.scaling {
             Scaling::Dynamic { factor, .. } => (positions as f64 * factor.max(1.)) as usize,
-            _ => positions,
+            Scaling::None
+            | Scaling::Linear { .. }
+            | Scaling::Yarn { .. }
+            | Scaling::Long { .. }
+            | Scaling::Llama3 { .. } => positions,
         }
     }
 }
@@ -299,12 +311,12 @@ impl RopeSpec {
             Scaling::Llama3 { .. } => {
                 let frequencies = |spec: &Self| match Rope::new(spec, Device::Cpu).frequencies {
                     Frequencies::Fixed(frequencies) => Some(frequencies),
-                    _ => None,
+                    Frequencies::Switched(..) | Frequencies::Dynamic { .. } => None,
                 };
                 let plain = frequencies(&Self { scaling: Scaling::None, ..self.clone() })?;
                 FixedScaling::Each(Vec::try_from(plain / frequencies(self)?).ok()?)
             }
-            _ => return None,
+            Scaling::Dynamic { .. } | Scaling::Yarn { .. } | Scaling::Long { .. } => return None,
         };
         Some((self.dim, self.theta, scaling))
     }

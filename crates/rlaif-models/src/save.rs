@@ -10,9 +10,15 @@ use rlaif_checkpoint::{
 };
 use rlaif_lm::{Parameters, is_adapter};
 use serde_json::{Map, Value};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
-use crate::{config::Config, error::ModelError, family::Family, frame::Frame, weights::kind_name};
+use crate::{
+    config::Config,
+    error::ModelError,
+    family::Family,
+    frame::Frame,
+    weights::{dtype_of, kind_name},
+};
 
 /// Contents of a model folder besides the weights.
 #[derive(Debug, Clone)]
@@ -88,18 +94,12 @@ pub(crate) struct TensorList(Vec<(String, Tensor, Dtype)>);
 
 impl TensorList {
     pub(crate) fn push(&mut self, name: String, tensor: &Tensor) -> Result<(), ModelError> {
-        let dtype = match tensor.kind() {
-            Kind::Float => Dtype::F32,
-            Kind::BFloat16 => Dtype::BF16,
-            Kind::Half => Dtype::F16,
-            Kind::Double => Dtype::F64,
-            other => {
-                return Err(ModelError::Dtype {
-                    file: "model.safetensors".into(),
-                    tensor: name,
-                    dtype: format!("{other:?}"),
-                });
-            }
+        let Some(dtype) = dtype_of(tensor.kind()) else {
+            return Err(ModelError::Dtype {
+                file: "model.safetensors".into(),
+                tensor: name,
+                dtype: format!("{:?}", tensor.kind()),
+            });
         };
         self.0.push((name, tensor.detach(), dtype));
         Ok(())

@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     error::{ModelError, TensorProblem},
-    quantized,
+    quantized::{self, Matrix, Reading},
 };
 
 /// Initialisation of a tensor without a checkpoint.
@@ -359,8 +359,11 @@ impl<'a> ModelTensors<'a> {
         kind: Option<Kind>,
         transposed: bool,
     ) -> (Tensor, Option<Quantized>) {
-        let headers = matches!(self.origin, Origin::Headers(_));
-        let read = quantized::read(checkpoint, stored, size, self.device, headers);
+        let reading = match self.origin {
+            Origin::Headers(_) => Reading::Headers,
+            Origin::Checkpoint(_) | Origin::Random => Reading::Numbers,
+        };
+        let read = Matrix { checkpoint, name: stored, size, reading }.read(self.device);
         let instead = self.without_memory(size, kind.unwrap_or_else(|| usual_kind(checkpoint)));
         let mut state = self.state.borrow_mut();
         state.used.insert(stored.to_owned());
@@ -681,8 +684,15 @@ fn kind_of(dtype: Dtype) -> Option<Kind> {
         Dtype::F32 => Kind::Float,
         Dtype::F16 => Kind::Half,
         Dtype::BF16 => Kind::BFloat16,
-        _ => return None,
+        Dtype::I64 | Dtype::I32 | Dtype::I16 | Dtype::I8 | Dtype::U8 | Dtype::Bool => return None,
     })
+}
+
+/// The dtype in a file of a tensor that weights can have.
+pub(crate) fn dtype_of(kind: Kind) -> Option<Dtype> {
+    [Dtype::F32, Dtype::BF16, Dtype::F16, Dtype::F64]
+        .into_iter()
+        .find(|dtype| kind_of(*dtype) == Some(kind))
 }
 
 /// The name of a weight's dtype; `None` for dtypes that only buffers have.

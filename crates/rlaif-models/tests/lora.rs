@@ -3,6 +3,8 @@
 mod common;
 #[path = "lora/quantized.rs"]
 mod quantized;
+#[path = "lora/refused.rs"]
+mod refused;
 #[path = "lora/vocabulary.rs"]
 mod vocabulary;
 
@@ -16,9 +18,8 @@ use rlaif_lm::{
     is_adapter, token_log_probs,
 };
 use rlaif_models::{
-    AdapterBase, AdapterConfig, Architecture, Classifier, ConvertError, Initialisation,
-    LanguageModel, LoadOptions, Lora, ModelError, ModelFiles, ModuleNames, SaveOptions,
-    TargetModules, TaskType, TensorProblem, classifier_with_labels,
+    AdapterBase, AdapterConfig, Architecture, Classifier, ConvertError, LanguageModel, LoadOptions,
+    Lora, ModelFiles, ModuleNames, SaveOptions, TargetModules, TaskType, classifier_with_labels,
 };
 use rlaif_testing::drawn;
 use tch::{Kind, Tensor, no_grad};
@@ -334,22 +335,6 @@ fn variants_of_lora_equal_peft() {
     }
 }
 
-#[test]
-fn factors_that_cannot_begin_in_the_base_are_refused() {
-    let mut policy = language_model("llama3");
-    for (init, rank, targets) in
-        [(Initialisation::Pissa, 2, "embed_tokens"), (Initialisation::Olora, 1000, "q_proj")]
-    {
-        let mut config = AdapterConfig::new(TaskType::CausalLm, NonZeroU32::new(rank).unwrap());
-        config.init_lora_weights = init;
-        config.target_modules =
-            TargetModules::Named(ModuleNames::Suffixes(vec![targets.to_owned()]));
-        let error = policy.adapters().add("new", config).unwrap_err();
-        assert!(matches!(error, ModelError::AdapterStart { .. }), "{error}");
-        assert!(error.to_string().contains(init.name()), "{error}");
-    }
-}
-
 fn snapshot(policy: &LanguageModel) -> Vec<(String, Tensor)> {
     let all = policy.parameters().iter();
     all.map(|(name, tensor)| (name.to_owned(), tensor.copy())).collect()
@@ -563,102 +548,6 @@ fn what_is_saved_is_loaded_again() {
     }
 }
 
-#[test]
-fn what_does_not_fit_is_refused_and_changes_nothing() {
-    let mut policy = language_model("llama3");
-    let count = policy.parameters().count();
-    let config = |names: &[&str]| {
-        let mut config = AdapterConfig::new(TaskType::CausalLm, NonZeroU32::new(2).unwrap());
-        let names = names.iter().map(|&name| name.to_owned()).collect();
-        config.target_modules = TargetModules::Named(ModuleNames::Suffixes(names));
-        config
-    };
-    let error = policy.adapters().add("x", config(&["query"])).unwrap_err();
-    assert!(matches!(error, ModelError::NoTarget { .. }));
-    assert!(error.to_string().contains("q_proj"), "{error}");
-
-    // flan's adapter has none of Llama's layers.
-    let error = policy.adapters().load("x", &adapter("flan")).unwrap_err();
-    assert!(matches!(error, ModelError::NoTarget { .. }), "{error}");
-
-    // An adapter for another width: every tensor is named.
-    let other = common::spelled("llama-head-dim", "config.json");
-    let mut other = LanguageModel::load(other.path(), LoadOptions::default()).unwrap();
-    let error = other.adapters().load("x", &adapter("llama3-a")).unwrap_err();
-    let ModelError::Tensors { problems, .. } = &error else { panic!("{error}") };
-    assert!(problems.iter().any(|p| matches!(p, TensorProblem::Shape { .. })), "{error}");
-    assert_eq!(other.adapters().names(), Vec::<String>::new());
-
-    // A module that replaces something other than a linear layer would be left out.
-    for module in ["model.norm", "lm_hat"] {
-        let mut config = config(&["q_proj"]);
-        config.modules_to_save = vec![module.to_owned()];
-        let error = policy.adapters().add("x", config).unwrap_err();
-        assert!(matches!(error, ModelError::NoTarget { field: "modules_to_save", .. }), "{error}");
-        assert!(error.to_string().contains(module), "{error}");
-    }
-
-    assert_eq!(policy.parameters().count(), count);
-    policy.adapters().add("x", config(&["q_proj"])).unwrap();
-    let error = policy.adapters().add("x", config(&["q_proj"])).unwrap_err();
-    assert!(matches!(error, ModelError::AdapterExists { .. }), "{error}");
-    let error = policy.adapters().unmerge().unwrap_err();
-    assert!(matches!(error, ModelError::Merge { .. }), "{error}");
-    policy.adapters().merge("x").unwrap();
-    let error = policy.adapters().merge("x").unwrap_err();
-    assert!(matches!(error, ModelError::Merge { .. }), "{error}");
-    // The plain weights are out of reach while it is merged.
-    let error = policy.head(with(Adapters::Off)).unwrap_err();
-    assert!(matches!(error, LmError::AdapterMerged), "{error}");
-}
-
-#[test]
-fn a_module_that_is_to_be_saved_whole_and_is_not_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let load = |base: &str, source: &str, modules: &[&str]| {
-        for file in ["adapter_config.json", "adapter_model.safetensors"] {
-            std::fs::copy(adapter(source).join(file), folder.path().join(file)).unwrap();
-        }
-        let path = folder.path().join("adapter_config.json");
-        let mut config: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        config["modules_to_save"] = modules.into();
-        std::fs::write(&path, config.to_string()).unwrap();
-        match base {
-            "roberta" => Classifier::load(&model(base), LoadOptions::default())
-                .unwrap()
-                .adapters()
-                .load("x", folder.path()),
-            _ => language_model(base).adapters().load("x", folder.path()),
-        }
-    };
-    // flan has no `final_layer`.
-    for (base, source, module) in [
-        ("llama3", "llama3-a", "lm_head"),
-        ("llama3", "llama3-a", "model.embed_tokens"),
-        ("llama3", "llama3-a", "model.norm"),
-    ] {
-        let error = load(base, source, &[module]).unwrap_err();
-        let ModelError::Tensors { file, problems } = &error else { panic!("{error}") };
-        assert!(file.ends_with("adapter_model.safetensors"), "{error}");
-        assert_eq!(problems.len(), 1, "{error}");
-        assert!(error.to_string().contains(module), "{error}");
-    }
-    // peft names both heads in the adapter of any classifier.
-    load("roberta", "roberta", &["classifier", "score"]).unwrap();
-    // A name that the model lacks has no effect in peft 0.21.2 (`PeftModel.from_pretrained`; recipes name
-    // the heads of several architectures).
-    load("roberta", "roberta", &["classifier", "pooler"]).unwrap();
-    load("llama3", "llama3-a", &["embed_out", "score", "classifier"]).unwrap();
-    let mut policy = language_model("llama3");
-    policy.adapters().load("x", folder.path()).unwrap();
-    let mut without = language_model("llama3");
-    without.adapters().load("x", &adapter("llama3-a")).unwrap();
-    let base = Goldens::read(&model("llama3"));
-    let of = |policy: &LanguageModel| logits(policy, &base, Forward::default());
-    assert_eq!(of(&policy), of(&without));
-}
-
 /// peft copies a layer of GPT-2 as its base stores it, `[inputs, outputs]`, square ones included.
 #[test]
 fn a_layer_that_is_saved_whole_has_the_layout_of_its_base() {
@@ -690,42 +579,6 @@ fn a_layer_that_is_saved_whole_has_the_layout_of_its_base() {
     again.adapters().load("y", &path).unwrap();
     let plain = logits(&again, &goldens, with(Adapters::Off));
     assert!(logits(&again, &goldens, with(Adapters::Active)).equal(&plain));
-}
-
-/// A copy of the base in an adapter's file is the base's, or the adapter was made on another one.
-#[test]
-fn weights_that_cannot_be_put_on_the_base_are_named_with_the_way_out() {
-    let folder = tempfile::tempdir().unwrap();
-    let refused = |key: &str, shape: &[i64]| {
-        let source = adapter("llama2-head");
-        std::fs::copy(
-            source.join("adapter_config.json"),
-            folder.path().join("adapter_config.json"),
-        )
-        .unwrap();
-        let mut tensors =
-            Tensor::read_safetensors(source.join("adapter_model.safetensors")).unwrap();
-        tensors.retain(|(name, _)| name != key);
-        let cpu = (Kind::Float, tch::Device::Cpu);
-        tensors.push((key.to_owned(), Tensor::zeros(shape, cpu)));
-        let file = folder.path().join("adapter_model.safetensors");
-        Tensor::write_safetensors(&tensors, file).unwrap();
-        language_model("llama2").adapters().load("x", folder.path()).unwrap_err()
-    };
-    for (key, shape) in [
-        ("base_model.model.model.norm.weight", [1, 32]),
-        // Of another number of rows than the copy of the head beside it, or of another width.
-        ("base_model.model.model.embed_tokens.weight", [100, 32]),
-        ("base_model.model.model.embed_tokens.weight", [96, 16]),
-        // On a layer that the configuration does not name.
-        ("base_model.model.model.embed_tokens.lora_embedding_A", [2, 96]),
-        ("base_model.model.model.layers.0.mlp.down_proj.lora_magnitude_vector", [32, 1]),
-    ] {
-        let error = refused(key, &shape);
-        assert!(matches!(error, ModelError::AdapterParts { .. }), "{error}");
-        let said = error.to_string();
-        assert!(said.contains(key) && said.contains("merge_and_unload"), "{said}");
-    }
 }
 
 #[test]

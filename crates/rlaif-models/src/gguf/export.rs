@@ -138,9 +138,9 @@ impl Export<'_> {
             let spec = GgufSpec { name, shape, kind };
             planned.push(Planned { spec, old: Some(old.to_owned()), change });
         }
-        let factors = match outline.rope.as_ref().map(|rope| rope.fixed()) {
-            Some(Some((_, _, FixedScaling::Each(factors)))) => Some(factors),
-            _ => None,
+        let factors = match outline.rope.as_ref().and_then(|rope| rope.fixed()) {
+            Some((_, _, FixedScaling::Each(factors))) => Some(factors),
+            Some((_, _, FixedScaling::None | FixedScaling::Linear(_))) | None => None,
         };
         if let Some(factors) = &factors {
             let shape = vec![factors.len()];
@@ -257,7 +257,7 @@ impl Export<'_> {
             Change::Queries if rotary => pairs(outline.heads),
             Change::Keys if rotary => pairs(outline.kv_heads),
             Change::Norm => &tensor + self.layout.norm_offset(),
-            _ => tensor.shallow_clone(),
+            Change::Queries | Change::Keys | Change::Same => tensor.shallow_clone(),
         };
         Vec::try_from(changed.contiguous().reshape([-1])).map_err(|_| unknown())
     }

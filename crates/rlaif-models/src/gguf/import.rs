@@ -21,8 +21,9 @@ use crate::{
     config::Config,
     error::ModelError,
     family::{Families, Family, Generates},
-    llama::Outline,
+    llama::{BiasRule, Outline, ScalingRule},
     rope::FixedScaling,
+    weights::dtype_of,
 };
 
 /// The factors of Llama 3's rotary positions, which belong to every checkpoint that has them.
@@ -43,7 +44,7 @@ pub fn import_gguf(
     let gguf = Gguf::open(file)?;
     let model = Import::new(Source::open(file, &gguf)?, families)?;
     let config = model.config()?;
-    let (tokenizer, tokenizer_config) = tokenizer::files(&model.source)?;
+    let (tokenizer, tokenizer_config) = tokenizer::files(&model.source, &model.layout)?;
     let weights = model.weights(&gguf, kind)?;
     let mut writer = FolderWriter::create(out)?;
     writer.weights(&weights, DEFAULT_SHARD_BYTES)?;
@@ -137,25 +138,24 @@ impl<'a> Import<'a> {
         {
             config.set(field, self.token(key).into());
         }
-        if self.has("blk.0.attn_q.bias") && self.layout.architecture == "llama" {
+        if self.has("blk.0.attn_q.bias") && self.layout.variant.qkv_bias == BiasRule::Config {
             config.set("attention_bias", true.into());
         }
         if self.has("blk.0.ffn_up.bias") {
             config.set("mlp_bias", true.into());
         }
-        if self.layout.around() {
-            self.set_gemma(&mut config, layers, hidden / heads.max(1), head_dim);
+        if let ScalingRule::Gemma { .. } = self.layout.variant.scaling {
+            let share = hidden / heads.max(1);
+            let by_share = self.layout.scaled_by_share == Some(layers);
+            self.set_scaling(&mut config, if by_share { share } else { head_dim });
         }
         self.set_rope(&mut config, head_dim, theta.unwrap_or(10_000.))?;
         Ok(config)
     }
 
-    /// The fields of Gemma, as llama.cpp has them: not all of them are in the file.
-    fn set_gemma(&self, config: &mut Config, layers: u64, share: u64, head_dim: u64) {
+    /// The fields of [`ScalingRule::Gemma`], as llama.cpp has them: not all of them are in the file.
+    fn set_scaling(&self, config: &mut Config, scalar: u64) {
         config.set("hidden_activation", "gelu_pytorch_tanh".into());
-        // The models of 27 billion parameters, which llama.cpp knows by their number of layers.
-        let largest = matches!((self.layout.architecture, layers), ("gemma2", 46) | ("gemma3", 62));
-        let scalar = if largest { share } else { head_dim };
         config.set("query_pre_attn_scalar", scalar.into());
         for (key, field) in [
             ("attention.sliding_window", "sliding_window"),
@@ -247,11 +247,16 @@ impl<'a> Import<'a> {
                 Change::Queries if pairs => Rows::Heads(queries),
                 Change::Keys if pairs => Rows::Heads(keys),
                 Change::Norm => Rows::Minus(self.layout.norm_offset()),
-                _ => Rows::Same,
+                Change::Queries | Change::Keys | Change::Same => Rows::Same,
             };
             entries.push(Entry { new, old: name.clone(), shape: tensor.shape.clone(), rows });
         }
-        Ok(Weights { gguf, kind, entries })
+        let dtype = dtype_of(kind).ok_or_else(|| ModelError::Dtype {
+            file: "model.safetensors".into(),
+            tensor: entries.first().map_or_else(String::new, |entry| entry.new.clone()),
+            dtype: format!("{kind:?}"),
+        })?;
+        Ok(Weights { gguf, kind, dtype, entries })
     }
 }
 
@@ -290,6 +295,8 @@ struct Entry {
 struct Weights<'a> {
     gguf: &'a Gguf,
     kind: Kind,
+    /// `kind` in a file.
+    dtype: Dtype,
     entries: Vec<Entry>,
 }
 
@@ -311,14 +318,9 @@ impl Weights<'_> {
 
 impl TensorSource for Weights<'_> {
     fn tensors(&self) -> Vec<TensorSpec> {
-        let dtype = match self.kind {
-            Kind::BFloat16 => Dtype::BF16,
-            Kind::Half => Dtype::F16,
-            _ => Dtype::F32,
-        };
         let spec = |entry: &Entry| TensorSpec {
             name: entry.new.clone(),
-            dtype,
+            dtype: self.dtype,
             shape: entry.shape.clone(),
         };
         self.entries.iter().map(spec).collect()

@@ -11,6 +11,12 @@ pub struct GgufLayout {
     pub rotary: GgufRotary,
     /// The computation of the family.
     pub variant: &'static LlamaVariant,
+    /// `true` if a SentencePiece tokenizer puts a space before a text where the file does not say it.
+    pub space_prefix: bool,
+    /// The number of layers of the model whose attention is scaled by the hidden size divided by the number of
+    /// heads, where others have the size of a head: the file does not say it, and llama.cpp knows the model by
+    /// this number.
+    pub scaled_by_share: Option<u64>,
 }
 
 /// The order in which a head's numbers are rotated.
@@ -66,6 +72,15 @@ const AROUND: [(&str, &str, Change); 3] = [
 ];
 
 impl GgufLayout {
+    /// The files of Llama.
+    pub const LLAMA: Self = Self {
+        architecture: "llama",
+        rotary: GgufRotary::Pairs,
+        variant: &LlamaVariant::LLAMA,
+        space_prefix: true,
+        scaled_by_share: None,
+    };
+
     /// `true` if a block has norms before and after each layer.
     pub(super) fn around(&self) -> bool {
         self.variant.norms == NormPlaces::Around

@@ -6,6 +6,7 @@ use rlaif_checkpoint::GgufValue;
 use serde_json::{Map, Value, json};
 
 use super::{
+    layout::GgufLayout,
     pre_tokenizer::{PreTokenizer, byte_level_step},
     source::Source,
 };
@@ -20,7 +21,7 @@ pub(super) const USER_DEFINED: u64 = 4;
 ///
 /// # Errors
 /// [`ModelError::Gguf`] for tokenizers that are not supported.
-pub(super) fn files(model: &Source<'_>) -> Result<(Value, Value), ModelError> {
+pub(super) fn files(model: &Source<'_>, layout: &GgufLayout) -> Result<(Value, Value), ModelError> {
     const MODEL: &str = "tokenizer.ggml.model";
     let tokens = model.list("tokenizer.ggml.tokens")?;
     let tokens: Vec<&str> = tokens.iter().filter_map(GgufValue::as_str).collect();
@@ -62,8 +63,7 @@ pub(super) fn files(model: &Source<'_>) -> Result<(Value, Value), ModelError> {
     let json = match kind {
         Some("gpt2") => byte_level(model, &vocabulary, pre, &around)?,
         Some("llama") => {
-            let gemma = model.text("general.architecture").is_some_and(|a| a.starts_with("gemma"));
-            let prefix = adds("space_prefix").unwrap_or(!gemma);
+            let prefix = adds("space_prefix").unwrap_or(layout.space_prefix);
             sentence_piece(model, &vocabulary, &named("unknown"), prefix, &around)?
         }
         other => {

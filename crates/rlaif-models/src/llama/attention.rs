@@ -1,12 +1,12 @@
 //! Self-attention of the Llama family.
 
-use rlaif_lm::KvCache;
+use rlaif_lm::{Branches, KvCache};
 use tch::{Kind, Tensor};
 
 use super::{
-    config::{RawConfig, Shape},
+    config::Plan,
     norm,
-    variant::{LlamaNames, Projections, QueryKeyNorm},
+    variant::{Projections, QueryKeyNorm},
 };
 use crate::{
     adapter::Pass,
@@ -23,13 +23,19 @@ pub(super) struct Attention {
     pub(super) o: Linear,
     /// The norms of queries and of keys.
     norms: Option<(Norm, Norm)>,
-    /// `true` if the norms are over all heads together.
-    norm_width: bool,
+    norm_places: QueryKeyNorm,
     pub(super) heads: i64,
     pub(super) kv_heads: i64,
     pub(super) head_dim: i64,
     pub(super) scores: Scores,
     dropout: f64,
+}
+
+/// The tensors that attention reads besides its input.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) angles: Option<&'a Angles>,
+    pub(super) visible: &'a Visible<'a>,
 }
 
 /// Scaling of attention scores before the softmax.
@@ -46,11 +52,20 @@ pub(super) struct Scores {
 #[expect(clippy::large_enum_variant, reason = "one value for each layer, and most have the larger")]
 pub(super) enum Inputs {
     Apart([Linear; 3]),
-    /// One layer; grouped by head, or all queries, then all keys, then all values.
+    /// One layer.
     Fused {
         layer: Linear,
-        by_head: bool,
+        order: FusedOrder,
     },
+}
+
+/// The order of the outputs of one layer for queries, keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FusedOrder {
+    /// All queries, then all keys, then all values.
+    ByPart,
+    /// Grouped by head: query, key and value.
+    ByHead,
 }
 
 /// A linear layer of a block.
@@ -71,9 +86,7 @@ pub(super) fn linear(
 impl Attention {
     pub(super) fn load(
         weights: &TensorTree<'_>,
-        raw: &RawConfig,
-        shape: &Shape,
-        names: &LlamaNames,
+        Plan { raw, shape, names }: Plan<'_>,
         layer: usize,
     ) -> Self {
         let std = raw.initializer_range;
@@ -85,10 +98,12 @@ impl Attention {
             Projections::Apart => {
                 Inputs::Apart([inward(q, queries), inward(k, keys), inward(v, keys)])
             }
-            fused => Inputs::Fused {
-                layer: inward(q, queries + 2 * keys),
-                by_head: fused == Projections::FusedByHead,
-            },
+            Projections::Fused => {
+                Inputs::Fused { layer: inward(q, queries + 2 * keys), order: FusedOrder::ByPart }
+            }
+            Projections::FusedByHead => {
+                Inputs::Fused { layer: inward(q, queries + 2 * keys), order: FusedOrder::ByHead }
+            }
         };
         let norms = |queries, keys| {
             let norm = |key, size| norm(&weights.at(key), size, raw.norm_eps, shape.norm);
@@ -102,7 +117,7 @@ impl Attention {
                 QueryKeyNorm::Heads => Some(norms(shape.head_dim, shape.head_dim)),
                 QueryKeyNorm::Width => Some(norms(queries, keys)),
             },
-            norm_width: shape.query_key_norm == QueryKeyNorm::Width,
+            norm_places: shape.query_key_norm,
             heads: shape.heads,
             kv_heads: shape.kv_heads,
             head_dim: shape.head_dim,
@@ -116,7 +131,9 @@ impl Attention {
         let d = self.head_dim;
         let [mut q, mut k, v] = match made {
             Made::Apart([mut q, mut k, v]) => {
-                if let (Some((q_norm, k_norm)), true) = (&self.norms, self.norm_width) {
+                if let (Some((q_norm, k_norm)), QueryKeyNorm::Width) =
+                    (&self.norms, self.norm_places)
+                {
                     (q, k) = (q_norm.forward(&q), k_norm.forward(&k));
                 }
                 [
@@ -125,11 +142,11 @@ impl Attention {
                     in_heads(&v, self.kv_heads, d),
                 ]
             }
-            Made::Fused { all, by_head: true } => {
+            Made::Fused { all, order: FusedOrder::ByHead } => {
                 let all = in_heads(&all, self.heads, 3 * d);
                 [0, 1, 2].map(|part| all.narrow(-1, part * d, d))
             }
-            Made::Fused { all, by_head: false } => {
+            Made::Fused { all, order: FusedOrder::ByPart } => {
                 let (queries, keys) = (self.heads * d, self.kv_heads * d);
                 let part = |start, heads| in_heads(&all.narrow(-1, start, heads * d), heads, d);
                 [
@@ -139,7 +156,7 @@ impl Attention {
                 ]
             }
         };
-        if let (Some((q_norm, k_norm)), false) = (&self.norms, self.norm_width) {
+        if let (Some((q_norm, k_norm)), QueryKeyNorm::Heads) = (&self.norms, self.norm_places) {
             (q, k) = (q_norm.forward(&q), k_norm.forward(&k));
         }
         match angles {
@@ -152,8 +169,8 @@ impl Attention {
     fn project(&self, x: &Tensor, angles: Option<&Angles>, pass: Pass) -> [Tensor; 3] {
         let made = match &self.inputs {
             Inputs::Apart([q, k, v]) => Made::Apart(Linear::project([q, k, v], x, pass)),
-            Inputs::Fused { layer, by_head } => {
-                Made::Fused { all: layer.forward(x, pass), by_head: *by_head }
+            Inputs::Fused { layer, order } => {
+                Made::Fused { all: layer.forward(x, pass), order: *order }
             }
         };
         self.heads_of(made, angles)
@@ -162,12 +179,11 @@ impl Attention {
     pub(super) fn forward(
         &self,
         x: &Tensor,
-        angles: Option<&Angles>,
-        visible: &Visible<'_>,
+        context: Context<'_>,
         pass: Pass,
     ) -> (Tensor, [Tensor; 2]) {
-        let [q, k, v] = self.project(x, angles, pass);
-        (self.mix([&q, &k, &v], visible, pass), [k, v])
+        let [q, k, v] = self.project(x, context.angles, pass);
+        (self.mix([&q, &k, &v], context.visible, pass), [k, v])
     }
 
     /// Attention `[B, T, heads · D]` of queries, keys and values.
@@ -180,7 +196,7 @@ impl Attention {
         let length = q.size()[1];
         let causal = match visible {
             Visible::Causal => Some(causal(length, q)),
-            _ => None,
+            Visible::All | Visible::Bias(_) => None,
         };
         let bias = causal.as_ref().or(visible.bias());
         let (k, v) = (self.repeated(&across(k)), self.repeated(&across(v)));
@@ -273,20 +289,19 @@ impl Attention {
     pub(super) fn forward_run(
         &self,
         x: &Tensor,
-        angles: Option<&Angles>,
-        visible: &Visible<'_>,
-        run: &rlaif_lm::Branches,
+        context: Context<'_>,
+        run: &Branches,
         pass: Pass,
     ) -> Tensor {
         // The concatenation is one row of a batch, [1, N, H]; its angles are [N, 1, D].
-        let [q, k, v] = self.project(&x.unsqueeze(0), angles, pass);
+        let [q, k, v] = self.project(&x.unsqueeze(0), context.angles, pass);
         let rows = |x: &Tensor, heads: i64| {
             let rows = run.to_rows(&x.reshape([-1, heads * self.head_dim]));
             let [r, w] = [rows.size()[0], rows.size()[1]];
             rows.view([r, w, heads, self.head_dim])
         };
         let (k, v) = (rows(&k, self.kv_heads), rows(&v, self.kv_heads));
-        run.from_rows(&self.mix([&rows(&q, self.heads), &k, &v], visible, pass))
+        run.from_rows(&self.mix([&rows(&q, self.heads), &k, &v], context.visible, pass))
     }
 
     pub(super) fn linears(&mut self) -> Vec<&mut Linear> {
@@ -302,7 +317,7 @@ impl Attention {
 /// Outputs of the layers for queries, keys and values.
 pub(super) enum Made {
     Apart([Tensor; 3]),
-    Fused { all: Tensor, by_head: bool },
+    Fused { all: Tensor, order: FusedOrder },
 }
 
 /// The causal bias, `[T, T]`.
@@ -315,9 +330,7 @@ impl Shallow for Inputs {
     fn handle(&self) -> Self {
         match self {
             Self::Apart(layers) => Self::Apart(layers.each_ref().map(Linear::handle)),
-            Self::Fused { layer, by_head } => {
-                Self::Fused { layer: layer.handle(), by_head: *by_head }
-            }
+            Self::Fused { layer, order } => Self::Fused { layer: layer.handle(), order: *order },
         }
     }
 }

@@ -1,20 +1,20 @@
 //! One layer of the Llama family: attention and feed-forward, their norms and residuals.
 
-use rlaif_lm::Routers;
+use rlaif_lm::{Branches, Routers};
 use tch::Tensor;
 
 use super::{
-    attention::Attention,
-    config::{RawConfig, Shape},
+    attention::{Attention, Context},
+    config::Plan,
     experts::Experts,
     feed_forward::FeedForward,
     norm,
-    variant::{LlamaNames, NormPlaces},
+    variant::NormPlaces,
 };
 use crate::{
     adapter::Pass,
     error::ModelError,
-    layers::{Linear, Norm, Visible, dropout},
+    layers::{Linear, Norm, dropout},
     recompute::Shallow,
     rope::Angles,
     weights::TensorTree,
@@ -77,11 +77,10 @@ pub(super) struct Made {
 impl Block {
     pub(super) fn load(
         weights: &TensorTree<'_>,
-        raw: &RawConfig,
-        shape: &Shape,
-        names: &LlamaNames,
+        plan: Plan<'_>,
         layer: usize,
     ) -> Result<Self, ModelError> {
+        let Plan { raw, shape, names } = plan;
         let norm = |key, there: bool| {
             there.then(|| norm(&weights.at(key), shape.hidden, raw.norm_eps, shape.norm))
         };
@@ -91,18 +90,17 @@ impl Block {
         let feed_forward = weights.at(names.feed_forward);
         Ok(Self {
             attention_norm: norm(names.attention_norm, before),
-            attention: Attention::load(&attention, raw, shape, names, layer),
+            attention: Attention::load(&attention, plan, layer),
             attention_post_norm: norm(names.attention_post_norm, after),
             feed_forward_norm: norm(names.feed_forward_norm, before),
             feed_forward: match shape.experts_of(layer) {
                 Some(experts) => {
-                    let experts = Experts::load(&feed_forward, raw, shape, experts, names)?;
+                    let experts = Experts::load(&feed_forward, plan, experts)?;
                     Inner::Experts(Box::new(experts))
                 }
                 None => Inner::One(FeedForward::load(
                     &feed_forward,
-                    raw,
-                    shape,
+                    plan,
                     names.feed_forward_layers,
                     shape.inner,
                 )?),
@@ -120,15 +118,9 @@ impl Block {
         all.get(self.rope?)
     }
 
-    pub(super) fn forward(
-        &self,
-        x: &Tensor,
-        angles: Option<&Angles>,
-        visible: &Visible<'_>,
-        pass: Pass,
-    ) -> Made {
+    pub(super) fn forward(&self, x: &Tensor, context: Context<'_>, pass: Pass) -> Made {
         let (normed, x) = before(self.attention_norm.as_ref(), x);
-        let (mixed, kv) = self.attention.forward(&normed, angles, visible, pass);
+        let (mixed, kv) = self.attention.forward(&normed, context, pass);
         let (x, routed) = self.finish(&x, &mixed, pass);
         Made { x, kv, routed }
     }
@@ -136,13 +128,12 @@ impl Block {
     pub(super) fn forward_run(
         &self,
         x: &Tensor,
-        angles: Option<&Angles>,
-        visible: &Visible<'_>,
-        run: &rlaif_lm::Branches,
+        context: Context<'_>,
+        run: &Branches,
         pass: Pass,
     ) -> (Tensor, Option<Tensor>) {
         let (normed, x) = before(self.attention_norm.as_ref(), x);
-        let mixed = self.attention.forward_run(&normed, angles, visible, run, pass);
+        let mixed = self.attention.forward_run(&normed, context, run, pass);
         self.finish(&x, &mixed, pass)
     }
 

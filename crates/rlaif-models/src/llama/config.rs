@@ -6,8 +6,8 @@ use serde_json::Value;
 use tch::{Kind, Tensor};
 
 use super::variant::{
-    ExpertRule, GateRule, LlamaVariant, NormPlaces, NormRule, Positions, Projections, QueryKeyNorm,
-    ScalingRule, WindowRule,
+    ExpertRule, GateRule, LlamaNames, LlamaVariant, NormPlaces, NormRule, Positions, Projections,
+    QueryKeyNorm, ScalingRule, WindowRule,
 };
 use crate::{
     config::{Config, FieldNames, Range, check_layers, check_numbers, check_sizes, token_id},
@@ -159,7 +159,7 @@ impl RawConfig {
         let theta = self.rotary_emb_base.or(self.rope_theta).unwrap_or(10_000.);
         let partial = match variant.positions {
             Positions::Rotary { partial } => partial,
-            _ => 1.,
+            Positions::RotaryInSome | Positions::Learned => 1.,
         };
         let context = RopeContext {
             head_dim,
@@ -167,7 +167,7 @@ impl RawConfig {
             partial: self.rotary_pct.or(self.partial_rotary_factor).unwrap_or(partial),
             positions: self.max_position_embeddings,
             trained: self.original_max_position_embeddings,
-            old_longrope: variant.defaults == LlamaVariant::PHI3.defaults,
+            names: variant.rope_names,
         };
         let local = self.rope_local_base_freq.unwrap_or(theta);
         let by_type = self.rope_local_base_freq.is_some()
@@ -284,6 +284,14 @@ pub(super) struct Shape {
     pub(super) head_cap: Option<f64>,
 }
 
+/// A model's description, which its layers are loaded by.
+#[derive(Clone, Copy)]
+pub(super) struct Plan<'a> {
+    pub(super) raw: &'a RawConfig,
+    pub(super) shape: &'a Shape,
+    pub(super) names: &'a LlamaNames,
+}
+
 /// Sizes of a layer of experts.
 #[derive(Debug, PartialEq)]
 pub(super) struct ExpertShape {
@@ -293,10 +301,26 @@ pub(super) struct ExpertShape {
     pub(super) inner: i64,
     /// Inner size of the expert for all tokens.
     pub(super) shared: Option<i64>,
-    /// `true` if the weights of the chosen experts have the sum 1.
-    pub(super) normed: bool,
-    /// `true` if weights are multiplied in f32.
-    pub(super) exact: bool,
+    pub(super) weights: ExpertWeights,
+    pub(super) products: ExpertProducts,
+}
+
+/// The weights of the chosen experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ExpertWeights {
+    /// Their probabilities.
+    Probabilities,
+    /// The same, divided by their sum.
+    Shares,
+}
+
+/// The dtype in which the outputs of experts are multiplied by their weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ExpertProducts {
+    /// f32.
+    F32,
+    /// That of the outputs.
+    OfOutputs,
 }
 
 /// Sizes of the layers, for [`crate::Family::dimensions`].
@@ -522,18 +546,22 @@ impl RawConfig {
     /// The sizes of layers of experts.
     fn experts(&self, variant: &LlamaVariant) -> Result<Option<ExpertShape>, ModelError> {
         let count = self.num_local_experts.unwrap_or(0);
-        // Without experts, all layers of Qwen's are dense.
-        if variant.experts == ExpertRule::Never
-            || (variant.experts == ExpertRule::Config && count == 0)
-        {
-            return Ok(None);
-        }
-        let always = variant.experts == ExpertRule::Always;
-        let chosen = self.num_experts_per_tok.unwrap_or(1);
-        let inner = match always {
-            true => self.intermediate_size(),
-            false => self.moe_intermediate_size.unwrap_or(1),
+        let (inner, weights, products) = match variant.experts {
+            ExpertRule::Never => return Ok(None),
+            // All layers are dense then.
+            ExpertRule::Config if count == 0 => return Ok(None),
+            ExpertRule::Config => {
+                let weights = match self.norm_topk_prob {
+                    Some(true) => ExpertWeights::Shares,
+                    Some(false) | None => ExpertWeights::Probabilities,
+                };
+                (self.moe_intermediate_size.unwrap_or(1), weights, ExpertProducts::OfOutputs)
+            }
+            ExpertRule::Always => {
+                (self.intermediate_size(), ExpertWeights::Shares, ExpertProducts::F32)
+            }
         };
+        let chosen = self.num_experts_per_tok.unwrap_or(1);
         let name = self.names.get("num_local_experts");
         check_sizes([
             (name, count),
@@ -550,8 +578,8 @@ impl RawConfig {
             chosen,
             inner,
             shared: self.shared_expert_intermediate_size,
-            normed: always || self.norm_topk_prob == Some(true),
-            exact: always,
+            weights,
+            products,
         }))
     }
 

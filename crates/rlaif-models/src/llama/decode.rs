@@ -42,9 +42,9 @@ impl Attention {
             Inputs::Apart([q, k, v]) => {
                 Made::Apart(rows::project(&x, norm, [q, k, v], count, pass))
             }
-            Inputs::Fused { layer, by_head } => {
+            Inputs::Fused { layer, order } => {
                 let [all] = rows::project(&x, norm, [layer], count, pass);
-                Made::Fused { all, by_head: *by_head }
+                Made::Fused { all, order: *order }
             }
         };
         self.heads_of(made, angles)

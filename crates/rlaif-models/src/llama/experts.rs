@@ -4,9 +4,8 @@ use tch::{Kind, Tensor};
 
 use super::{
     attention::linear,
-    config::{ExpertShape, RawConfig, Shape},
+    config::{ExpertProducts, ExpertShape, ExpertWeights, Plan},
     feed_forward::FeedForward,
-    variant::LlamaNames,
 };
 use crate::{
     adapter::Pass,
@@ -26,10 +25,8 @@ pub(super) struct Experts {
     pub(super) shared: Option<(FeedForward, Linear)>,
     /// Experts for each token.
     chosen: i64,
-    /// `true` if the weights of the chosen experts have the sum 1.
-    normed: bool,
-    /// `true` if weights are multiplied in f32.
-    exact: bool,
+    weights: ExpertWeights,
+    products: ExpertProducts,
 }
 
 /// The choice of a router.
@@ -45,15 +42,13 @@ pub(super) struct Routing {
 impl Experts {
     pub(super) fn load(
         weights: &TensorTree<'_>,
-        raw: &RawConfig,
-        shape: &Shape,
+        plan: Plan<'_>,
         experts: &ExpertShape,
-        names: &LlamaNames,
     ) -> Result<Self, ModelError> {
+        let Plan { raw, shape, names } = plan;
         let std = raw.initializer_range;
-        let one = |place: &TensorTree<'_>, layers, inner| {
-            FeedForward::load(place, raw, shape, layers, inner)
-        };
+        let one =
+            |place: &TensorTree<'_>, layers, inner| FeedForward::load(place, plan, layers, inner);
         let all = weights.at("experts");
         let to = |key, outputs| {
             linear(&weights.at(key), [shape.hidden, outputs], Bias::Absent, std, false)
@@ -72,8 +67,8 @@ impl Experts {
                 None => None,
             },
             chosen: experts.chosen,
-            normed: experts.normed,
-            exact: experts.exact,
+            weights: experts.weights,
+            products: experts.products,
         })
     }
 
@@ -81,10 +76,10 @@ impl Experts {
     pub(super) fn route(&self, logits: &Tensor) -> Routing {
         let probabilities = logits.softmax(-1, Kind::Float);
         let (mut weights, indices) = probabilities.topk(self.chosen, -1, true, true);
-        if self.normed {
+        if self.weights == ExpertWeights::Shares {
             weights = &weights / weights.sum_dim_intlist(-1, true, Kind::Float);
         }
-        if !self.exact {
+        if self.products == ExpertProducts::OfOutputs {
             weights = weights.to_kind(logits.kind());
         }
         Routing { probabilities, weights, indices }

@@ -2,11 +2,7 @@
 
 use tch::Tensor;
 
-use super::{
-    attention::linear,
-    config::{RawConfig, Shape},
-    variant::GateRule,
-};
+use super::{attention::linear, config::Plan, variant::GateRule};
 use crate::{
     adapter::Pass,
     error::ModelError,
@@ -37,8 +33,7 @@ pub(super) enum Gate {
 impl FeedForward {
     pub(super) fn load(
         weights: &TensorTree<'_>,
-        raw: &RawConfig,
-        shape: &Shape,
+        Plan { raw, shape, .. }: Plan<'_>,
         [gate, up, down]: [&'static str; 3],
         inner: i64,
     ) -> Result<Self, ModelError> {

@@ -4,7 +4,7 @@
 use rlaif_lm::{Activations, Branches, LmError, Routers};
 use tch::{Kind, Tensor};
 
-use super::Trunk;
+use super::{Context, Trunk};
 use crate::{
     adapter::Pass,
     layers::{Visible, hide},
@@ -38,7 +38,9 @@ impl Trunk {
             let angles = block.angles(&all);
             let routed;
             (x, routed) = match pass.activations {
-                Activations::Keep => block.forward_run(&x, angles, &visible, run, pass),
+                Activations::Keep => {
+                    block.forward_run(&x, Context { angles, visible: &visible }, run, pass)
+                }
                 Activations::Recompute => {
                     let angles = angles.map(Shallow::handle);
                     let bias = bias.map(Tensor::handle);
@@ -46,8 +48,8 @@ impl Trunk {
                     let wanted = routers.is_some();
                     let made = recompute_many(block, &[&x], move |block, inputs| {
                         let visible = bias.as_ref().map_or(Visible::Causal, Visible::Bias);
-                        let (x, routed) =
-                            block.forward_run(&inputs[0], angles.as_ref(), &visible, &run, pass);
+                        let context = Context { angles: angles.as_ref(), visible: &visible };
+                        let (x, routed) = block.forward_run(&inputs[0], context, &run, pass);
                         [Some(x), routed.filter(|_| wanted)].into_iter().flatten().collect()
                     })?;
                     let mut made = made.into_iter();

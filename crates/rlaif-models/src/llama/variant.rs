@@ -1,5 +1,7 @@
 //! Differences between the members of the Llama family, as data.
 
+pub use crate::rope::RopeNames;
+
 /// A member of the Llama family: the properties of the trunk that config.json does not state, and
 /// the names of the tensors. Another member is a constant of this type and a row of the family
 /// table:
@@ -41,6 +43,8 @@ pub struct LlamaVariant {
     pub transposed: bool,
     /// Positional information.
     pub positions: Positions,
+    /// Names of the scalings of rotary positions.
+    pub rope_names: RopeNames,
     /// Factors and caps that config.json names.
     pub scaling: ScalingRule,
     /// The rule for the sliding window of attention.
@@ -292,6 +296,7 @@ impl LlamaVariant {
         experts: ExpertRule::Never,
         transposed: false,
         positions: Positions::Rotary { partial: 1. },
+        rope_names: RopeNames::Usual,
         scaling: ScalingRule::Plain,
         window: WindowRule::Never,
         head_dim: None,
@@ -390,6 +395,7 @@ impl LlamaVariant {
         mlp_bias: BiasRule::Absent,
         projections: Projections::Fused,
         gate: GateRule::Fused,
+        rope_names: RopeNames::LongAsYarn,
         window: WindowRule::Given,
         names: LlamaNames {
             projections: ["qkv_proj", "", "", "o_proj"],

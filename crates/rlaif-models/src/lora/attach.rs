@@ -91,7 +91,7 @@ pub(super) fn attach(
             return no_target("modules_to_save", format!("`{first}`"));
         }
         // A name that the model lacks has no effect, as in peft.
-        _ => maker.not_saved(others),
+        (Origin::Fresh, None) | (Origin::File(_), _) => maker.not_saved(others),
     }
     if maker.without_head {
         config.modules_to_save.retain(|module| !HEADS.contains(&module.as_str()));
