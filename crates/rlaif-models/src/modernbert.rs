@@ -63,9 +63,9 @@ struct RawConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum LayerType {
-    /// It attends to all tokens.
+    /// Attention to all tokens.
     FullAttention,
-    /// It attends to near tokens.
+    /// Attention to near tokens.
     SlidingAttention,
 }
 

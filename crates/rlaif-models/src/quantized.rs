@@ -51,7 +51,7 @@ pub(crate) fn is_part(name: &str) -> bool {
 /// The part of a matrix that is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// Its description, which is checked.
+    /// The description, which is checked.
     Headers,
     /// The numbers as well.
     Numbers,

@@ -45,7 +45,7 @@ pub(crate) struct RawRope {
 /// Names that config.json has for the scalings of rotary positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RopeNames {
-    /// Those of transformers.
+    /// The names of transformers.
     Usual,
     /// `su` and `yarn` are older names of `longrope`.
     LongAsYarn,

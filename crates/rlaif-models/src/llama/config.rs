@@ -308,7 +308,7 @@ pub(super) struct ExpertShape {
 /// The weights of the chosen experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExpertWeights {
-    /// Their probabilities.
+    /// The probabilities of the router.
     Probabilities,
     /// The same, divided by their sum.
     Shares,
@@ -319,7 +319,7 @@ pub(super) enum ExpertWeights {
 pub(super) enum ExpertProducts {
     /// f32.
     F32,
-    /// That of the outputs.
+    /// The dtype of the outputs.
     OfOutputs,
 }
 
