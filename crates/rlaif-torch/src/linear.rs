@@ -109,7 +109,7 @@ pub fn linear_onto(
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
+    use tch::Kind;
 
     use super::*;
     use crate::fused::tests::{close, randn};
