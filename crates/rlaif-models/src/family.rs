@@ -315,23 +315,21 @@ macro_rules! bart {
     };
 }
 
-/// A row of the Llama family: `model_type`, prefix of the class names (or the names), variant, and the
-/// architecture, order of rows and differences from Llama of its GGUF files.
+/// A row of the Llama family: `model_type`, prefix of the class names (or the names), variant, and of its
+/// GGUF files the architecture, the order of rows, and what else they have.
 macro_rules! llama {
-    ($model_type:literal, $class:literal, $variant:expr $(, $gguf:literal, $rotary:ident $layout:tt)?) => {
+    ($model_type:literal, $class:literal, $variant:expr $(, $gguf:literal, $rotary:ident, $files:expr)?) => {
         llama!(
             $model_type,
             concat!($class, "ForCausalLM"),
             concat!($class, "ForSequenceClassification"),
-            $variant $(, $gguf, $rotary $layout)?
+            $variant $(, $gguf, $rotary, $files)?
         )
     };
     ($model_type:literal, $generates:expr, $classifies:expr, $variant:expr) => {
         llama!(@row $model_type, $generates, $classifies, $variant, None)
     };
-    ($model_type:literal, $generates:expr, $classifies:expr, $variant:expr, $gguf:literal, $rotary:ident {
-        $($field:ident: $value:expr),*
-    }) => {
+    ($model_type:literal, $generates:expr, $classifies:expr, $variant:expr, $gguf:literal, $rotary:ident, $files:expr) => {
         llama!(
             @row
             $model_type,
@@ -342,8 +340,7 @@ macro_rules! llama {
                 architecture: $gguf,
                 rotary: GgufRotary::$rotary,
                 variant: &$variant,
-                $($field: $value,)*
-                ..GgufLayout::LLAMA
+                ..$files
             })
         )
     };
@@ -391,6 +388,12 @@ macro_rules! encoder {
     };
 }
 
+/// Files of Gemma 2. The model of 27 billion parameters is scaled by the share.
+const GEMMA2_FILES: GgufLayout =
+    GgufLayout { space_prefix: false, scaled_by_share: Some(46), ..GgufLayout::LLAMA };
+/// Files of Gemma 3, likewise.
+const GEMMA3_FILES: GgufLayout = GgufLayout { scaled_by_share: Some(62), ..GEMMA2_FILES };
+
 /// The built-in families.
 static TABLE: [Family; 29] = [
     t5!("t5", "T5ForConditionalGeneration", "T5ForSequenceClassification", T5),
@@ -398,27 +401,21 @@ static TABLE: [Family; 29] = [
     bart!("bart", "Bart", Bart),
     bart!("mbart", "MBart", MBart),
     bart!("pegasus", "Pegasus", Pegasus, None),
-    llama!("llama", "Llama", LlamaVariant::LLAMA, "llama", Pairs {}),
-    llama!("mistral", "Mistral", LlamaVariant::MISTRAL, "llama", Pairs {}),
-    llama!("qwen2", "Qwen2", LlamaVariant::QWEN2, "qwen2", Halves {}),
-    llama!("qwen3", "Qwen3", LlamaVariant::QWEN3, "qwen3", Halves {}),
+    llama!("llama", "Llama", LlamaVariant::LLAMA, "llama", Pairs, GgufLayout::LLAMA),
+    llama!("mistral", "Mistral", LlamaVariant::MISTRAL, "llama", Pairs, GgufLayout::LLAMA),
+    llama!("qwen2", "Qwen2", LlamaVariant::QWEN2, "qwen2", Halves, GgufLayout::LLAMA),
+    llama!("qwen3", "Qwen3", LlamaVariant::QWEN3, "qwen3", Halves, GgufLayout::LLAMA),
     llama!("gpt2", "GPT2LMHeadModel", "GPT2ForSequenceClassification", LlamaVariant::GPT2),
     llama!("gpt_neox", "GPTNeoX", LlamaVariant::GPT_NEOX),
-    // The largest models, of 27 billion parameters, are scaled by the share.
-    llama!(
-        "gemma2",
-        "Gemma2",
-        LlamaVariant::GEMMA2,
-        "gemma2",
-        Halves { space_prefix: false, scaled_by_share: Some(46) }
-    ),
+    llama!("gemma2", "Gemma2", LlamaVariant::GEMMA2, "gemma2", Halves, GEMMA2_FILES),
     llama!(
         "gemma3_text",
         "Gemma3ForCausalLM",
         "Gemma3TextForSequenceClassification",
         LlamaVariant::GEMMA3,
         "gemma3",
-        Halves { space_prefix: false, scaled_by_share: Some(62) }
+        Halves,
+        GEMMA3_FILES
     ),
     llama!("phi3", "Phi3", LlamaVariant::PHI3),
     llama!("olmo2", "Olmo2", LlamaVariant::OLMO2),
