@@ -60,6 +60,15 @@ pub enum PeopleError {
         /// The file.
         path: PathBuf,
     },
+    /// A study whose file was moved, deleted or replaced while it was open.
+    #[error(
+        "{} was moved, deleted or replaced while it was open, so nothing is written; move it back, or start \
+         again with its new name", .path.display()
+    )]
+    Moved {
+        /// The path that was opened.
+        path: PathBuf,
+    },
     /// A row of a file that cannot be used.
     #[error("{source_name}, row {row}: {problem}")]
     Row {
@@ -114,6 +123,7 @@ impl Fault for PeopleError {
             Self::Store { .. } | Self::Random(_) => false,
             Self::Foreign { .. }
             | Self::Missing { .. }
+            | Self::Moved { .. }
             | Self::Row { .. }
             | Self::OtherItem { .. }
             | Self::NoAnnotator { .. }

@@ -13,10 +13,9 @@ use rlaif_files::DatabaseKind;
 use rusqlite::{
     Connection, ErrorCode, OptionalExtension as _, Transaction, TransactionBehavior, params,
 };
-use serde::de::DeserializeOwned;
 
 use crate::{
-    answer::{PeopleAnswer, PeopleChoice, PeopleDraft},
+    answer::{PeopleAnswer, PeopleDraft},
     error::PeopleError,
     item::{StudyItem, share_of},
     settings::StudySettings,
@@ -25,7 +24,10 @@ use crate::{
 pub use records::{
     AddedItems, Annotator, AnnotatorRole, ShownItem, StoredAnswer, StudyContents, StudyProgress,
 };
-use tables::{CONFLICTS, KIND, KNOWN, PLAIN, prepared, private_file, text};
+use tables::{
+    CONFLICTS, FileIdentity, KIND, KNOWN, PLAIN, annotator, insert, json, prepared, private_file,
+    text,
+};
 
 /// Time after which an item that an annotator has seen and not answered is given to another one.
 const CLAIM_MS: i64 = 30 * 60 * 1000;
@@ -34,6 +36,8 @@ const CLAIM_MS: i64 = 30 * 60 * 1000;
 #[derive(Debug)]
 pub struct Study {
     path: PathBuf,
+    /// The file that was opened.
+    file: FileIdentity,
     settings: StudySettings,
     connection: Mutex<Connection>,
 }
@@ -103,7 +107,8 @@ impl Study {
             found: format!("a study with other settings ({e})"),
             expected: KIND.layout,
         })?;
-        Ok(Self { path: path.to_owned(), settings, connection: Mutex::new(connection) })
+        let file = FileIdentity::of(path);
+        Ok(Self { path: path.to_owned(), file, settings, connection: Mutex::new(connection) })
     }
 
     /// The study's file.
@@ -552,11 +557,17 @@ impl Study {
     }
 
     /// A transaction that is committed, and so on disk, if the change succeeds.
+    ///
+    /// SQLite's log is beside the path: if the file has been moved away, the next one who opens it would not
+    /// find what was committed here.
     fn write<T>(
         &self,
         action: &'static str,
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<T, PeopleError>>,
     ) -> Result<T, PeopleError> {
+        if FileIdentity::of(&self.path) != self.file {
+            return Err(PeopleError::Moved { path: self.path.clone() });
+        }
         let failed = |source| self.failed(action, source);
         let mut connection = self.lock();
         let transaction =
@@ -565,50 +576,6 @@ impl Study {
         transaction.commit().map_err(failed)?;
         Ok(value)
     }
-}
-
-fn insert(
-    transaction: &Transaction<'_>,
-    annotator: i64,
-    item: i64,
-    answer: &PeopleAnswer,
-    order: &[usize],
-    at: i64,
-    key: &str,
-) -> rusqlite::Result<()> {
-    let (body, shown) = (text(answer)?, text(&order)?);
-    transaction
-        .prepare(
-            "INSERT INTO history (annotator, item, key, body, shown, at) VALUES (?, ?, ?, ?, ?, ?)",
-        )?
-        .execute(params![annotator, item, key, body, shown, at])?;
-    let number = transaction.last_insert_rowid();
-    let skipped = answer.choice == PeopleChoice::Skip;
-    // Equal for answers that agree.
-    let verdict = format!("{:?} {:?}", answer.choice, answer.ranking);
-    transaction
-        .prepare(
-            "INSERT INTO answers (number, annotator, item, body, shown, at, skipped, verdict) VALUES (?, ?, \
-             ?, ?, ?, ?, ?, ?)",
-        )?
-        .execute(params![number, annotator, item, body, shown, at, skipped, verdict])?;
-    Ok(())
-}
-
-fn annotator(row: &rusqlite::Row<'_>) -> rusqlite::Result<Annotator> {
-    Ok(Annotator {
-        number: row.get(0)?,
-        name: row.get(1)?,
-        role: AnnotatorRole::of(&row.get::<_, String>(2)?),
-        token: row.get(3)?,
-    })
-}
-
-fn json<T: DeserializeOwned>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<T> {
-    let text: String = row.get(column)?;
-    serde_json::from_str(&text).map_err(|e| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e))
-    })
 }
 
 fn now_ms() -> i64 {

@@ -428,6 +428,29 @@ fn files_that_are_no_studies_are_refused_and_left_alone() {
     assert_eq!(study.add_items(&items(2)).unwrap().added, 1);
 }
 
+/// SQLite's log stays at the old name, so that answers would be lost to those who open the new one.
+#[cfg(unix)]
+#[test]
+fn a_study_that_was_moved_takes_no_answers_until_it_is_back() {
+    let (folder, study) = study(&shared(), &items(3));
+    let path = |name: &str| folder.path().join(name);
+    let ann = study.add_annotator("ann", AnnotatorRole::Annotator).unwrap();
+    let answer = |key: &str| {
+        let shown = study.next(&ann)?.unwrap();
+        study.answer(&ann, shown.number, key, PeopleAnswer::new(PeopleChoice::First))
+    };
+    assert!(answer("a").unwrap());
+    std::fs::rename(path("people.sqlite"), path("other.sqlite")).unwrap();
+    let refused = answer("b").unwrap_err();
+    assert!(matches!(refused, PeopleError::Moved { .. }) && refused.is_users(), "{refused}");
+    // Another file in its place is not the study.
+    std::fs::write(path("people.sqlite"), "").unwrap();
+    assert!(matches!(answer("b"), Err(PeopleError::Moved { .. })));
+    std::fs::rename(path("other.sqlite"), path("people.sqlite")).unwrap();
+    assert!(answer("b").unwrap());
+    assert_eq!(study.contents().unwrap().answers.len(), 2);
+}
+
 /// A later layout, as a later version would write it: the big-endian number at byte 60 of SQLite's header.
 fn change_layout(path: &Path) {
     let mut bytes = std::fs::read(path).unwrap();

@@ -72,6 +72,7 @@ impl From<PeopleError> for Refusal {
             | PeopleError::Io { .. }
             | PeopleError::Foreign { .. }
             | PeopleError::Missing { .. }
+            | PeopleError::Moved { .. }
             | PeopleError::Random(_) => StatusCode::INTERNAL_SERVER_ERROR,
             other if other.is_users() => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::INTERNAL_SERVER_ERROR,

@@ -4,10 +4,15 @@ use std::path::Path;
 
 use rlaif_core::FileAction;
 use rlaif_files::{CreateTables, DatabaseKind};
-use rusqlite::{Connection, Transaction};
-use serde::Serialize;
+use rusqlite::{Connection, Transaction, params};
+use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{error::PeopleError, settings::StudySettings};
+use super::records::{Annotator, AnnotatorRole};
+use crate::{
+    answer::{PeopleAnswer, PeopleChoice},
+    error::PeopleError,
+    settings::StudySettings,
+};
 
 /// Files of this kind: `rlap` in ASCII.
 pub(super) const KIND: DatabaseKind = DatabaseKind { application: 0x726c_6170, layout: 1 };
@@ -46,6 +51,23 @@ pub(super) fn private_file(path: &Path, create: bool) -> Result<(), PeopleError>
         // Another process was faster.
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         other => other.map(|_| ()).map_err(failed),
+    }
+}
+
+/// Device and inode of a file; elsewhere than on Unix all files are equal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileIdentity(Option<(u64, u64)>);
+
+impl FileIdentity {
+    #[cfg(unix)]
+    pub(super) fn of(path: &Path) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        Self(std::fs::metadata(path).ok().map(|data| (data.dev(), data.ino())))
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn of(_: &Path) -> Self {
+        Self(None)
     }
 }
 
@@ -120,4 +142,54 @@ const TABLES: &str = "
 /// A value as the JSON that is stored.
 pub(super) fn text(value: &impl Serialize) -> rusqlite::Result<String> {
     serde_json::to_string(value).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))
+}
+
+/// Adds an answer to the history and to those in force.
+pub(super) fn insert(
+    transaction: &Transaction<'_>,
+    annotator: i64,
+    item: i64,
+    answer: &PeopleAnswer,
+    order: &[usize],
+    at: i64,
+    key: &str,
+) -> rusqlite::Result<()> {
+    let (body, shown) = (text(answer)?, text(&order)?);
+    transaction
+        .prepare(
+            "INSERT INTO history (annotator, item, key, body, shown, at) VALUES (?, ?, ?, ?, ?, ?)",
+        )?
+        .execute(params![annotator, item, key, body, shown, at])?;
+    let number = transaction.last_insert_rowid();
+    let skipped = answer.choice == PeopleChoice::Skip;
+    // Equal for answers that agree.
+    let verdict = format!("{:?} {:?}", answer.choice, answer.ranking);
+    transaction
+        .prepare(
+            "INSERT INTO answers (number, annotator, item, body, shown, at, skipped, verdict) VALUES (?, ?, \
+             ?, ?, ?, ?, ?, ?)",
+        )?
+        .execute(params![number, annotator, item, body, shown, at, skipped, verdict])?;
+    Ok(())
+}
+
+/// An annotator from number, name, role and token.
+pub(super) fn annotator(row: &rusqlite::Row<'_>) -> rusqlite::Result<Annotator> {
+    Ok(Annotator {
+        number: row.get(0)?,
+        name: row.get(1)?,
+        role: AnnotatorRole::of(&row.get::<_, String>(2)?),
+        token: row.get(3)?,
+    })
+}
+
+/// A value of a column of JSON.
+pub(super) fn json<T: DeserializeOwned>(
+    row: &rusqlite::Row<'_>,
+    column: usize,
+) -> rusqlite::Result<T> {
+    let text: String = row.get(column)?;
+    serde_json::from_str(&text).map_err(|e| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e))
+    })
 }

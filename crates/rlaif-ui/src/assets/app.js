@@ -7,6 +7,11 @@ const say = (text, bad = false) => {
   const status = document.getElementById("status");
   status.textContent = text;
   status.classList.toggle("bad", bad);
+  // What is well fades, each time again.
+  for (const one of status.getAnimations()) {
+    one.cancel();
+    one.play();
+  }
 };
 
 /** An element with attributes, listeners (`on..`) and children. */

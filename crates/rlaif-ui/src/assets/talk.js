@@ -39,8 +39,9 @@ function column(model) {
 /** The table of tokens, which is made on demand: for readers who do not see colours. */
 function showTokens(own) {
   if (!own.details.open) return;
+  const visible = (token) => text(piecesOf(token.replaceAll("\n", "↵")));
   own.table.replaceChildren(table(`tokens of ${own.model.name}`, ["token", "probability", "most probable"], own.tokens.map((token) =>
-    [text(piecesOf(token.text)), percent(token.p), el("span", {}, token.top.map(([other, p], at) => [at ? ", " : "", text(piecesOf(other)), ` ${percent(p)}`]).flat())])));
+    [visible(token.text), percent(token.p), el("span", { class: "alternatives" }, token.top.map(([other, p], at) => [at ? " · " : "", visible(other), ` ${percent(p)}`]).flat())])));
 }
 
 function addTokens(own, choice) {

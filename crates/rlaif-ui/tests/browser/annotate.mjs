@@ -1,7 +1,7 @@
 // A scripted annotator for each link: prefers, by keys on the page, the response without insults nine times in ten, and
 // calls two such responses a tie. docs/results.md has what a policy learns from these labels.
 //
-//     node annotate.mjs LINK..
+//     SEED=1 node annotate.mjs LINK..
 
 import { end, open } from "../../../rlaif-eval/tests/browser/driver.mjs";
 
@@ -15,7 +15,7 @@ const draws = (seed) => () => {
 
 async function annotate(link, at) {
   const tab = await open(link, 1280, 900, "light");
-  const draw = draws(1000 + at);
+  const draw = draws(1000 * Number(process.env.SEED ?? 1) + at);
   const counts = {};
   for (;;) {
     const state = JSON.parse(await tab.run(`JSON.stringify({
