@@ -41,6 +41,8 @@ async function annotator({ link, name, width, height, scheme, items }) {
   await until(tab, ready, "the first item");
   await shot(tab, `label-${width}-${scheme}`);
   await accessible(tab, label);
+  const boxes = JSON.parse(await tab.run("JSON.stringify([...document.querySelectorAll('.answer')].map((one) => one.getBoundingClientRect()).map(({ top, height }) => [top, height]))"));
+  check(width < 600 || String(boxes[0]) === String(boxes[1]), `${label}: both answers stand side by side in equal height (${boxes})`);
   let folds = 0;
   return {
     label,
@@ -50,6 +52,8 @@ async function annotator({ link, name, width, height, scheme, items }) {
       if (turn === 4) {
         await key(tab, "?");
         await until(tab, "document.querySelector('dialog[open]') !== null", "the help");
+        const shown = await tab.run("document.querySelector('dialog').innerText");
+        check(/1\s+the first answer is better/.test(shown), `${label}: the help names the keys (${shown})`);
         await shot(tab, `help-${width}-${scheme}`);
         await accessible(tab, `${label}, help`);
         await key(tab, "Escape");
