@@ -6,8 +6,8 @@ mod letters;
 mod tried;
 
 use rlaif_rl::core::{RewardModel, Seed};
-use rlaif_rl::lm::{SamplerCall, 
-    Draw, Forward, Policy, Reference, Sampler, Weights, generate::GenerationConfig,
+use rlaif_rl::lm::{
+    Draw, Forward, Policy, Reference, Sampler, SamplerCall, Weights, generate::GenerationConfig,
     policy_log_probs,
 };
 use rlaif_rl::tch::{Tensor, no_grad};
@@ -111,7 +111,7 @@ impl<P: Policy> RlTrainer for Reinforce<P> {
         let prompts: Vec<Prompt> = rows.iter().map(|&row| prompts[row].clone()).collect();
         let rollout = self.rollout(&prompts, sampler, reward)?;
         let grad_norm = self.learn(&rollout)?;
-        let mut stats = no_grad(|| rollout_statistics(&rollout, 0., 0));
+        let mut stats = no_grad(|| rollout_statistics(&rollout, 0.));
         stats.step = self.step;
         stats.push("grad_norm", grad_norm);
         Ok(RlStep { rollout: Some(rollout), stats, notes: Vec::new() })
