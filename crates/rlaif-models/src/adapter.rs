@@ -25,6 +25,15 @@ pub(crate) struct Before {
     pub(crate) bias: Option<Tensor>,
 }
 
+/// The sort of a layer that adapters can be put on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LayerSort {
+    /// Products with a weight `[outputs, inputs]`.
+    Linear,
+    /// A table of embeddings, whose weight `[inputs, outputs]` is read by rows.
+    Table,
+}
+
 /// The effect of an adapter on its layer.
 #[derive(Debug)]
 pub(crate) enum Form {
@@ -52,12 +61,18 @@ pub(crate) struct Low {
 impl Low {
     /// The sum that the layer's weight gets before DoRA, in f32: `[outputs, inputs]`, of a table
     /// `[inputs, outputs]`.
-    pub(crate) fn delta(&self, table: bool) -> Tensor {
+    pub(crate) fn delta(&self, sort: LayerSort) -> Tensor {
         let product = |a: &Tensor, b: &Tensor| {
             let [a, b] = [a, b].map(|factor| factor.to_kind(Kind::Float));
-            if table { a.tr().contiguous().matmul(&b.tr().contiguous()) } else { b.matmul(&a) }
+            match sort {
+                LayerSort::Linear => b.matmul(&a),
+                LayerSort::Table => a.tr().contiguous().matmul(&b.tr().contiguous()),
+            }
         };
-        let [a, b] = if table { self.factors.of_table() } else { self.factors.of_linear() };
+        let [a, b] = match sort {
+            LayerSort::Linear => self.factors.of_linear(),
+            LayerSort::Table => self.factors.of_table(),
+        };
         let delta = product(&a, &b);
         match &self.start {
             Some([a, b]) => (delta - product(a, b)) * self.scale,
@@ -67,15 +82,19 @@ impl Low {
 
     /// DoRA's factor of each output: the magnitude, divided by the norm of the changed weight. The norm is
     /// a constant in the backward pass (section 4.3 of the paper).
-    pub(crate) fn ratio(&self, weight: impl FnOnce() -> Tensor, table: bool) -> Option<Tensor> {
+    pub(crate) fn ratio(&self, weight: impl FnOnce() -> Tensor, sort: LayerSort) -> Option<Tensor> {
         let magnitude = self.magnitude.as_ref()?;
-        Some(magnitude / tch::no_grad(|| self.norm(&weight(), table)))
+        Some(magnitude / tch::no_grad(|| self.norm(&weight(), sort)))
     }
 
     /// The norm of the weights of each output.
-    pub(crate) fn norm(&self, weight: &Tensor, table: bool) -> Tensor {
-        let changed = weight.to_kind(Kind::Float) + self.delta(table);
-        changed.norm_scalaropt_dim(2, &[i64::from(!table)][..], false)
+    pub(crate) fn norm(&self, weight: &Tensor, sort: LayerSort) -> Tensor {
+        let changed = weight.to_kind(Kind::Float) + self.delta(sort);
+        let inputs: i64 = match sort {
+            LayerSort::Linear => 1,
+            LayerSort::Table => 0,
+        };
+        changed.norm_scalaropt_dim(2, &[inputs][..], false)
     }
 }
 
@@ -139,17 +158,16 @@ impl Adapter {
     }
 
     /// The same tensors on a layer that shares its weight with this adapter's.
-    pub(crate) fn shared_with(&self, table: bool) -> Self {
+    pub(crate) fn shared_with(&self, sort: LayerSort) -> Self {
         let mut form = self.form.handle();
         if let Form::Lora(low) = &mut form {
-            low.factors.of_other = !table;
+            low.factors.of_other = sort == LayerSort::Linear;
         }
         Self { form, shared: true, merged_over: None }
     }
 
-    /// The tensors of the adapter `name` on the layer at `path`; `table` is `true` for a table of
-    /// embeddings.
-    pub(crate) fn tensors(&self, name: &str, path: &str, table: bool) -> Vec<Part> {
+    /// The tensors of the adapter `name` on the layer at `path`.
+    pub(crate) fn tensors(&self, name: &str, path: &str, sort: LayerSort) -> Vec<Part> {
         let module = || path.to_owned();
         let part = |parameter, key, tensor: &Tensor| Part {
             parameter,
@@ -162,7 +180,7 @@ impl Adapter {
             low.magnitude.as_ref().map(|magnitude| part(name, key, magnitude))
         };
         match &self.form {
-            Form::Lora(low) if table => {
+            Form::Lora(low) if sort == LayerSort::Table => {
                 let [a, b] = low.factors.of_table();
                 let (key_a, key_b) = (
                     AdapterKey::EmbeddingA { module: module() },

@@ -388,6 +388,17 @@ macro_rules! encoder {
     };
 }
 
+impl GgufLayout {
+    /// The files of Llama.
+    pub const LLAMA: Self = Self {
+        architecture: "llama",
+        rotary: GgufRotary::Pairs,
+        variant: &LlamaVariant::LLAMA,
+        space_prefix: true,
+        scaled_by_share: None,
+    };
+}
+
 /// Files of Gemma 2. The model of 27 billion parameters is scaled by the share.
 const GEMMA2_FILES: GgufLayout =
     GgufLayout { space_prefix: false, scaled_by_share: Some(46), ..GgufLayout::LLAMA };

@@ -8,10 +8,10 @@ use rlaif_torch::{AttentionOptions, Gate, Keys, Quantized, RowLinear, RowWeight}
 use tch::{Kind, Tensor};
 
 use crate::{
-    adapter::{Adapter, Form, Low, Part, Pass},
+    adapter::{Adapter, Form, LayerSort, Low, Part, Pass},
     error::ModelError,
     recompute::Shallow,
-    weights::{Init, TensorTree},
+    weights::{Init, MatrixOrder, TensorTree},
 };
 
 /// A linear layer `y = x Wᵀ + b`, and the adapters on it.
@@ -26,9 +26,8 @@ pub struct Linear {
     pub(crate) quantized: Option<Box<Quantized>>,
     pub(crate) bias: Option<Tensor>,
     /// `true` if the checkpoint stores the weight as `[inputs, outputs]`.
-    pub(crate) transposed: bool,
-    /// `true` for a table of embeddings, whose weight `[inputs, outputs]` is read by rows.
-    pub(crate) table: bool,
+    pub(crate) stored: MatrixOrder,
+    pub(crate) sort: LayerSort,
     /// The name of the parameter whose tensor this layer shares; `None` for a tensor of its own.
     pub(crate) tied: Option<Box<str>>,
     /// By index in the model's [`crate::adapter::AdapterSet`].
@@ -54,21 +53,20 @@ impl Linear {
     /// The layer at this path of a model; without a checkpoint, its weight is normal with this
     /// standard deviation.
     pub fn load(weights: &TensorTree<'_>, inputs: i64, outputs: i64, bias: Bias, std: f64) -> Self {
-        let matrix = weights.matrix([outputs, inputs], Init::Normal { std }, false);
-        Self::of(weights, matrix, outputs, bias, false)
+        Self::load_stored(weights, [inputs, outputs], bias, std, MatrixOrder::OutputsFirst)
     }
 
-    /// The same for checkpoints that store the weight as `[inputs, outputs]`, as GPT-2's do. In
-    /// memory, the weight is `[outputs, inputs]`.
-    pub fn load_transposed(
+    /// The same for checkpoints that store the weight in this order. In memory, it is
+    /// `[outputs, inputs]`.
+    pub fn load_stored(
         weights: &TensorTree<'_>,
-        inputs: i64,
-        outputs: i64,
+        [inputs, outputs]: [i64; 2],
         bias: Bias,
         std: f64,
+        stored: MatrixOrder,
     ) -> Self {
-        let matrix = weights.matrix([outputs, inputs], Init::Normal { std }, true);
-        Self::of(weights, matrix, outputs, bias, true)
+        let matrix = weights.matrix([outputs, inputs], Init::Normal { std }, stored);
+        Self::of(weights, matrix, outputs, bias, stored)
     }
 
     fn of(
@@ -76,15 +74,15 @@ impl Linear {
         (weight, quantized): (Tensor, Option<Quantized>),
         outputs: i64,
         bias: Bias,
-        transposed: bool,
+        stored: MatrixOrder,
     ) -> Self {
         Self {
             path: weights.path().to_owned(),
             weight,
             quantized: quantized.map(Box::new),
             bias: (bias == Bias::Present).then(|| weights.tensor("bias", &[outputs], Init::Zeros)),
-            transposed,
-            table: false,
+            stored,
+            sort: LayerSort::Linear,
             tied: None,
             adapters: BTreeMap::new(),
         }
@@ -97,8 +95,8 @@ impl Linear {
             weight: weight.shallow_clone(),
             quantized: None,
             bias: None,
-            transposed: false,
-            table: false,
+            stored: MatrixOrder::OutputsFirst,
+            sort: LayerSort::Linear,
             tied: Some(name.into()),
             adapters: BTreeMap::new(),
         }
@@ -109,19 +107,20 @@ impl Linear {
         self.tied.as_deref().map_or_else(|| format!("{}.weight", self.path), str::to_owned)
     }
 
-    /// The adapter active in this pass; `None` without one, and while it is merged.
     /// The tensors of an adapter `name` that is on this layer.
     pub(crate) fn parts_of(&self, adapter: &Adapter, name: &str) -> Vec<Part> {
-        adapter.tensors(name, &self.path, self.table)
+        adapter.tensors(name, &self.path, self.sort)
     }
 
     /// `true` for the matrix of a layer that is kept as a whole, where the base's checkpoint stores
     /// that matrix as `[inputs, outputs]`: peft stores the copy alike.
     pub(crate) fn stores_transposed(&self, key: &AdapterKey) -> bool {
         let matrix = |parameter: &str| parameter.ends_with(".weight");
-        self.transposed && matches!(key, AdapterKey::Saved { parameter } if matrix(parameter))
+        self.stored == MatrixOrder::InputsFirst
+            && matches!(key, AdapterKey::Saved { parameter } if matrix(parameter))
     }
 
+    /// The adapter active in this pass; `None` without one, and while it is merged.
     fn adapter(&self, pass: Pass) -> Option<&Adapter> {
         self.adapters.get(&pass.adapter?).filter(|adapter| adapter.merged_over.is_none())
     }
@@ -200,7 +199,7 @@ impl Linear {
                     a = Tensor::cat(&[&a, first_a], 0);
                     b = Tensor::cat(&[b, -first_b], 1);
                 }
-                let ratio = low.ratio(|| self.dense(), false);
+                let ratio = low.ratio(|| self.dense(), LayerSort::Linear);
                 head.adapter = Some(HeadAdapter { a, b, scale: low.scale, ratio });
                 if let Some(bias) = &low.bias {
                     head.bias = Some(bias.shallow_clone());
@@ -223,8 +222,8 @@ impl Shallow for Linear {
             weight: self.weight.shallow_clone(),
             quantized: self.quantized.as_deref().map(|weight| Box::new(weight.shallow_clone())),
             bias: self.bias.as_ref().map(Tensor::shallow_clone),
-            transposed: self.transposed,
-            table: self.table,
+            stored: self.stored,
+            sort: self.sort,
             tied: self.tied.clone(),
             adapters: self.adapters.iter().map(|(&slot, a)| (slot, a.handle())).collect(),
         }
@@ -299,7 +298,9 @@ fn adapted(y: Tensor, lora: Option<&Lora<'_>>, x: &Tensor, pass: Pass) -> Tensor
     let y = less(y, &x);
     let dropped = dropout(x.shallow_clone(), low.dropout, pass.dropout);
     let added = through(&dropped, &a, &b);
-    let Some(ratio) = low.ratio(|| layer.dense(), false) else { return (&y + added).to_kind(kind) };
+    let Some(ratio) = low.ratio(|| layer.dense(), LayerSort::Linear) else {
+        return (&y + added).to_kind(kind);
+    };
     // The base's product, of the input that the factors have: as in peft, dropout affects it, too.
     let product = match bias {
         _ if pass.dropout_p(low.dropout) > 0. => {
@@ -472,13 +473,17 @@ impl Embedding {
     /// The table at this path of a model; without a checkpoint normal with this standard deviation.
     pub fn load(weights: &TensorTree<'_>, rows: i64, size: i64, std: f64) -> Self {
         let weight = weights.tensor("weight", &[rows, size], Init::Normal { std });
-        let table = Linear::of(weights, (weight, None), size, Bias::Absent, false);
-        Self { table: Linear { table: true, ..table }, padding: -1 }
+        let table =
+            Linear::of(weights, (weight, None), size, Bias::Absent, MatrixOrder::OutputsFirst);
+        Self { table: Linear { sort: LayerSort::Table, ..table }, padding: -1 }
     }
 
     /// A table at another path that shares the tensor of the parameter `name`.
     pub(crate) fn tied(path: &str, name: &str, weight: &Tensor) -> Self {
-        Self { table: Linear { table: true, ..Linear::tied(path, name, weight) }, padding: -1 }
+        Self {
+            table: Linear { sort: LayerSort::Table, ..Linear::tied(path, name, weight) },
+            padding: -1,
+        }
     }
 
     /// The same with an id whose row has no gradient.
@@ -513,7 +518,7 @@ impl Embedding {
                     RowLinear::default().apply(&rows, &[(&b, None)]).remove(0).view_as(&y)
                 };
                 let sum = &y + added;
-                match adapter.ratio(|| self.table.dense(), true) {
+                match adapter.ratio(|| self.table.dense(), LayerSort::Table) {
                     Some(ratio) => sum * ratio,
                     None => sum,
                 }

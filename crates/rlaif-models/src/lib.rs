@@ -100,6 +100,6 @@ pub mod extend {
             NormPlaces, NormRule, Positions, Projections, QueryKeyNorm, RopeNames, ScalingRule,
             WindowRule, dimensions as llama_dimensions,
         },
-        weights::{Init, ModelTensors, TensorTree},
+        weights::{Init, MatrixOrder, ModelTensors, TensorTree},
     };
 }

@@ -5,7 +5,7 @@ use rlaif_torch::{RowActivation, RowCount, RowLinear};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    adapter::Pass,
+    adapter::{LayerSort, Pass},
     layers::{Acting, Activation, Linear, RmsNorm, Weight},
 };
 
@@ -44,7 +44,7 @@ pub(crate) fn project<const N: usize>(
             None => y,
         };
         let sum = plus(y, lora.low.factors.of_linear(), lora.low.scale);
-        match (lora.low.ratio(|| lora.layer.dense(), false), lora.bias) {
+        match (lora.low.ratio(|| lora.layer.dense(), LayerSort::Linear), lora.bias) {
             (None, _) => sum,
             (Some(ratio), None) => sum * ratio.to_kind(kind),
             (Some(ratio), Some(bias)) => (sum - bias) * ratio.to_kind(kind) + bias,

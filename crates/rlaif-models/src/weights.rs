@@ -52,6 +52,15 @@ enum Origin<'a> {
     Random,
 }
 
+/// The order in which a checkpoint stores a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MatrixOrder {
+    /// `[outputs, inputs]`, as in memory.
+    OutputsFirst,
+    /// `[inputs, outputs]`, as GPT-2 does.
+    InputsFirst,
+}
+
 /// The tensors that a model requests: those of a checkpoint, or random ones.
 pub struct ModelTensors<'a> {
     origin: Origin<'a>,
@@ -261,16 +270,22 @@ impl<'a> ModelTensors<'a> {
         shape: &[i64],
         init: Init,
         kind: Option<Kind>,
-        transposed: bool,
+        stored_as: MatrixOrder,
     ) -> Tensor {
         let reversed: Vec<i64> = shape.iter().rev().copied().collect();
-        let stored = if transposed { &reversed } else { shape };
+        let stored = match stored_as {
+            MatrixOrder::OutputsFirst => shape,
+            MatrixOrder::InputsFirst => &reversed,
+        };
         let held = self.held(&name).into_owned();
         let tensor = match self.origin {
             Origin::Checkpoint(checkpoint) => {
                 let read = read_checked(checkpoint, &held, stored);
                 self.placed(
-                    read.map(|read| if transposed { read.tr().contiguous() } else { read }),
+                    read.map(|read| match stored_as {
+                        MatrixOrder::OutputsFirst => read,
+                        MatrixOrder::InputsFirst => read.tr().contiguous(),
+                    }),
                     kind,
                 )
             }
@@ -296,7 +311,7 @@ impl<'a> ModelTensors<'a> {
         if kind.is_none() {
             state.kinds.insert(kind_name(tensor.kind()));
         }
-        if transposed {
+        if stored_as == MatrixOrder::InputsFirst {
             state.parameters.transpose(&name);
         }
         state.parameters.insert(name, tensor.shallow_clone());
@@ -310,7 +325,7 @@ impl<'a> ModelTensors<'a> {
         size: [i64; 2],
         init: Init,
         kind: Option<Kind>,
-        transposed: bool,
+        stored_as: MatrixOrder,
     ) -> (Tensor, Option<Quantized>) {
         if let Some(checkpoint) = self.file()
             && let held = self.held(&name).into_owned()
@@ -322,10 +337,10 @@ impl<'a> ModelTensors<'a> {
                 self.stored(&held),
                 size,
                 kind,
-                transposed,
+                stored_as,
             );
         }
-        let tensor = self.tensor(name.clone(), &size, init, kind, transposed);
+        let tensor = self.tensor(name.clone(), &size, init, kind, stored_as);
         let how = self.quantization.filter(|_| !is_of_head(&name) && tensor.size() == size);
         let Some(how) = how else { return (tensor, None) };
         let made = match self.origin {
@@ -357,7 +372,7 @@ impl<'a> ModelTensors<'a> {
         stored: &str,
         size: [i64; 2],
         kind: Option<Kind>,
-        transposed: bool,
+        stored_as: MatrixOrder,
     ) -> (Tensor, Option<Quantized>) {
         let reading = match self.origin {
             Origin::Headers(_) => Reading::Headers,
@@ -372,7 +387,7 @@ impl<'a> ModelTensors<'a> {
         let parts = parts.take_while(|part| part.starts_with(&module));
         state.used.extend(parts.filter(|part| quantized::is_part(part)).cloned());
         state.parameters.insert(name.clone(), instead.shallow_clone());
-        if transposed {
+        if stored_as == MatrixOrder::InputsFirst {
             state.parameters.transpose(&name);
         }
         state.parameters.set_quantized(name);
@@ -432,7 +447,7 @@ impl<'a> TensorTree<'a> {
     /// The tensor `key` with this shape at this node. [`ModelTensors::finish`] reports it if it is
     /// missing or has another shape.
     pub fn tensor(&self, key: &str, shape: &[i64], init: Init) -> Tensor {
-        self.source.tensor(self.at(key).path, shape, init, self.kind, false)
+        self.source.tensor(self.at(key).path, shape, init, self.kind, MatrixOrder::OutputsFirst)
     }
 
     /// The tensor `key`, which is saved with the model and never trained, in this dtype. A checkpoint may lack
@@ -446,7 +461,13 @@ impl<'a> TensorTree<'a> {
     ) -> Tensor {
         let (name, source) = (self.at(key).path, self.source);
         let tensor = match source.file().filter(|file| stored(file, &name).is_some()) {
-            Some(_) => source.tensor(name.clone(), shape, Init::Zeros, Some(kind), false),
+            Some(_) => source.tensor(
+                name.clone(),
+                shape,
+                Init::Zeros,
+                Some(kind),
+                MatrixOrder::OutputsFirst,
+            ),
             None => value().to_kind(kind).to_device(source.device),
         };
         let mut state = source.state.borrow_mut();
@@ -456,14 +477,14 @@ impl<'a> TensorTree<'a> {
     }
 
     /// The weight `[outputs, inputs]` of a linear layer at this node, and its quantized form if it has one.
-    /// `transposed` is true if the checkpoint stores it as `[inputs, outputs]`.
+    /// `stored_as` is the order in the checkpoint.
     pub(crate) fn matrix(
         &self,
         size: [i64; 2],
         init: Init,
-        transposed: bool,
+        stored_as: MatrixOrder,
     ) -> (Tensor, Option<Quantized>) {
-        self.source.matrix(self.at("weight").path, size, init, self.kind, transposed)
+        self.source.matrix(self.at("weight").path, size, init, self.kind, stored_as)
     }
 
     /// The path from the root, as in the checkpoint.

@@ -72,15 +72,6 @@ const AROUND: [(&str, &str, Change); 3] = [
 ];
 
 impl GgufLayout {
-    /// The files of Llama.
-    pub const LLAMA: Self = Self {
-        architecture: "llama",
-        rotary: GgufRotary::Pairs,
-        variant: &LlamaVariant::LLAMA,
-        space_prefix: true,
-        scaled_by_share: None,
-    };
-
     /// `true` if a block has norms before and after each layer.
     pub(super) fn around(&self) -> bool {
         self.variant.norms == NormPlaces::Around

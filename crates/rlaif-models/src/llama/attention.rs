@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     adapter::Pass,
-    layers::{Bias, Linear, Norm, Visible, attend, attention, dropout, hide, in_heads},
+    layers::{Linear, Norm, Visible, attend, attention, dropout, hide, in_heads},
     recompute::Shallow,
     rope::{Angles, turn},
     weights::TensorTree,
@@ -68,21 +68,6 @@ pub(super) enum FusedOrder {
     ByHead,
 }
 
-/// A linear layer of a block.
-pub(super) fn linear(
-    weights: &TensorTree<'_>,
-    [inputs, outputs]: [i64; 2],
-    bias: Bias,
-    std: f64,
-    transposed: bool,
-) -> Linear {
-    if transposed {
-        Linear::load_transposed(weights, inputs, outputs, bias, std)
-    } else {
-        Linear::load(weights, inputs, outputs, bias, std)
-    }
-}
-
 impl Attention {
     pub(super) fn load(
         weights: &TensorTree<'_>,
@@ -92,7 +77,9 @@ impl Attention {
         let std = raw.initializer_range;
         let [q, k, v, o] = names.projections;
         let (queries, keys) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-        let layers = |key, size, bias| linear(&weights.at(key), size, bias, std, shape.transposed);
+        let layers = |key, size, bias| {
+            Linear::load_stored(&weights.at(key), size, bias, std, shape.matrices)
+        };
         let inward = |key, width| layers(key, [shape.hidden, width], shape.qkv_bias);
         let inputs = match shape.projections {
             Projections::Apart => {

@@ -15,6 +15,7 @@ use crate::{
     error::ModelError,
     layers::Bias,
     rope::{RawRope, RopeContext, RopeSpec},
+    weights::MatrixOrder,
 };
 
 /// The used fields of config.json. [`Config::parse`] adds those that the file lacks; an optional
@@ -275,7 +276,7 @@ pub(super) struct Shape {
     /// Experts, in the layers that have them.
     experts: Option<ExpertShape>,
     sparse: Vec<bool>,
-    pub(super) transposed: bool,
+    pub(super) matrices: MatrixOrder,
     pub(super) embedding_scale: f64,
     pub(super) residual_scale: f64,
     /// Factor of the hidden states before the head.
@@ -523,7 +524,7 @@ impl Shape {
             gate: variant.gate,
             experts: raw.experts(variant)?,
             sparse: raw.sparse(variant)?,
-            transposed: variant.transposed,
+            matrices: variant.matrices,
             embedding_scale,
             residual_scale,
             head_scale,

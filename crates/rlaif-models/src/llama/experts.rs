@@ -3,7 +3,6 @@
 use tch::{Kind, Tensor};
 
 use super::{
-    attention::linear,
     config::{ExpertProducts, ExpertShape, ExpertWeights, Plan},
     feed_forward::FeedForward,
 };
@@ -50,9 +49,8 @@ impl Experts {
         let one =
             |place: &TensorTree<'_>, layers, inner| FeedForward::load(place, plan, layers, inner);
         let all = weights.at("experts");
-        let to = |key, outputs| {
-            linear(&weights.at(key), [shape.hidden, outputs], Bias::Absent, std, false)
-        };
+        let to =
+            |key, outputs| Linear::load(&weights.at(key), shape.hidden, outputs, Bias::Absent, std);
         Ok(Self {
             router: to("gate", experts.count),
             experts: (0..experts.count)

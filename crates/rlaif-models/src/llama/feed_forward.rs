@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{attention::linear, config::Plan, variant::GateRule};
+use super::{config::Plan, variant::GateRule};
 use crate::{
     adapter::Pass,
     error::ModelError,
@@ -40,7 +40,7 @@ impl FeedForward {
         let hidden = shape.hidden;
         let layer = |key, size| {
             let std = raw.initializer_range;
-            linear(&weights.at(key), size, shape.mlp_bias, std, shape.transposed)
+            Linear::load_stored(&weights.at(key), size, shape.mlp_bias, std, shape.matrices)
         };
         Ok(Self {
             gate: match shape.gate {

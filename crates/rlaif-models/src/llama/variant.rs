@@ -1,6 +1,7 @@
 //! Differences between the members of the Llama family, as data.
 
 pub use crate::rope::RopeNames;
+use crate::weights::MatrixOrder;
 
 /// A member of the Llama family: the properties of the trunk that config.json does not state, and
 /// the names of the tensors. Another member is a constant of this type and a row of the family
@@ -39,8 +40,8 @@ pub struct LlamaVariant {
     pub gate: GateRule,
     /// Layers of experts in place of the feed-forward layer.
     pub experts: ExpertRule,
-    /// `true` if checkpoints store the weights of blocks as `[inputs, outputs]`.
-    pub transposed: bool,
+    /// The order in which checkpoints store the matrices of blocks.
+    pub matrices: MatrixOrder,
     /// Positional information.
     pub positions: Positions,
     /// Names of the scalings of rotary positions.
@@ -294,7 +295,7 @@ impl LlamaVariant {
         projections: Projections::Apart,
         gate: GateRule::Apart,
         experts: ExpertRule::Never,
-        transposed: false,
+        matrices: MatrixOrder::OutputsFirst,
         positions: Positions::Rotary { partial: 1. },
         rope_names: RopeNames::Usual,
         scaling: ScalingRule::Plain,
@@ -343,7 +344,7 @@ impl LlamaVariant {
         norm: NormRule::Layer,
         projections: Projections::Fused,
         gate: GateRule::Absent,
-        transposed: true,
+        matrices: MatrixOrder::InputsFirst,
         positions: Positions::Learned,
         scaling: ScalingRule::Gpt2,
         names: LlamaNames::GPT2,

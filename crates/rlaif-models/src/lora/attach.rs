@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::file::{HEADS, Vocabulary, is_copy, of_classifier, prefixed, unwrapped};
 use crate::{
-    adapter::{Adapter, Factors, Form, Low},
+    adapter::{Adapter, Factors, Form, LayerSort, Low},
     error::{ModelError, TensorProblem},
     frame::Parts,
     layers::Linear,
@@ -67,7 +67,7 @@ pub(super) fn attach(
         if let Some((_, source)) = source
             && maker.shares(layer, source)?
         {
-            made.push((number, source.shared_with(layer.table)));
+            made.push((number, source.shared_with(layer.sort)));
         } else if rules.saves(&layer.path) {
             made.push((number, maker.replacement(layer, &size)));
         } else if (!all_linear || parts.is_of_trunk(number)) && (named(layer) || with_tied) {
@@ -164,7 +164,7 @@ struct Maker<'a> {
 /// The keys of a layer's factors.
 fn factor_keys(layer: &Linear) -> [AdapterKey; 2] {
     let module = || layer.path.clone();
-    if layer.table {
+    if layer.sort == LayerSort::Table {
         [AdapterKey::EmbeddingA { module: module() }, AdapterKey::EmbeddingB { module: module() }]
     } else {
         [AdapterKey::LoraA { module: module() }, AdapterKey::LoraB { module: module() }]
@@ -183,7 +183,10 @@ impl Maker<'_> {
         let rank = i64::from(self.rules.rank(&layer.path));
         let scale = self.rules.scaling(&layer.path);
         let device = layer.weight.device();
-        let (inputs, outputs) = if layer.table { (size[0], size[1]) } else { (size[1], size[0]) };
+        let (inputs, outputs) = match layer.sort {
+            LayerSort::Linear => (size[1], size[0]),
+            LayerSort::Table => (size[0], size[1]),
+        };
         let (shape_a, shape_b) = ([rank, inputs], [outputs, rank]);
         let (a, b) = match (self.origin, &start) {
             (Origin::Fresh, Some([a, b])) => (a.copy(), b.copy()),
@@ -192,7 +195,7 @@ impl Maker<'_> {
                 // The rank is user input: a faulty one is an error, not a panic.
                 let zeros = |shape| Tensor::f_zeros(shape, options).map_err(TorchError::from);
                 let (mut a, mut b) = (zeros(shape_a)?, zeros(shape_b)?);
-                if layer.table {
+                if layer.sort == LayerSort::Table {
                     (a, b.normal_(0., 1.))
                 } else {
                     // Equivalent to peft's kaiming_uniform_(a = sqrt(5)).
@@ -211,7 +214,7 @@ impl Maker<'_> {
         let module = || layer.path.clone();
         if self.config.use_dora {
             low.magnitude = Some(match self.origin {
-                Origin::Fresh => tch::no_grad(|| low.norm(&layer.dense(), layer.table)),
+                Origin::Fresh => tch::no_grad(|| low.norm(&layer.dense(), layer.sort)),
                 Origin::File(_) => {
                     self.read(&AdapterKey::Magnitude { module: module() }, &[outputs], device)
                 }
@@ -241,11 +244,15 @@ impl Maker<'_> {
         let rank = i64::from(self.rules.rank(&layer.path));
         let scale = self.rules.scaling(&layer.path);
         let least = size.iter().min().copied().unwrap_or(0);
-        if layer.table || layer.weight.size() != size || rank > least || scale <= 0. {
+        if layer.sort == LayerSort::Table
+            || layer.weight.size() != size
+            || rank > least
+            || scale <= 0.
+        {
             return Err(ModelError::AdapterStart {
                 init: init.name(),
                 layer: layer.path.clone(),
-                table: layer.table,
+                table: layer.sort == LayerSort::Table,
                 size: size.to_vec(),
                 rank,
                 scale,
@@ -270,7 +277,7 @@ impl Maker<'_> {
     /// file those that it has for both.
     fn shares(&mut self, layer: &Linear, source: &Adapter) -> Result<bool, ModelError> {
         let Origin::File(file) = self.origin else { return Ok(true) };
-        let shared = source.shared_with(layer.table);
+        let shared = source.shared_with(layer.sort);
         let parts = layer.parts_of(&shared, "");
         if !parts.iter().all(|part| file.tensors().contains_key(&part.key.to_string())) {
             return Ok(false);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use tch::{Kind, Tensor};
 
 use crate::{
-    adapter::{Before, Form, Merged},
+    adapter::{Before, Form, LayerSort, Merged},
     frame::Parts,
     layers::Linear,
 };
@@ -18,9 +18,9 @@ fn merged(layer: &Linear, slot: usize) -> Option<(Tensor, Option<Tensor>)> {
     let kind = layer.weight.kind();
     match &layer.adapters.get(&slot)?.form {
         Form::Lora(low) => {
-            let sum = layer.weight.to_kind(Kind::Float) + low.delta(layer.table);
-            let sum = match low.ratio(|| layer.dense(), layer.table) {
-                Some(ratio) if layer.table => sum * ratio,
+            let sum = layer.weight.to_kind(Kind::Float) + low.delta(layer.sort);
+            let sum = match low.ratio(|| layer.dense(), layer.sort) {
+                Some(ratio) if layer.sort == LayerSort::Table => sum * ratio,
                 Some(ratio) => sum * ratio.unsqueeze(1),
                 None => sum,
             };
