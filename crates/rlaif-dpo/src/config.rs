@@ -1,7 +1,7 @@
 //! The settings of preference training.
 
 use rlaif_core::{BadSetting, filled};
-use rlaif_lm::{Activations, Dropout};
+use rlaif_lm::{Activations, Dropout, RouterLoss};
 use rlaif_train::OptimizerConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -95,6 +95,8 @@ pub struct DpoConfig {
     pub prompt_forward: PromptForward,
     /// Source of the reference's log-probabilities.
     pub reference: ReferenceConfig,
+    /// In models with experts, the coefficient of the loss that spreads tokens over experts; 0 to disable it.
+    pub router_aux_loss_coef: f64,
     /// The optimizer's settings.
     #[serde(deserialize_with = "optimizer")]
     pub optimizer: OptimizerConfig,
@@ -114,6 +116,7 @@ impl Default for DpoConfig {
             activations: Activations::Keep,
             prompt_forward: PromptForward::default(),
             reference: ReferenceConfig::default(),
+            router_aux_loss_coef: 0.,
             optimizer: OptimizerConfig { lr: 1e-6, ..OptimizerConfig::default() },
         }
     }
@@ -127,6 +130,7 @@ impl DpoConfig {
     pub fn check(&self) -> Result<(), DpoError> {
         self.objective.check()?;
         self.optimizer.check()?;
+        RouterLoss::check(self.router_aux_loss_coef)?;
         let setting = |field: &'static str, found: String, expected: &'static str| {
             Err(BadSetting::new(field, found, expected).into())
         };
@@ -149,7 +153,11 @@ impl DpoConfig {
     pub(crate) fn pass(&self) -> Pass {
         Pass {
             temperature: self.temperature,
-            prompt_forward: self.prompt_forward,
+            prompt_forward: match self.router_aux_loss_coef == 0. {
+                true => self.prompt_forward,
+                // Routers count the tokens of a prompt with each of its responses.
+                false => PromptForward::Twice,
+            },
             dropout: self.dropout,
             activations: self.activations,
         }

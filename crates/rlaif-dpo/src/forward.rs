@@ -1,8 +1,8 @@
 //! Computes log-probabilities of responses from rows of token ids.
 
 use rlaif_lm::{
-    Activations, Adapters, Dropout, Forward, Padding, Policy, TokenBatch, TokenLogProbs, VocabHead,
-    token_log_probs,
+    Activations, Adapters, Dropout, Forward, Padding, Policy, RouterLoss, TokenBatch,
+    TokenLogProbs, VocabHead, token_log_probs,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -107,13 +107,35 @@ pub(crate) fn pass(
     pass: Pass,
     adapters: Adapters<'_>,
 ) -> Result<Passed, DpoError> {
-    let forward = pass.forward(adapters);
+    run(policy, batch, pass, pass.forward(adapters))
+}
+
+/// The same with the active adapter, collecting the routers' choices.
+pub(crate) fn collected(
+    policy: &dyn Policy,
+    batch: &Batch,
+    pass: Pass,
+    routers: &RouterLoss,
+) -> Result<Passed, DpoError> {
+    run(policy, batch, pass, routers.collecting(pass.forward(Adapters::Active)))
+}
+
+fn run(
+    policy: &dyn Policy,
+    batch: &Batch,
+    pass: Pass,
+    forward: Forward<'_>,
+) -> Result<Passed, DpoError> {
     let Batch { prompts, responses } = batch;
     let hidden = if pass.prompt_forward == PromptForward::Shared && pass.dropout == Dropout::Off {
         policy.branch_hidden(prompts, responses, forward)?
     } else {
         let rows: Vec<usize> = (0..responses.len()).map(|row| row % prompts.len()).collect();
-        policy.branch_hidden(&prompts.select(&rows)?, responses, forward)?
+        let prompts = prompts.select(&rows)?;
+        match forward.routers {
+            Some(_) => policy.response_hidden(&prompts, responses, forward)?,
+            None => policy.branch_hidden(&prompts, responses, forward)?,
+        }
     };
     let head = policy.head(forward)?;
     let tokens = token_log_probs(&head, &hidden, responses, pass.temperature)?;

@@ -1,7 +1,7 @@
 //! Training and evaluation on single responses with one verdict each.
 
 use rlaif_core::{Interrupted, Metrics};
-use rlaif_lm::{Adapters, LmError, Policy};
+use rlaif_lm::{Adapters, LmError, Policy, RouterLoss};
 use rlaif_torch::dist::World;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
@@ -10,7 +10,7 @@ use crate::{
     config::Objective,
     error::{DpoError, PairProblem},
     evaluate::PairShare,
-    forward::{Batch, Pass, pass, reference_sums},
+    forward::{Batch, Pass, collected, reference_sums},
     loss::{ResponseSums, RunningMean, UnpairedLoss, unpaired},
     reference::ReferenceSums,
     rows::ResponseRow,
@@ -141,8 +141,9 @@ impl<P: Policy> Parts<'_, P> {
         places: &[usize],
         batch: &Batch,
         how: Pass,
+        routers: &RouterLoss,
     ) -> Result<(ResponseSums, Tensor), DpoError> {
-        let passed = pass(self.trainer.policy(), batch, how, Adapters::Active)?;
+        let passed = collected(self.trainer.policy(), batch, how, routers)?;
         let policy = passed.sums(batch, 1.);
         let reference = self.reference(places, Which::Own, batch, &policy)?;
         let signs: Vec<f32> = places.iter().map(|&place| self.rows[place].sign()).collect();
@@ -201,22 +202,24 @@ impl<P: Policy> DpoTrainer<P> {
         };
 
         let mut seen = Seen::default();
-        let mut tokens = 0;
+        let (mut tokens, mut of_routers) = (0, 0.);
         for places in &parts.places {
             Interrupted::check().map_err(LmError::from)?;
             let batch = parts.batch(places, Which::Own)?;
-            tokens += batch.tokens(self.config().prompt_forward);
-            let (sums, entropy) = parts.sums(places, &batch, how)?;
+            tokens += batch.tokens(how.prompt_forward);
+            let routers = self.routers();
+            let (sums, entropy) = parts.sums(places, &batch, how, &routers)?;
             let part = loss.losses(&sums, shift).sum(Kind::Float) / count;
-            part.f_backward()?;
+            of_routers += self.backward(&part, &routers, places.len() as f64 / count)?;
             seen.take(&sums, &batch, &entropy, &part, loss.beta());
         }
         let world = self.world();
-        let mut tokens = [tokens as f64];
-        world.sum(&mut tokens)?;
+        let mut totals = [tokens as f64, of_routers];
+        world.sum(&mut totals)?;
         let mut stats = seen.stats(world)?;
         stats.baseline = (loss.needs_baseline() || loss.tracks_reward_shift()).then_some(shift);
-        stats.tokens = tokens[0] as u64;
+        stats.tokens = totals[0] as u64;
+        stats.router_aux_loss = self.reported(totals[1]);
         self.finish(&mut stats)?;
         self.set_reward_shift(reward_shift);
         Ok(stats)
@@ -255,7 +258,7 @@ impl<P: Policy> DpoTrainer<P> {
         let mut sum = [0.];
         for places in &parts.places {
             let batch = parts.batch(places, Which::Own)?;
-            let (sums, _) = no_grad(|| parts.sums(places, &batch, how))?;
+            let (sums, _) = no_grad(|| parts.sums(places, &batch, how, &RouterLoss::new(0.)))?;
             sum[0] += f64::try_from(loss.losses(&sums, shift).sum(Kind::Double))?;
             let rewards = (&sums.policy - &sums.reference) * loss.beta();
             let column = |x: &Tensor| Vec::<f64>::try_from(x.to_kind(Kind::Double));

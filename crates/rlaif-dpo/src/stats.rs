@@ -31,6 +31,9 @@ pub struct DpoStats {
     pub nll: f64,
     /// KTO's baseline, or BCO's δ; `None` for other losses.
     pub baseline: Option<f64>,
+    /// The routers' auxiliary loss, without its coefficient and not part of `loss`; `None` if it is disabled.
+    #[serde(default)]
+    pub router_aux_loss: Option<f64>,
     /// Tokens that the policy read.
     pub tokens: u64,
     /// Norm of the gradient before clipping.
@@ -65,6 +68,7 @@ impl DpoStats {
             ("nll_loss", self.nll),
         ];
         all.extend(self.baseline.map(|baseline| ("kl", baseline)));
+        all.extend(self.router_aux_loss.map(|loss| ("router_aux_loss", loss)));
         all.extend([
             ("num_tokens", self.tokens as f64),
             ("grad_norm", self.grad_norm),

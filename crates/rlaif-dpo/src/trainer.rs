@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use rlaif_core::{BadSetting, Interrupted};
-use rlaif_lm::{Adapters, LmError, Parameters, Policy, Reference};
+use rlaif_lm::{Adapters, LmError, Parameters, Policy, Reference, RouterLoss};
 use rlaif_torch::dist::World;
 use rlaif_train::{Optimizer, Trainable, same_weights};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use crate::{
     config::{DpoConfig, Objective},
     error::{DpoError, PairProblem},
-    forward::{Batch, Pass, halves, margins, pass, reference_sums},
+    forward::{Batch, Pass, collected, halves, margins, reference_sums},
     loss::{BatchScale, Coupling, PairObjective, PairSums, RunningMean, Weighting},
     reference::{CacheInputs, CacheKey, ReferenceSums, read_cache, write_cache},
     rows::{ResponseRow, TokenPair},
@@ -203,7 +203,7 @@ impl<P: Policy> DpoTrainer<P> {
             adapters,
             temperature: self.config.temperature,
             tail_weight,
-            prompt_forward: self.config.prompt_forward,
+            prompt_forward: self.config.pass().prompt_forward,
             batch_size: self.config.evaluation_batch(),
         };
         inputs.key(rows.iter().copied())
@@ -287,22 +287,55 @@ impl<P: Policy> DpoTrainer<P> {
             self.backward_coupled(&objective, &parts, &mut scale, &mut seen)?
         } else {
             for part in &parts {
-                let (sums, measured) = self.pair_sums(&objective, part, self.config.pass())?;
+                let routers = self.routers();
+                let (sums, measured) =
+                    self.pair_sums(&objective, part, self.config.pass(), &routers)?;
                 let loss = objective.losses(&sums, scale).sum(Kind::Float) / scale.pairs;
-                loss.f_backward()?;
+                let share = part.rows.len() as f64 / scale.pairs;
+                seen.routers += self.backward(&loss, &routers, share)?;
                 seen.take(&sums, &measured, &loss);
             }
             self.reward_shift
         };
-        let tokens =
-            parts.iter().map(|part| part.batch.tokens(self.config.prompt_forward)).sum::<usize>();
-        let mut tokens = [tokens as f64];
-        world.sum(&mut tokens)?;
+        let tokens = parts
+            .iter()
+            .map(|part| part.batch.tokens(self.config.pass().prompt_forward))
+            .sum::<usize>();
+        let mut sums = [tokens as f64, seen.routers];
+        world.sum(&mut sums)?;
+        let [tokens, of_routers] = sums;
         let mut stats = seen.stats(&objective, scale, (self.policy.spec().device, &world))?;
-        stats.tokens = tokens[0] as u64;
+        stats.tokens = tokens as u64;
+        stats.router_aux_loss = self.reported(of_routers);
         self.finish(&mut stats)?;
         self.set_reward_shift(shift);
         Ok(stats)
+    }
+
+    /// The loss of routers for one pass.
+    pub(crate) fn routers(&self) -> RouterLoss {
+        RouterLoss::new(self.config.router_aux_loss_coef)
+    }
+
+    /// The loss of routers in the statistics of a step.
+    pub(crate) fn reported(&self, of_routers: f64) -> Option<f64> {
+        (self.config.router_aux_loss_coef != 0.).then_some(of_routers)
+    }
+
+    /// The backward pass of a part's loss, and of the loss of its routers, which has this share in the batch.
+    /// Returns the latter's part of the batch's mean.
+    pub(crate) fn backward(
+        &self,
+        loss: &Tensor,
+        routers: &RouterLoss,
+        share: f64,
+    ) -> Result<f64, DpoError> {
+        let Some(of_routers) = routers.of_pass()? else {
+            loss.f_backward()?;
+            return Ok(0.);
+        };
+        (loss + &of_routers * (self.config.router_aux_loss_coef * share)).f_backward()?;
+        Ok(of_routers.double_value(&[]) * share)
     }
 
     /// The policy's and the reference's sums for a part, with the policy's graph.
@@ -311,8 +344,9 @@ impl<P: Policy> DpoTrainer<P> {
         objective: &PairObjective,
         part: &PairPart<'_>,
         how: Pass,
+        routers: &RouterLoss,
     ) -> Result<(PairSums, Measured), DpoError> {
-        let passed = pass(&self.policy, &part.batch, how, Adapters::Active)?;
+        let passed = collected(&self.policy, &part.batch, how, routers)?;
         let policy = passed.sums(&part.batch, objective.tail_weight);
         let reference = self.sums_of_reference(
             &part.batch,
@@ -357,12 +391,13 @@ impl<P: Policy> DpoTrainer<P> {
     ) -> Result<RunningMean, DpoError> {
         let world = self.world();
         let single = parts.len() == 1 && world.is_alone();
+        let routers = self.routers();
         let first = |part| -> Result<_, DpoError> {
+            let how = self.config.pass();
             if single {
-                self.pair_sums(objective, part, self.config.pass())
-            } else {
-                no_grad(|| self.pair_sums(objective, part, self.config.pass()))
+                return self.pair_sums(objective, part, how, &routers);
             }
+            no_grad(|| self.pair_sums(objective, part, how, &RouterLoss::new(0.)))
         };
         let all = parts.iter().map(first).collect::<Result<Vec<_>, _>>()?;
         let place = (self.policy.spec().device, objective.weighting == Weighting::Wpo);
@@ -372,7 +407,7 @@ impl<P: Policy> DpoTrainer<P> {
         if single {
             let (sums, measured) = &all[0];
             let loss = objective.losses(sums, *scale).sum(Kind::Float) / scale.pairs;
-            loss.f_backward()?;
+            seen.routers += self.backward(&loss, &routers, 1.)?;
             seen.take(sums, measured, &loss);
             return Ok(shift);
         }
@@ -391,10 +426,11 @@ impl<P: Policy> DpoTrainer<P> {
         for (at, (part, (sums, measured))) in parts.iter().zip(&all).enumerate() {
             let length = part.rows.len() as i64;
             let share = |k: usize| gradients[k].narrow(0, start, length);
-            let passed = pass(&self.policy, &part.batch, self.config.pass(), Adapters::Active)?;
+            let routers = self.routers();
+            let passed = collected(&self.policy, &part.batch, self.config.pass(), &routers)?;
             let [chosen, rejected] = halves(&passed.sums(&part.batch, objective.tail_weight));
             let pull = (chosen * share(0) + rejected * share(1)).sum(Kind::Float);
-            pull.f_backward()?;
+            seen.routers += self.backward(&pull, &routers, length as f64 / scale.pairs)?;
             start += length;
             // The loss of the whole counts once.
             let loss =
@@ -473,8 +509,9 @@ impl<P: Policy> DpoTrainer<P> {
             rows: rows.to_vec(),
             given: given.map(|given| column_major(&places, given)),
         };
-        let (sums, _) =
-            no_grad(|| self.pair_sums(objective, &part, self.config.pass().evaluating()))?;
+        let (sums, _) = no_grad(|| {
+            self.pair_sums(objective, &part, self.config.pass().evaluating(), &RouterLoss::new(0.))
+        })?;
         Ok(sums)
     }
 }
@@ -500,6 +537,8 @@ struct Measured {
 struct Seen {
     sums: Vec<PairSums>,
     numbers: Vec<Tensor>,
+    /// Mean of the routers' loss so far.
+    routers: f64,
 }
 
 impl Seen {

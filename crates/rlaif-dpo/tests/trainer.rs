@@ -11,8 +11,8 @@ use rlaif_dpo::{
     PairProblem, PromptForward, Reference, ReferenceConfig, ReferenceUpdate, ResponseRow,
     RewardShift, TokenPair, UnpairedLoss, Weighting,
 };
-use rlaif_lm::{Activations, Policy};
-use rlaif_models::{AdapterConfig, LanguageModel, TaskType};
+use rlaif_lm::{Activations, Forward, Padding, Policy, Routers, TokenBatch};
+use rlaif_models::{AdapterConfig, Architecture, LanguageModel, LoadOptions, TaskType};
 use rlaif_testing::{LLAMA, T5, alone};
 use rlaif_train::{Checkpoints, Keep, OptimizerConfig, TrainError};
 use tch::{Kind, Tensor};
@@ -33,6 +33,131 @@ fn rows() -> Vec<TokenPair> {
             }
         })
         .collect()
+}
+
+/// The loss of transformers for the routers of a model, over the rows of one batch, and its gradient.
+#[test]
+fn the_loss_of_routers_is_that_of_transformers() {
+    const COEFFICIENT: f64 = 0.5;
+    let _alone = alone();
+    for name in ["mixtral", "qwen3-moe", "qwen2-moe"] {
+        let folder = format!("{}/../../fixtures/models/{name}", env!("CARGO_MANIFEST_DIR"));
+        let read = |file: &str| std::fs::read(format!("{folder}/{file}")).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&read("goldens.json")).unwrap();
+        let goldens: std::collections::BTreeMap<String, Tensor> =
+            Tensor::read_safetensors(format!("{folder}/goldens.safetensors"))
+                .unwrap()
+                .into_iter()
+                .collect();
+        let rows = |name: &str| Vec::<Vec<i64>>::try_from(&goldens[name]).unwrap();
+        let lengths = Vec::<i64>::try_from(&goldens["prompt_lengths"]).unwrap();
+        let rows: Vec<ResponseRow> = rows("right.input_ids")
+            .iter()
+            .zip(rows("right.mask"))
+            .zip(lengths)
+            .map(|((ids, mask), length)| {
+                let real = ids.iter().zip(mask).filter(|(_, real)| *real == 1);
+                let mut prompt: Vec<u32> =
+                    real.map(|(&id, _)| u32::try_from(id).unwrap()).collect();
+                let response = prompt.split_off(usize::try_from(length).unwrap());
+                let (id, mismatched) = (String::new(), response.clone());
+                ResponseRow {
+                    id,
+                    prompt,
+                    response,
+                    desirability: Desirability::Desirable,
+                    mismatched,
+                }
+            })
+            .collect();
+        let rows: Vec<&ResponseRow> = rows.iter().collect();
+        let update = |coefficient, microbatch_size| {
+            let policy = LanguageModel::load(folder.as_ref(), LoadOptions::default()).unwrap();
+            // With this β, the gradient is that of the routers' loss.
+            let loss =
+                UnpairedLoss::Kto { beta: 1e-9, desirable_weight: 1., undesirable_weight: 1. };
+            let config = DpoConfig {
+                objective: Objective::Unpaired(loss),
+                router_aux_loss_coef: coefficient,
+                microbatch_size,
+                ..DpoConfig::default()
+            };
+            let given = vec![[0f32; 2]; rows.len()];
+            let mut trainer = DpoTrainer::new(policy, Reference::Given, config, 1).unwrap();
+            trainer.update_responses(&rows, Some(&given)).unwrap()
+        };
+        let stats = update(COEFFICIENT, 0);
+        let want = json["router_loss"].as_f64().unwrap();
+        assert!((stats.router_aux_loss.unwrap() - want).abs() < 1e-5, "{name}: {stats:?} {want}");
+        // The tests of the models compare this gradient with that of transformers.
+        let policy = LanguageModel::load(folder.as_ref(), LoadOptions::default()).unwrap();
+        let Architecture::DecoderOnly(model) = policy.architecture() else { unreachable!() };
+        let routers = Routers::default();
+        let whole = rows.iter().map(|row| [&row.prompt[..], &row.response].concat()).collect();
+        let batch = TokenBatch::collate(whole, policy.spec(), Padding::Right).unwrap();
+        let forward = Forward { routers: Some(&routers), ..Forward::default() };
+        let _hidden = model.hidden(&batch, forward).unwrap();
+        routers.loss().unwrap().backward();
+        let gradients = policy.parameters().iter().map(|(_, tensor)| tensor.grad());
+        let squares = gradients.filter(Tensor::defined);
+        let squares = squares.map(|gradient| gradient.square().sum(Kind::Double));
+        let norm = squares.map(|sum| sum.double_value(&[])).sum::<f64>().sqrt() * COEFFICIENT;
+        assert!((stats.grad_norm - norm).abs() < 1e-4 * norm, "{name}: {} {norm}", stats.grad_norm);
+        // Each pass has its own shares of experts, as with gradient accumulation in TRL.
+        let parts = update(COEFFICIENT, 1);
+        assert!((parts.router_aux_loss.unwrap() - want).abs() < 0.5, "{name}: {parts:?}");
+        assert!((parts.loss - stats.loss).abs() < 1e-6, "{name}");
+        let off = update(0., 0);
+        assert_eq!(off.router_aux_loss, None);
+        assert!(off.grad_norm < 1e-6 * norm && (off.loss - stats.loss).abs() < 1e-6, "{name}");
+    }
+}
+
+/// Pairs have the loss of their responses, each read with its prompt.
+#[test]
+fn pairs_have_the_loss_of_routers_of_both_responses() {
+    let _alone = alone();
+    let moe = r#"{"model_type": "mixtral", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "eos_token_id": 1,
+        "num_local_experts": 4, "num_experts_per_tok": 1, "max_position_embeddings": 32, "initializer_range": 0.3}"#;
+    let rows = rows();
+    let pairs: Vec<&TokenPair> = rows.iter().collect();
+    let each: Vec<ResponseRow> = rows
+        .iter()
+        .flat_map(|row| [&row.chosen, &row.rejected].map(|response| (row, response)))
+        .map(|(row, response)| ResponseRow {
+            id: String::new(),
+            prompt: row.prompt.clone(),
+            response: response.clone(),
+            desirability: Desirability::Desirable,
+            mismatched: response.clone(),
+        })
+        .collect();
+    let each: Vec<&ResponseRow> = each.iter().collect();
+    let with = |objective| DpoConfig {
+        objective,
+        router_aux_loss_coef: 0.1,
+        ..config(PairLoss::Sigmoid { beta: 0.1, label_smoothing: 0. })
+    };
+    let single =
+        Objective::Unpaired(UnpairedLoss::Bco { beta: 0.1, shift: RewardShift::default() });
+    let mut of_each =
+        DpoTrainer::new(model(moe), Reference::frozen(model(moe)), with(single), 3).unwrap();
+    let want = of_each.update_responses(&each, None).unwrap().router_aux_loss.unwrap();
+    let plain = config(PairLoss::Sigmoid { beta: 0.1, label_smoothing: 0. });
+    for prompt_forward in [PromptForward::Shared, PromptForward::Twice] {
+        let config = DpoConfig { prompt_forward, ..with(plain.objective.clone()) };
+        let (stats, _) = run(moe, config);
+        let [first, .., last] = [0, 1, 2].map(|step: usize| stats[step].router_aux_loss.unwrap());
+        assert!((first - want).abs() < 1e-5, "{first} {want}");
+        assert!(last < first, "{first} {last}");
+        assert!((stats[0].loss - run(moe, plain.clone()).0[0].loss).abs() < 1e-5);
+    }
+    let mut dense =
+        DpoTrainer::new(model(LLAMA), Reference::frozen(model(LLAMA)), with(plain.objective), 3)
+            .unwrap();
+    let error = dense.update_pairs(&pairs, None).unwrap_err().to_string();
+    assert!(error.contains("router_aux_loss_coef") && error.contains("no experts"), "{error}");
 }
 
 fn config(objective: impl Into<PairObjective>) -> DpoConfig {

@@ -59,8 +59,9 @@ impl<M: CausalLm> Policy for CausalPolicy<M> {
         let mut joined = Vec::with_capacity(prompts.len());
         for (row, (prompt, response)) in prompts.rows().iter().zip(responses.rows()).enumerate() {
             spec.check_length(row, prompt.len() + response.len())?;
-            // The last response token predicts nothing that is asked for.
-            let inputs = &response[..response.len().saturating_sub(1)];
+            // The last response token predicts nothing that is asked for, but is routed.
+            let unread = usize::from(forward.routers.is_none());
+            let inputs = &response[..response.len().saturating_sub(unread)];
             joined.push([prompt, inputs].concat());
         }
         let (joined, places) = laid_out(joined, forward.layout, spec)?;

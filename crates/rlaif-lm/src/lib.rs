@@ -61,7 +61,7 @@ pub use policy::Policy;
 pub use prompt::{Prompt, place};
 pub use reference::Reference;
 pub use respond::respond;
-pub use routers::Routers;
+pub use routers::{RouterLoss, Routers};
 pub use row_ids::RowIds;
 pub use sampled::{Draw, Played, Sampled, SamplerCall, Weights};
 pub use sampler::{LocalSampler, NumberedPrompt, RecordedSampler, Sampler, play, sample};

@@ -155,7 +155,8 @@ pub fn policy_log_probs(
     forward: Forward<'_>,
     temperature: f64,
 ) -> Result<PolicyLogProbs, LmError> {
-    let hidden = match rounds(prompts) {
+    // Routers count the tokens of a prompt with each of its responses.
+    let hidden = match rounds(prompts).filter(|_| forward.routers.is_none()) {
         Some(distinct) => policy.branch_hidden(&prompts.select(&distinct)?, responses, forward)?,
         None => policy.response_hidden(prompts, responses, forward)?,
     };

@@ -1,7 +1,7 @@
 //! The settings of a run, and their allowed combinations.
 
 use rlaif_core::{BadSetting, Seed, filled};
-use rlaif_lm::{Activations, Dropout, LmSpec, generate::GenerationConfig};
+use rlaif_lm::{Activations, Dropout, LmSpec, RouterLoss, generate::GenerationConfig};
 use rlaif_rl::{
     AdvantageEstimator, AdviceKeys, Anchor, Average, Combination, CombinationConcern,
     CombinationUse, Correction, KlForm, MissingScore, OffPolicyMask, Overlong, PolicyObjective,
@@ -97,6 +97,8 @@ pub struct ReinforceConfig {
     pub dropout: Dropout,
     /// Gradient checkpointing: `recompute` needs less memory and a third more time.
     pub activations: Activations,
+    /// In models with experts, the coefficient of the loss that spreads tokens over experts; 0 to disable it.
+    pub router_aux_loss_coef: f64,
     /// Learning rate, schedule, clipping.
     #[serde(deserialize_with = "optimizer")]
     pub optimizer: OptimizerConfig,
@@ -132,6 +134,7 @@ impl Default for ReinforceConfig {
             overlong: None,
             dropout: Dropout::Off,
             activations: Activations::Keep,
+            router_aux_loss_coef: 0.,
             optimizer: OptimizerConfig { lr: 1e-6, ..OptimizerConfig::default() },
             seed: Seed::new(0),
             stop: StopConfig::default(),
@@ -222,6 +225,7 @@ impl ReinforceConfig {
     /// [`RlError::Combination`] a combination that is known to be wrong; [`RlError::Rollout`] a
     /// setting of generation that breaks training.
     pub fn check(&self) -> Result<(), RlError> {
+        RouterLoss::check(self.router_aux_loss_coef)?;
         let settings = self.settings();
         self.check_sizes(settings.group_size)?;
         check_sampling(&self.generation)?;

@@ -347,7 +347,9 @@ impl<P: Policy> ReinforceTrainer<P> {
             // Another update of the weights would make the graph useless; dropout draws other numbers.
             keep: (schedule.len() == 1 && schedule[0].len() == 1)
                 .then_some(&pass)
-                .filter(|_| self.config.dropout == Dropout::Off),
+                .filter(|_| self.config.dropout == Dropout::Off)
+                // Routers are collected in the update.
+                .filter(|_| self.config.router_aux_loss_coef == 0.),
             world: self.optimizer.world(),
         };
         let rollout = Rollout::ask(&asking, &prompts, sampled, (reward, &scores), plan)?;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use rlaif_core::stats::mean_std;
-use rlaif_lm::{Mask, Policy, policy_log_probs};
+use rlaif_lm::{Mask, Policy, RouterLoss, policy_log_probs};
 use rlaif_rl::{
     Average, PolicyObjective, PolicyTokens, RlError, Stats, host, host_scalars, pick, real,
     rollout_statistics,
@@ -210,10 +210,15 @@ impl<P: Policy> ReinforceTrainer<P> {
         let width = y.width();
         let of = |tensor: &Tensor| pick(tensor, rows, width);
         let temperature = self.config.generation.sampling.temperature();
+        let coefficient = self.config.router_aux_loss_coef;
+        let routers = RouterLoss::new(coefficient);
         let kept = experience.pass.take().filter(|kept| kept.rows == rows);
         let found = match kept {
             Some(kept) => kept.found,
-            None => policy_log_probs(&self.policy, &x, &y, self.training_forward(), temperature)?,
+            None => {
+                let forward = routers.collecting(self.training_forward());
+                policy_log_probs(&self.policy, &x, &y, forward, temperature)?
+            }
         };
         let mask = Mask::new(of(rollout.mask.tensor()));
         let log_probs = &found.log_probs;
@@ -252,7 +257,11 @@ impl<P: Policy> ReinforceTrainer<P> {
             }
             _ => zero(),
         };
-        let total = &policy + &likelihood + &kl;
+        let mut total = &policy + &likelihood + &kl;
+        if let Some(of_routers) = routers.of_pass()? {
+            let share = rollout.tokens_of(rows) as f64 / shares.tokens;
+            total += of_routers * (coefficient * share);
+        }
         if total.requires_grad() {
             total.backward();
         }

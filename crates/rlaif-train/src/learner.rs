@@ -1,6 +1,6 @@
 //! The common parts of all trainers: parameters, optimizer, weight average, and their checkpoints.
 
-use rlaif_lm::{Activations, Dropout, Forward, Layout, Parameters};
+use rlaif_lm::{Activations, Dropout, Forward, Layout, Parameters, RouterLoss};
 use rlaif_torch::dist::World;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -50,11 +50,7 @@ impl LearnConfig {
     /// [`TrainError::Setting`] names the field.
     pub fn check(&self) -> Result<(), TrainError> {
         self.optimizer.check()?;
-        let coefficient = self.router_aux_loss_coef;
-        if !(coefficient.is_finite() && coefficient >= 0.) {
-            let expected = "a number of at least 0";
-            return Err(TrainError::setting("router_aux_loss_coef", coefficient, expected));
-        }
+        RouterLoss::check(self.router_aux_loss_coef)?;
         Ema::check(self.ema_decay)
     }
 

@@ -4,11 +4,11 @@
 //! L = − (1/n) Σ log π(y_t | x, y_<t)      over the n learned response tokens of the optimizer batch
 //! ```
 //!
-//! In models with experts, `router_aux_loss_coef` times the loss of [`rlaif_lm::Routers`] is added, that of a
+//! In models with experts, `router_aux_loss_coef` times the loss of [`rlaif_lm::RouterLoss`] is added, that of a
 //! forward pass with the share of its learned tokens in the batch.
 
 use rlaif_core::{Interrupted, Metrics};
-use rlaif_lm::{Forward, LmError, Padding, Policy, Routers, TokenBatch, token_log_probs};
+use rlaif_lm::{Forward, LmError, Padding, Policy, RouterLoss, TokenBatch, token_log_probs};
 use rlaif_torch::dist::World;
 use tch::{Kind, Tensor, no_grad};
 
@@ -168,15 +168,10 @@ impl<'p> SftTrainer<'p> {
         let coefficient = self.config.router_aux_loss_coef;
         let mut auxiliary = None;
         let loss = accumulate(passes, learned as f64, |rows| {
-            if coefficient == 0. {
-                return sft_loss(self.policy, &rows, forward);
-            }
-            let routers = Routers::default();
-            let collecting = Forward { routers: Some(&routers), ..forward };
-            let loss = sft_loss(self.policy, &rows, collecting)?;
-            let Some(of_routers) = routers.loss() else {
-                let expected = "0: the model has no experts";
-                return Err(TrainError::setting("router_aux_loss_coef", coefficient, expected));
+            let routers = RouterLoss::new(coefficient);
+            let loss = sft_loss(self.policy, &rows, routers.collecting(forward))?;
+            let Some(of_routers) = routers.of_pass()? else {
+                return Ok::<_, TrainError>(loss);
             };
             let tokens = rows.iter().map(|row| row.learned_tokens()).sum::<usize>() as f64;
             *auxiliary.get_or_insert(0.) += of_routers.double_value(&[]) * tokens / learned as f64;

@@ -4,15 +4,17 @@ use rlaif_core::{
     Exchange, RewardError, RewardModel, Score, Scores, Specials, StepScore, TextCodec,
 };
 use rlaif_lm::{
-    Dropout, LocalSampler, Policy, RecordedSampler, Sampled, Sampler, generate::FinishReason,
+    Dropout, Forward, LocalSampler, Padding, Policy, RecordedSampler, Routers, Sampled, Sampler,
+    TokenBatch, generate::FinishReason,
 };
-use rlaif_models::LanguageModel;
+use rlaif_models::{Architecture, Config, LanguageModel};
 use rlaif_reinforce::{
     Algorithm, Curriculum, Experience, NamedAlgorithm, Reference, ReinforceConfig,
     ReinforceTrainer, TokenWeights, Weighted,
     rl::{AdvantageEstimator, KlForm, PolicyObjective, Prompt, RlError, Stats, Surrogate},
     train::{Checkpoints, Keep, KlEstimator, OptimizerConfig, SftRow, sft_loss},
 };
+use rlaif_torch::seeded;
 use tch::{Device, Kind, Tensor};
 
 use crate::common::{
@@ -586,4 +588,59 @@ fn equal_scores_move_nothing_without_a_penalty() {
             assert_eq!(distance(&before, &weights(&trainer)), 0., "{algorithm:?}");
         }
     }
+}
+
+/// With equal scores and the policy as its own reference, the loss of routers is all there is: that of the
+/// rows, read by a copy of the policy.
+#[test]
+fn the_loss_of_routers_is_added_with_its_coefficient() {
+    let _alone = alone();
+    let moe = || {
+        let config = Config::from_value(serde_json::json!({
+            "model_type": "mixtral", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "eos_token_id": 1,
+            "num_local_experts": 4, "num_experts_per_tok": 1, "max_position_embeddings": 32,
+            "initializer_range": 0.3,
+        }));
+        let draw = || LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap();
+        let policy = seeded(5, draw).unwrap();
+        policy.parameters().train_where(|_| true);
+        policy
+    };
+    let equal = |batch: &[Exchange<'_>]| vec![1f32; batch.len()];
+    let step = |coefficient, microbatch_size| {
+        let config = ReinforceConfig {
+            minibatch_size: None,
+            epochs: 1,
+            microbatch_size,
+            router_aux_loss_coef: coefficient,
+            ..config(NamedAlgorithm::Grpo)
+        };
+        let reference = Reference::Frozen(Box::new(moe()));
+        let mut trainer = ReinforceTrainer::new(moe(), reference, config).unwrap();
+        let mut spare = std::iter::empty();
+        let mut sampler = LocalSampler::new(&Letters);
+        let (experience, stats) =
+            trainer.step(&prompts(0, 4), &mut spare, &mut sampler, &equal).unwrap();
+        (experience.unwrap(), stats)
+    };
+    let (experience, stats) = step(0.5, 0);
+    let rollout = &experience.rollout;
+    let rows = rollout.prompts.rows().iter().zip(rollout.responses.rows());
+    let rows = rows.map(|(prompt, response)| [&prompt[..], response].concat()).collect();
+    let policy = moe();
+    let routers = Routers::default();
+    let Architecture::DecoderOnly(model) = policy.architecture() else { unreachable!() };
+    let batch = TokenBatch::collate(rows, policy.spec(), Padding::Right).unwrap();
+    let forward = Forward { routers: Some(&routers), ..Forward::default() };
+    let _hidden = model.hidden(&batch, forward).unwrap();
+    let want = 0.5 * routers.loss().unwrap().double_value(&[]);
+    let total = stats.get("ppo/loss/total");
+    assert!((total - want).abs() < 1e-5, "{total} {want}");
+    assert!(stats.get("ppo/grad_norm") > 1e-4);
+    let (_, off) = step(0., 0);
+    assert!(off.get("ppo/loss/total").abs() < 1e-6 && off.get("ppo/grad_norm") < 1e-5);
+    // In passes of 4, it is the mean of theirs.
+    let (_, parts) = step(0.5, 4);
+    assert!((parts.get("ppo/loss/total") - want).abs() < 0.3 * want);
 }

@@ -6,8 +6,7 @@ use toml::{Table, toml};
 use super::{
     TrlError,
     fields::Fields,
-    preference::router_of_update,
-    training::{Section, dropout, marks, model, optimizer, run},
+    training::{Section, dropout, marks, model, optimizer, router, run},
 };
 
 const EPS: f64 = 1e-4;
@@ -122,7 +121,7 @@ fn both(fields: &mut Fields, algorithm: &str) -> Result<(), TrlError> {
     run(fields, Section::Reinforce)?;
     dropout(fields, Section::Reinforce)?;
     generation(fields)?;
-    router_of_update(fields)?;
+    router(fields, Section::Reinforce)?;
     if fields.flag("mask_truncated_completions")? {
         let difference =
             "truncated responses count; `reinforce.scores.missing_eos_penalty` punishes them";

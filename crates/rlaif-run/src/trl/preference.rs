@@ -7,7 +7,7 @@ use super::{
     TrlError,
     fields::Fields,
     supervised::{max_length, shared},
-    training::{Section, dropout},
+    training::{Section, dropout, router},
 };
 
 pub(super) fn import_dpo(fields: &mut Fields) -> Result<(), TrlError> {
@@ -139,16 +139,5 @@ fn both(fields: &mut Fields) -> Result<(), TrlError> {
     let cached = "the reference's log-probabilities are always computed once, if it does not move";
     fields.elsewhere("precompute_ref_log_probs", cached);
     fields.elsewhere("precompute_ref_batch_size", cached);
-    router_of_update(fields)
-}
-
-/// The loss of routers, in updates that do not have it.
-pub(super) fn router_of_update(fields: &mut Fields) -> Result<(), TrlError> {
-    match fields.maybe_number("router_aux_loss_coef")? {
-        Some(coefficient) if coefficient != 0. => {
-            fields.differs("router_aux_loss_coef", "only `rlaif sft` adds the loss of routers");
-        }
-        _ => fields.elsewhere("router_aux_loss_coef", "only `rlaif sft` adds the loss of routers"),
-    }
-    Ok(())
+    router(fields, Section::Dpo)
 }

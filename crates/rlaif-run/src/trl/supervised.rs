@@ -3,7 +3,7 @@
 use super::{
     TrlError,
     fields::Fields,
-    training::{Section, batch, dropout, length, marks, model, optimizer, run},
+    training::{Section, batch, dropout, length, marks, model, optimizer, router, run},
 };
 
 /// Reads the fields that the trainers of fixed rows share.
@@ -71,7 +71,7 @@ pub(super) fn import_sft(fields: &mut Fields) -> Result<(), TrlError> {
     } else {
         fields.differs("assistant_only_loss", turns);
     }
-    router(fields)?;
+    router(fields, Section::Learn)?;
     fields.set("learn.dropout", "on");
     Ok(())
 }
@@ -82,14 +82,5 @@ pub(super) fn import_reward(fields: &mut Fields) -> Result<(), TrlError> {
     max_length(fields, "data.max_tokens")?;
     let centring = fields.maybe_number("center_rewards_coefficient")?;
     fields.key("center_rewards_coefficient", "centring_coef", centring.unwrap_or(0.));
-    Ok(())
-}
-
-/// The weight of the loss of routers; null is that of the model's configuration.
-pub(super) fn router(fields: &mut Fields) -> Result<(), TrlError> {
-    if let Some(coefficient) = fields.maybe_number("router_aux_loss_coef")? {
-        fields.set("learn.router_aux_loss_coef", coefficient);
-    }
-    fields.becomes("router_aux_loss_coef", "learn.router_aux_loss_coef");
     Ok(())
 }

@@ -154,6 +154,16 @@ fn names(fields: &Fields, field: &'static str) -> Result<Vec<toml::Value>, TrlEr
     Ok(names.into_iter().map(toml::Value::from).collect())
 }
 
+/// The weight of the loss of routers; null is that of the model's configuration.
+pub(super) fn router(fields: &mut Fields, section: Section) -> Result<(), TrlError> {
+    let key = section.key("router_aux_loss_coef");
+    if let Some(coefficient) = fields.maybe_number("router_aux_loss_coef")? {
+        fields.set(&key, coefficient);
+    }
+    fields.becomes("router_aux_loss_coef", &key);
+    Ok(())
+}
+
 /// The optimizer and its schedule. `steps` is the number of optimizer steps, if it is known.
 pub(super) fn optimizer(
     fields: &mut Fields,
