@@ -53,7 +53,7 @@ pub enum ProviderError {
         /// The fault found, without its text: that might be a key.
         problem: String,
     },
-    /// This machine cannot confine programs, or one could not be confined. None runs without.
+    /// The sandbox runs no program.
     #[error(transparent)]
     Sandbox(SandboxError),
     /// A file cannot be read or written.
@@ -320,8 +320,8 @@ impl Fault for ProviderError {
             | Self::Rubric { .. }
             | Self::Config { .. }
             | Self::Row { .. }
-            | Self::Sandbox(_)
             | Self::NotUtf8 { .. } => true,
+            Self::Sandbox(error) => error.is_users(),
             Self::File { source, .. } => is_bad_input_file(source),
             Self::Stream { .. } => false,
             #[cfg(feature = "judge")]

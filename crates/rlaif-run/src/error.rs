@@ -128,7 +128,7 @@ pub enum RunError {
     /// A setting out of range, or one that contradicts another setting or the data.
     #[error(transparent)]
     Setting(#[from] BadSetting),
-    /// A sandbox for the tools of an environment that is not available.
+    /// The sandbox for the tools of an environment runs no program.
     #[error("`environment.tools`: {0}")]
     Sandbox(#[source] SandboxError),
     /// A model that cannot become the one that is trained.

@@ -9,6 +9,17 @@ pub enum SandboxError {
     /// A limit out of range.
     #[error(transparent)]
     Setting(#[from] BadSetting),
+    /// The interpreter does not start, or is not a Python that can confine itself.
+    #[error(
+        "the interpreter `{python}` cannot be used: {found}; `python` takes Python 3 with `ctypes`, as a name on \
+         the path or a file"
+    )]
+    Interpreter {
+        /// The name or the file.
+        python: String,
+        /// The operating system's message, or the interpreter's.
+        found: String,
+    },
     /// This machine cannot confine programs, or one could not be confined. None runs without.
     #[error("programs cannot be run in a sandbox here: {problem}")]
     Unavailable {
@@ -26,7 +37,7 @@ impl SandboxError {
 impl Fault for SandboxError {
     fn is_users(&self) -> bool {
         match self {
-            Self::Setting(_) => true,
+            Self::Setting(_) | Self::Interpreter { .. } => true,
             Self::Unavailable { .. } => false,
         }
     }

@@ -11,7 +11,7 @@ mod error;
 mod seal;
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
@@ -99,6 +99,7 @@ impl Sandbox {
     /// tries what is forbidden is run first.
     ///
     /// # Errors
+    /// [`SandboxError::Interpreter`] where `python` is not a Python that can confine itself;
     /// [`SandboxError::Unavailable`] where this machine cannot confine programs;
     /// [`SandboxError::Setting`] for limits of 0.
     pub fn new(python: &str, limits: SandboxLimits) -> Result<Self, SandboxError> {
@@ -273,14 +274,18 @@ impl Sandbox {
 fn interpreter(python: &str) -> Result<(PathBuf, Vec<PathBuf>), SandboxError> {
     const ASK: &str = "import sys, json, ctypes, resource; print(json.dumps([sys.executable, sys.prefix, \
                        sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix]))";
-    let failed = |problem: String| {
-        SandboxError::unavailable(format!("the interpreter `{python}`: {problem}"))
-    };
+    let failed = |found: String| SandboxError::Interpreter { python: python.to_owned(), found };
     let output = Command::new(python)
         .args(["-I", "-c", ASK])
         .stdin(Stdio::null())
         .output()
-        .map_err(|error| failed(error.to_string()))?;
+        .map_err(|error| {
+            if is_short_of_room(&error) {
+                SandboxError::unavailable(format!("{python}: {error}"))
+            } else {
+                failed(error.to_string())
+            }
+        })?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(failed(said.lines().last().unwrap_or("it failed").to_owned()));
@@ -310,6 +315,13 @@ fn interpreter(python: &str) -> Result<(PathBuf, Vec<PathBuf>), SandboxError> {
         .map(PathBuf::from),
     );
     Ok((executable.clone(), readable))
+}
+
+/// `true` if the machine has no room for another process at present; the interpreter itself may be good.
+fn is_short_of_room(error: &io::Error) -> bool {
+    // EMFILE and ENFILE have no kind of their own.
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory)
+        || matches!(error.raw_os_error(), Some(23 | 24))
 }
 
 /// A text that a program cannot guess.
@@ -448,10 +460,16 @@ mod tests {
     fn what_cannot_be_confined_is_refused() {
         let limits = SandboxLimits::default();
         let error = Sandbox::new("/nowhere/python", limits).unwrap_err();
-        assert!(matches!(error, SandboxError::Unavailable { .. }), "{error}");
+        assert!(matches!(error, SandboxError::Interpreter { .. }), "{error}");
         assert!(error.to_string().contains("/nowhere/python"), "{error}");
-        let error = Sandbox::new("true", limits).unwrap_err();
-        assert!(matches!(error, SandboxError::Unavailable { .. }), "{error}");
+        // Programs that start and are not Python, and a folder.
+        for other in ["true", "false", "/"] {
+            let error = Sandbox::new(other, limits).unwrap_err();
+            assert!(matches!(error, SandboxError::Interpreter { .. }), "{error}");
+        }
+        for (code, short) in [(2, false), (8, false), (11, true), (12, true), (13, false), (24, true)] {
+            assert_eq!(is_short_of_room(&io::Error::from_raw_os_error(code)), short, "{code}");
+        }
         let error = Sandbox::new("python3", SandboxLimits { timeout_s: 0., ..limits }).unwrap_err();
         assert!(error.to_string().contains("`timeout_s` is 0; expected above 0"), "{error}");
     }

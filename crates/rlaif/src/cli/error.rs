@@ -121,6 +121,7 @@ mod tests {
     use rlaif_lm::{LmError, generate::RolloutConcern};
     use rlaif_models::{CheckpointError, ModelError};
     use rlaif_ppo::PpoError;
+    use rlaif_rl::env::SandboxError;
     use rlaif_run::FetchError;
     use rlaif_train::TrainError;
 
@@ -136,6 +137,16 @@ mod tests {
 
     fn judge_failed() -> RewardError {
         RewardError::Failed { model: "judge".to_owned(), source: "no connection".into() }
+    }
+
+    /// A machine without a sandbox.
+    fn confined() -> SandboxError {
+        SandboxError::Unavailable { problem: "it needs Linux".to_owned() }
+    }
+
+    fn mistyped() -> SandboxError {
+        let found = "No such file or directory".to_owned();
+        SandboxError::Interpreter { python: "pyhton3".to_owned(), found }
     }
 
     /// Errors with their exit codes, for each kind of reason and each nesting of errors.
@@ -253,6 +264,11 @@ mod tests {
             (RunError::Reward(judge_failed().into()).into(), 1),
             (RunError::from(PpoError::from(judge_failed())).into(), 1),
             (RunError::from(TrainError::from(DpoError::from(judge_failed()))).into(), 1),
+            // One error of the sandbox, in a reward and in an environment.
+            (RunError::Reward(confined().into()).into(), 1),
+            (RunError::Sandbox(confined()).into(), 1),
+            (RunError::Reward(mistyped().into()).into(), 2),
+            (RunError::Sandbox(mistyped()).into(), 2),
             (RunError::Reward(ProviderError::model_folder("m", HubError::NoCacheFolder)).into(), 1),
         ];
         for (error, code) in table {
