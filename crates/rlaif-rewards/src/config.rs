@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rlaif_sandbox::interpreter_path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -307,8 +308,8 @@ impl RewardConfig {
         Ok((config, path.parent().map_or_else(PathBuf::new, Path::to_owned)))
     }
 
-    /// Every setting that may name a folder on this disk: the models of classifiers and of policies
-    /// that judge. A program that is to find them from another folder makes the local ones absolute.
+    /// Every setting that may name a folder or file on this disk: the models of classifiers and of policies
+    /// that judge, and interpreters that are paths. A program that is to find them from another folder makes the local ones absolute.
     ///
     /// The files that judges keep answers in are not among them: they are made where they do not
     /// exist, in the folder of [`crate::Surroundings`].
@@ -334,9 +335,16 @@ impl RewardConfig {
             | Self::MathAnswer { .. }
             | Self::TextAnswer { .. }
             | Self::JsonSchema { .. }
-            | Self::CodeTests { .. }
             | Self::Instructions { .. }
             | Self::Constant { .. } => Vec::new(),
+            Self::CodeTests {
+                python,
+                answer: _,
+                entry_point: _,
+                score: _,
+                limits: _,
+                concurrency: _,
+            } => interpreter_path(python).into_iter().collect(),
             Self::WeightedSum { name: _, terms } => {
                 terms.iter_mut().flat_map(|term| term.reward.locations()).collect()
             }
@@ -531,7 +539,7 @@ mod tests {
     use crate::neural::Copies;
 
     #[test]
-    fn every_model_of_a_reward_is_among_its_locations() {
+    fn every_model_and_interpreter_of_a_reward_is_among_its_locations() {
         let classifier = |model: &str| format!("{{ kind = \"classifier\", model = \"{model}\" }}");
         let judge = |model: &str| {
             format!(
@@ -554,7 +562,9 @@ mod tests {
              {{ weight = 1.0, reward = {{ kind = \"cached\", capacity = 1, of = {{ kind = \"scaled\", \
              factor = 1.0, of = {{ kind = \"clipped\", low = 0.0, high = 1.0, of = {{ kind = \"normalised\", \
              centring = \"centred\", of = {} }} }} }} }} }},\n\
-             {{ weight = 1.0, reward = {preset} }},\n]\n",
+             {{ weight = 1.0, reward = {preset} }},\n\
+             {{ weight = 1.0, reward = {{ kind = \"code-tests\", python = \"./python\" }} }},\n\
+             {{ weight = 1.0, reward = {{ kind = \"code-tests\", python = \"python3.12\" }} }},\n]\n",
             classifier("a"),
             judge("b"),
             judge("c"),
@@ -565,7 +575,7 @@ mod tests {
         let mut config = RewardConfig::from_toml(&text, "reward.toml").unwrap();
         let mut found: Vec<String> = config.locations().into_iter().map(std::mem::take).collect();
         found.sort();
-        assert_eq!(found, ["a", "b", "c", "d", "e", "f"]);
+        assert_eq!(found, ["./python", "a", "b", "c", "d", "e", "f"]);
 
         let config = RewardConfig::from_toml(&text, "reward.toml").unwrap();
         let mut found: Vec<(&str, Copies)> =

@@ -270,22 +270,33 @@ impl Sandbox {
     }
 }
 
+/// The interpreter `python` of a setting if it is a path, as in a shell: one with a `/`. Without one it is a
+/// name on the path, even where the current folder has such a file.
+///
+/// ```
+/// use rlaif_sandbox::interpreter_path;
+/// assert!(interpreter_path(&mut "venv/bin/python".to_owned()).is_some());
+/// assert!(interpreter_path(&mut "python3".to_owned()).is_none());
+/// ```
+pub fn interpreter_path(python: &mut String) -> Option<&mut String> {
+    python.contains('/').then_some(python)
+}
+
 /// The interpreter's file, and the folders that it reads.
 fn interpreter(python: &str) -> Result<(PathBuf, Vec<PathBuf>), SandboxError> {
     const ASK: &str = "import sys, json, ctypes, resource; print(json.dumps([sys.executable, sys.prefix, \
                        sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix]))";
     let failed = |found: String| SandboxError::Interpreter { python: python.to_owned(), found };
-    let output = Command::new(python)
-        .args(["-I", "-c", ASK])
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| {
-            if is_short_of_room(&error) {
-                SandboxError::unavailable(format!("{python}: {error}"))
-            } else {
-                failed(error.to_string())
-            }
-        })?;
+    let output =
+        Command::new(python).args(["-I", "-c", ASK]).stdin(Stdio::null()).output().map_err(
+            |error| {
+                if is_short_of_room(&error) {
+                    SandboxError::unavailable(format!("{python}: {error}"))
+                } else {
+                    failed(error.to_string())
+                }
+            },
+        )?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(failed(said.lines().last().unwrap_or("it failed").to_owned()));
@@ -467,7 +478,9 @@ mod tests {
             let error = Sandbox::new(other, limits).unwrap_err();
             assert!(matches!(error, SandboxError::Interpreter { .. }), "{error}");
         }
-        for (code, short) in [(2, false), (8, false), (11, true), (12, true), (13, false), (24, true)] {
+        for (code, short) in
+            [(2, false), (8, false), (11, true), (12, true), (13, false), (24, true)]
+        {
             assert_eq!(is_short_of_room(&io::Error::from_raw_os_error(code)), short, "{code}");
         }
         let error = Sandbox::new("python3", SandboxLimits { timeout_s: 0., ..limits }).unwrap_err();

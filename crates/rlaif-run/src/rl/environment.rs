@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use rlaif_core::{BadSetting, ChatOptions, Rendering, Seed, TextCodec};
 use rlaif_env::{
     Calculator, CallForm, Environment, Guess, OpenEnv, ProgramTool, Python, Sandbox, SandboxError,
-    SandboxLimits, Tool, ToolSpec, Tools,
+    SandboxLimits, Tool, ToolSpec, Tools, interpreter_path,
 };
 use rlaif_lm::{LmSpec, LocalSampler};
 use rlaif_rl::{EpisodeConfig, EpisodeSampler};
@@ -83,12 +83,12 @@ impl EnvironmentConfig {
 
     /// The keys that may be local paths.
     pub(crate) fn locations(&mut self) -> Vec<&mut String> {
-        let Self::Tools { tools, .. } = self else { return Vec::new() };
-        let file = |tool| match tool {
-            &mut ToolConfig::Program { ref mut file, .. } => Some(file),
-            ToolConfig::Calculator | ToolConfig::Python { .. } => None,
-        };
-        tools.iter_mut().filter_map(file).collect()
+        match self {
+            Self::Guess(_) | Self::OpenEnv(_) => Vec::new(),
+            Self::Tools { tools, form: _ } => {
+                tools.iter_mut().flat_map(ToolConfig::locations).collect()
+            }
+        }
     }
 
     /// Checks what needs no sandbox and no file.
@@ -152,6 +152,17 @@ impl EnvironmentConfig {
 }
 
 impl ToolConfig {
+    /// The keys that may be local paths.
+    fn locations(&mut self) -> Vec<&mut String> {
+        match self {
+            Self::Calculator => Vec::new(),
+            Self::Python { python, limits: _ } => interpreter_path(python).into_iter().collect(),
+            Self::Program { file, python, name: _, description: _, arguments: _, limits: _ } => {
+                std::iter::once(file).chain(interpreter_path(python)).collect()
+            }
+        }
+    }
+
     fn spec(&self) -> ToolSpec {
         match self {
             Self::Calculator => Calculator::default().spec().clone(),
@@ -185,4 +196,26 @@ fn sandbox(python: &str, limits: SandboxLimits) -> Result<Sandbox, RunError> {
         SandboxError::Setting(error) => error.within("environment.tools.limits").into(),
         error => RunError::Sandbox(error),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_of_an_environment_is_among_its_locations() {
+        let program = "kind = 'program'\nname = 'n'\ndescription = 'd'\narguments = ['a']";
+        let text = format!(
+            "kind = 'tools'\n[[tools]]\nkind = 'calculator'\n\
+             [[tools]]\nkind = 'python'\n[[tools]]\nkind = 'python'\npython = 'venv/bin/python'\n\
+             [[tools]]\n{program}\nfile = 'one.py'\n\
+             [[tools]]\n{program}\nfile = 'two.py'\npython = './python'\n"
+        );
+        let mut config: EnvironmentConfig = toml::from_str(&text).unwrap();
+        assert_eq!(config.locations(), ["venv/bin/python", "one.py", "two.py", "./python"]);
+        for other in ["kind = 'guess'", "kind = 'openenv'\nurl = 'ws://127.0.0.1:8000'"] {
+            let mut config: EnvironmentConfig = toml::from_str(other).unwrap();
+            assert!(config.locations().is_empty());
+        }
+    }
 }
