@@ -135,8 +135,8 @@ fn prepare(options: &Options) -> Outcome<(Prepared, PpoTrainer<LanguageModel>)> 
     let setup = PolicySetup { lora: options.lora.map(new), ..PolicySetup::new(base, load) };
     let needed = MemoryPlan {
         rewards: held.map(|folder| HeldModel::new(folder).in_kind(Kind::Float)).collect(),
-        microbatch: ppo.microbatch(),
-        batch: ppo.generation.batch_size.max(ppo.batch_size),
+        microbatch_size: ppo.microbatch(),
+        batch_size: ppo.generation.batch_size.max(ppo.batch_size),
         tokens: encoded.iter().map(Vec::len).max().unwrap_or(0) + ppo.generation.max_new_tokens,
         ..setup.memory()
     }

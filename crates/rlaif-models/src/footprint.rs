@@ -45,8 +45,8 @@ pub enum ReferenceCopy {
 /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/flan");
 /// let plan = MemoryPlan {
 ///     reference: ReferenceCopy::Trained,
-///     microbatch: 4,
-///     batch: 16,
+///     microbatch_size: 4,
+///     batch_size: 16,
 ///     tokens: 640,
 ///     ..MemoryPlan::new(folder, tch::Kind::Float, tch::Device::Cpu)
 /// };
@@ -79,11 +79,11 @@ pub struct MemoryPlan {
     /// Reward models and judges on the run's device.
     pub rewards: Vec<HeldModel>,
     /// Sequences per forward and backward pass.
-    pub microbatch: usize,
+    pub microbatch_size: usize,
     /// The activations kept for the backward pass.
     pub activations: Activations,
     /// Responses generated together; 0 without generation.
-    pub batch: usize,
+    pub batch_size: usize,
     /// Length of the longest sequence, prompt and response together, in tokens.
     pub tokens: usize,
 }
@@ -344,9 +344,9 @@ impl MemoryPlan {
             value: None,
             frozen: Vec::new(),
             rewards: Vec::new(),
-            microbatch: 1,
+            microbatch_size: 1,
             activations: Activations::Keep,
-            batch: 0,
+            batch_size: 0,
             tokens: 1,
         }
     }
@@ -395,7 +395,7 @@ impl MemoryPlan {
             _ => 0,
         };
         let tokens = self.tokens as u64;
-        let microbatch = self.microbatch as u64;
+        let microbatch = self.microbatch_size as u64;
         // rlaif's own attention keeps no scores.
         let own = rlaif_torch::attends_rows(self.kind, self.device, shape.head_dim);
         let scores = if own { 0 } else { heads * tokens.min(4096) * 2 };
@@ -409,7 +409,7 @@ impl MemoryPlan {
             weights,
             optimizer: trained * (width + 8 + master) + adapter * ADAM_F32,
             activations: microbatch * tokens * per_token * width + LOGITS,
-            cache: self.batch as u64 * tokens * cached_per_token(&shape) * width,
+            cache: self.batch_size as u64 * tokens * cached_per_token(&shape) * width,
             rewards: bytes(&self.rewards, self.families)?,
             judging: caches_of(&self.rewards, self.families)?,
         })
@@ -437,12 +437,12 @@ impl MemoryPlan {
             if total <= free {
                 return Ok(Some((plan, total)));
             }
-            if plan.batch <= 1 && plan.microbatch <= 1 {
+            if plan.batch_size <= 1 && plan.microbatch_size <= 1 {
                 return Ok(None);
             }
             // A run without generation has no batch to halve.
-            plan.batch = (plan.batch / 2).max(plan.batch.min(1));
-            plan.microbatch = (plan.microbatch / 2).max(1);
+            plan.batch_size = (plan.batch_size / 2).max(plan.batch_size.min(1));
+            plan.microbatch_size = (plan.microbatch_size / 2).max(1);
         }
     }
 
@@ -466,13 +466,15 @@ impl MemoryPlan {
             (both, Some("LoRA in bf16")),
         ] {
             let Some((plan, total)) = plan.halved_to_fit(free)? else { continue };
-            let batch = (plan.batch < self.batch || plan.microbatch < self.microbatch).then(|| {
-                let microbatches = format!("microbatches of {}", plan.microbatch);
-                match self.batch {
-                    0 => microbatches,
-                    _ => format!("a batch of {} in {microbatches}", plan.batch),
-                }
-            });
+            let batch = (plan.batch_size < self.batch_size
+                || plan.microbatch_size < self.microbatch_size)
+                .then(|| {
+                    let microbatches = format!("microbatches of {}", plan.microbatch_size);
+                    match self.batch_size {
+                        0 => microbatches,
+                        _ => format!("a batch of {} in {microbatches}", plan.batch_size),
+                    }
+                });
             let with = [what.map(str::to_owned), batch].into_iter().flatten().collect::<Vec<_>>();
             suggestion =
                 Some(format!("It would fit with {}: about {}.", with.join(" and "), gib(total)));
@@ -573,8 +575,8 @@ mod tests {
         MemoryPlan {
             reference: ReferenceCopy::Trained,
             rewards: vec![HeldModel::new(format!("{models}/roberta"))],
-            microbatch: 4,
-            batch: 16,
+            microbatch_size: 4,
+            batch_size: 16,
             tokens: 500,
             ..MemoryPlan::new(format!("{models}/llama3"), Kind::Float, Device::Cpu)
         }

@@ -212,7 +212,7 @@ fn it_learns_and_is_saved_and_loaded_again() {
     assert_eq!(summary.parameters, again.parameters().count());
     let plan = MemoryPlan {
         families: FAMILIES,
-        microbatch: 2,
+        microbatch_size: 2,
         tokens: 8,
         ..MemoryPlan::new(&saved, Kind::Float, Device::Cpu)
     };

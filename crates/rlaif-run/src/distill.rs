@@ -113,7 +113,7 @@ impl DistillFile {
             prompts: (self.distill.batch_size, "`distill.batch_size`"),
             pass_rates: None,
             environment: None,
-            microbatch: self.distill.microbatch(),
+            microbatch_size: self.distill.microbatch(),
             generation: &self.distill.generation,
             activations: self.distill.activations,
         }

@@ -154,7 +154,7 @@ impl RlFile for PpoFile {
             pass_rates: None,
             prompts: (self.ppo.batch_size, "`ppo.batch_size`"),
             environment: None,
-            microbatch: self.ppo.microbatch(),
+            microbatch_size: self.ppo.microbatch(),
             generation: &self.ppo.generation,
             activations: self.ppo.activations,
         }

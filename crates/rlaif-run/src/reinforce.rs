@@ -105,7 +105,7 @@ impl RlFile for ReinforceFile {
                 .and_then(|curriculum| curriculum.column.as_deref())
                 .map(|column| ("reinforce.curriculum.column", column)),
             environment: self.environment.as_ref().map(|environment| (environment, &self.episodes)),
-            microbatch: self.reinforce.microbatch(),
+            microbatch_size: self.reinforce.microbatch(),
             generation: &self.reinforce.generation,
             activations: self.reinforce.activations,
         }

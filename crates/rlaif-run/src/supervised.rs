@@ -93,7 +93,7 @@ impl<T: EncodedRow> SupervisedRows<'_, T> {
         let batch = sections.train.batch_size.min(train.len());
         let rows = rows_of_pass(sections.learn.microbatch_size, batch);
         let tokens = longest(train.iter().map(T::tokens));
-        let memory = MemoryPlan { microbatch: T::SEQUENCES * rows, tokens, ..memory };
+        let memory = MemoryPlan { microbatch_size: T::SEQUENCES * rows, tokens, ..memory };
         start.check_memory(&memory, WeightsInMemory::Loaded)?;
         let mut trainer =
             trainer(total_steps).map_err(|error| RunError::from(error).within("learn"))?;

@@ -160,7 +160,7 @@ impl DpoFile {
         };
         let Some(rows) = rows else { return Ok(plan) };
         // Both responses of a pair, or both prompts of an unpaired one, are rows of one pass.
-        plan.microbatch =
+        plan.microbatch_size =
             2 * rows_of_pass(self.dpo.microbatch_size, self.train.batch_size.min(rows.train.len()));
         plan.tokens = match &rows.train {
             TrainRows::Pairs(rows) => longest(rows.iter().map(TokenPair::len)),
@@ -175,7 +175,7 @@ impl DpoFile {
             }
         };
         if self.online.is_some() {
-            plan.batch = 2 * self.train.batch_size;
+            plan.batch_size = 2 * self.train.batch_size;
         }
         Ok(plan)
     }

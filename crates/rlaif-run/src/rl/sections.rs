@@ -94,7 +94,7 @@ pub struct RlSettings<'a> {
     /// The environment, and the limits of its episodes.
     pub environment: Option<(&'a EnvironmentConfig, &'a EpisodeConfig)>,
     /// Responses of one forward and backward pass.
-    pub microbatch: usize,
+    pub microbatch_size: usize,
     /// Sampling of responses.
     pub generation: &'a GenerationConfig,
     /// Activations that a forward pass stores.
@@ -150,8 +150,8 @@ impl RlSections<'_> {
         };
         if !prompts.is_empty() {
             let generation = settings.generation;
-            plan.microbatch = settings.microbatch;
-            plan.batch = generation.batch_size.min(settings.responses);
+            plan.microbatch_size = settings.microbatch_size;
+            plan.batch_size = generation.batch_size.min(settings.responses);
             let new = match settings.environment {
                 Some((_, episodes)) => episodes.max_tokens,
                 None => generation.max_new_tokens,
