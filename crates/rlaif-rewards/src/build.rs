@@ -249,7 +249,7 @@ impl RewardConfig {
             Self::OrElse { other, of } => Box::new(of.build(around)?.or_else(other.build(around)?)),
             Self::Process { separator, view, total, max_steps, of } => {
                 let steps = ProcessReward::new(of.build(around)?, separator)?;
-                Box::new(steps.view(*view).total(*total).most(*max_steps)?)
+                Box::new(steps.view(*view).total(*total).max_steps(*max_steps)?)
             }
             Self::Cached { capacity, of } => Box::new(of.build(around)?.cached(*capacity)),
         })

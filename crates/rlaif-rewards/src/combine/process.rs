@@ -54,7 +54,7 @@ pub struct ProcessReward<R> {
     separator: String,
     view: StepView,
     total: StepTotal,
-    most: usize,
+    max_steps: usize,
 }
 
 impl<R: RewardModel> ProcessReward<R> {
@@ -69,7 +69,7 @@ impl<R: RewardModel> ProcessReward<R> {
             return Err(ProviderError::Setting(BadSetting::new("separator", "empty", expected)));
         }
         let (view, total) = Default::default();
-        Ok(Self { inner, separator, view, total, most: 64 })
+        Ok(Self { inner, separator, view, total, max_steps: 64 })
     }
 
     /// The text that the inner model reads.
@@ -90,11 +90,11 @@ impl<R: RewardModel> ProcessReward<R> {
     ///
     /// # Errors
     /// [`ProviderError::Setting`] for 0.
-    pub fn most(mut self, steps: usize) -> Result<Self, ProviderError> {
+    pub fn max_steps(mut self, steps: usize) -> Result<Self, ProviderError> {
         if steps == 0 {
             return Err(ProviderError::Setting(BadSetting::new("max_steps", 0, "at least 1")));
         }
-        self.most = steps;
+        self.max_steps = steps;
         Ok(self)
     }
 
@@ -105,7 +105,7 @@ impl<R: RewardModel> ProcessReward<R> {
         let (mut ends, mut start) = (Vec::new(), 0);
         for end in cuts {
             let blank = text[start..end].trim().is_empty();
-            let full = ends.len() == self.most;
+            let full = ends.len() == self.max_steps;
             match ends.last_mut() {
                 Some(last) if blank || full => *last = end,
                 // Space before the first step belongs to it.
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(of(&so_far, ""), (Some(0.), vec![(0, 0.)]));
         let alone = new().view(StepView::Alone).total(StepTotal::Minimum);
         assert_eq!(of(&alone, "ab\n\ncde\n"), (Some(2.), vec![(4, 2.), (8, 3.)]));
-        let last = new().view(StepView::Alone).total(StepTotal::Last).most(2).unwrap();
+        let last = new().view(StepView::Alone).total(StepTotal::Last).max_steps(2).unwrap();
         assert_eq!(of(&last, "a\nb\nc"), (Some(3.), vec![(2, 1.), (5, 3.)]));
     }
 
