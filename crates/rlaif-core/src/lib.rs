@@ -54,7 +54,7 @@ pub use record::{
 };
 pub use reply::Reply;
 pub use responder::{
-    Responder, ResponderError, ResponseEnd, ResponseEndReason, ResponseEvent, ResponsePrompt,
+    Eos, Responder, ResponderError, ResponseEnd, ResponseEndReason, ResponseEvent, ResponsePrompt,
     ResponseReport, ResponseRequest, ResponseToken, ShownToken,
 };
 pub use reward::{

@@ -2,6 +2,9 @@
 
 use std::ops::ControlFlow;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::{BadSetting, ChatOptions, Message};
 
 /// A model that answers the requests of several clients at once.
@@ -43,6 +46,17 @@ pub enum ResponsePrompt {
     Chat(Vec<Message>, ChatOptions),
 }
 
+/// Effect of an end-of-sequence id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Eos {
+    /// The response ends.
+    #[default]
+    Ends,
+    /// The id is a token like any other: every response has its full length.
+    Ignored,
+}
+
 /// Responses to generate. The tokens of a response depend only on its prompt, on the settings, on `seed` and on its
 /// number: they are those of row `number` of `rlaif generate` with the same seed.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,8 +81,8 @@ pub struct ResponseRequest {
     pub min_p: Option<f64>,
     /// Penalty on the logits of tokens that occurred; 1 disables it.
     pub repetition_penalty: f64,
-    /// `true` to continue after an end of sequence, to the full length.
-    pub ignore_eos: bool,
+    /// The effect of the model's end-of-sequence ids.
+    pub eos: Eos,
     /// Ids that end a response, besides the model's own.
     pub stop_ids: Vec<u32>,
     /// Texts that end a response.
@@ -91,7 +105,7 @@ impl Default for ResponseRequest {
             top_p: None,
             min_p: None,
             repetition_penalty: 1.,
-            ignore_eos: false,
+            eos: Eos::Ends,
             stop_ids: Vec::new(),
             stop_strings: Vec::new(),
             alternatives: None,

@@ -15,7 +15,7 @@ use std::{
 };
 
 use rlaif_core::{
-    Responder, ResponderError, ResponseEnd, ResponseEndReason, ResponseEvent, ResponsePrompt,
+    Eos, Responder, ResponderError, ResponseEnd, ResponseEndReason, ResponseEvent, ResponsePrompt,
     ResponseReport, ResponseRequest, ResponseToken, ShownToken,
 };
 use rlaif_people::{Study, StudySettings};
@@ -195,6 +195,18 @@ fn chats_have_openais_form() {
             0 => assert_eq!(delta["role"], "assistant"),
             _ => assert_eq!(delta["content"], "<97>"),
         }
+    }
+}
+
+#[test]
+fn ignore_eos_is_the_effect_of_an_end_of_sequence() {
+    let (parrot, served) = served();
+    for (value, eos) in
+        [(json!(true), Eos::Ignored), (json!(false), Eos::Ends), (json!(null), Eos::Ends)]
+    {
+        let asked = json!({"model": "parrot", "prompt": "a", "max_tokens": 1, "ignore_eos": value});
+        assert_eq!(post(&served, "/v1/completions", &asked).0, 200);
+        assert_eq!(parrot.asked.lock().unwrap().pop().unwrap().eos, eos, "{asked}");
     }
 }
 

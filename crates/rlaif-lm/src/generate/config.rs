@@ -1,6 +1,6 @@
 //! The settings of generation.
 
-use rlaif_core::BadSetting;
+use rlaif_core::{BadSetting, Eos};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -66,17 +66,6 @@ impl Default for GenerationConfig {
             check_every: None,
         }
     }
-}
-
-/// Effect of an end-of-sequence id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Eos {
-    /// The response ends.
-    #[default]
-    Ends,
-    /// The id is a token like any other: every response has its full length.
-    Ignored,
 }
 
 /// The choice of the next token.

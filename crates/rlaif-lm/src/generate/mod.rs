@@ -35,8 +35,9 @@ use tch::{Device, Tensor, no_grad};
 
 pub use crate::concern::RolloutConcern;
 pub use ask::{Ask, FinishReason};
-pub use config::{Eos, GenerationConfig, Sampling};
+pub use config::{GenerationConfig, Sampling};
 pub use open::{JoiningRow, OpenBatch, OpenToken};
+pub use rlaif_core::Eos;
 pub use rollout::{check_rollout, end_concerns, rollout_concerns};
 
 use crate::{

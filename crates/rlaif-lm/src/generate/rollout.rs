@@ -1,6 +1,8 @@
 //! Settings that must not, or should not, be used where responses are trained on.
 
-use super::config::{Eos, GenerationConfig, Sampling};
+use rlaif_core::Eos;
+
+use super::config::{GenerationConfig, Sampling};
 use crate::{concern::RolloutConcern, error::LmError, spec::LmSpec};
 
 /// Returns the concerns about settings of generation for training, with any model: all of them,

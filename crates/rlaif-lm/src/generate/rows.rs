@@ -2,13 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use rlaif_core::{Seed, Specials, TextCodec};
+use rlaif_core::{Eos, Seed, Specials, TextCodec};
 use tch::{Device, Kind, Tensor};
 
 use super::{
     ask::{Ask, FinishReason},
     choose::{self, Choice, Situation},
-    config::{Eos, GenerationConfig},
+    config::GenerationConfig,
     philox,
     step::Stepper,
 };

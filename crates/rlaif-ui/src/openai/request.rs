@@ -1,6 +1,8 @@
 //! Bodies of requests.
 
-use rlaif_core::{ChatOptions, Message, Metadata, OtherContent, ResponsePrompt, ResponseRequest};
+use rlaif_core::{
+    ChatOptions, Eos, Message, Metadata, OtherContent, ResponsePrompt, ResponseRequest,
+};
 use rlaif_people::random_token;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -166,7 +168,10 @@ fn common(fields: &mut Fields) -> Result<ResponseRequest, ApiRefusal> {
         top_p: within(fields, "top_p", 0. ..=1.)?,
         min_p: within(fields, "min_p", 0. ..=1.)?,
         repetition_penalty: within(fields, "repetition_penalty", 0.01..=100.)?.unwrap_or(1.),
-        ignore_eos: fields.take("ignore_eos", TRUTH)?.unwrap_or(false),
+        eos: match fields.take("ignore_eos", TRUTH)? {
+            Some(true) => Eos::Ignored,
+            Some(false) | None => Eos::Ends,
+        },
         stop_ids: fields.take("stop_token_ids", "a list of token ids")?.unwrap_or_default(),
         stop_strings,
         alternatives: None,

@@ -15,7 +15,7 @@ use rlaif_core::{
 };
 use rlaif_lm::{
     Forward, Joiner, LmError, LmSpec, Policy,
-    generate::{Ask, Eos, GenerationConfig, JoiningRow, OpenBatch, OpenToken, Sampling},
+    generate::{Ask, GenerationConfig, JoiningRow, OpenBatch, OpenToken, Sampling},
 };
 use rlaif_models::LanguageModel;
 use rlaif_text::HfTokenizer;
@@ -317,7 +317,7 @@ fn config(request: &ResponseRequest) -> GenerationConfig {
             },
         },
         repetition_penalty: request.repetition_penalty,
-        eos: if request.ignore_eos { Eos::Ignored } else { Eos::Ends },
+        eos: request.eos,
         stop_ids: request.stop_ids.clone(),
         stop_strings: request.stop_strings.clone(),
         ..GenerationConfig::default()
