@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{BadSetting, ChatOptions, Message};
+use crate::{BadSetting, ChatOptions, Fault, Message};
 
 /// A model that answers the requests of several clients at once.
 ///
@@ -200,4 +200,20 @@ pub enum ResponderError {
         /// The reason.
         reason: String,
     },
+    /// The responder failed on a request that is not at fault.
+    #[error("the model failed: {reason}")]
+    Failed {
+        /// The reason.
+        reason: String,
+    },
+}
+
+impl Fault for ResponderError {
+    fn is_users(&self) -> bool {
+        match self {
+            Self::Setting(error) => error.is_users(),
+            Self::Prompt { .. } => true,
+            Self::Busy { .. } | Self::Ended { .. } | Self::Failed { .. } => false,
+        }
+    }
 }

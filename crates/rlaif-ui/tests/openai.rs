@@ -53,6 +53,9 @@ impl Responder for Parrot {
         if request.min_new_tokens == 99 {
             return Err(ResponderError::Busy { waiting: 1, most: 1 });
         }
+        if request.min_new_tokens == 98 {
+            return Err(ResponderError::Failed { reason: "no memory".to_owned() });
+        }
         let ids = |prompt: &ResponsePrompt| match prompt {
             ResponsePrompt::Ids(ids) => ids.clone(),
             ResponsePrompt::Text(text) => text.bytes().map(u32::from).collect(),
@@ -271,6 +274,9 @@ fn fields_without_an_effect_and_wrong_values_are_refused_by_name() {
     assert_eq!(post(&served, "/v1/completions", &json!({"prompt": "a"})).0, 400);
     let busy = json!({"model": "parrot", "prompt": "a", "min_tokens": 99});
     assert_eq!(post(&served, "/v1/completions", &busy).0, 429);
+    let failing = json!({"model": "parrot", "prompt": "a", "min_tokens": 98});
+    let (status, reply) = post(&served, "/v1/completions", &failing);
+    assert_eq!((status, &reply["error"]["type"]), (500, &json!("server_error")), "{reply}");
     for body in ["", "{", "[]", "null", &"[".repeat(100_000)] {
         assert_eq!(served.ask("POST", "/v1/completions", &served.owner, body).0, 400);
     }
@@ -304,7 +310,7 @@ fn fields_without_an_effect_and_wrong_values_are_refused_by_name() {
     // The server may close before everything is sent.
     assert!(refused.is_err() || refused.is_ok_and(|response| response.status == 413));
     let reached = parrot.asked.lock().unwrap().len();
-    assert_eq!(reached, 2, "the empty prompt and the busy model");
+    assert_eq!(reached, 3, "the empty prompt, the busy model and the failing one");
 }
 
 /// Waits until something holds.

@@ -5,7 +5,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use rlaif_core::ResponderError;
+use rlaif_core::{Fault, ResponderError};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
@@ -57,7 +57,8 @@ impl From<ResponderError> for ApiRefusal {
             ResponderError::Busy { .. } => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, error.to_string())
             }
-            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            error if error.is_users() => Self::new(StatusCode::BAD_REQUEST, error.to_string()),
+            error => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rlaif_core::{
-    BadSetting, ChatOptions, CodecError, Rendering, Responder, ResponderError, ResponseEnd,
+    BadSetting, ChatOptions, CodecError, Fault, Rendering, Responder, ResponderError, ResponseEnd,
     ResponseEvent, ResponsePrompt, ResponseReport, ResponseRequest, ResponseToken, Seed, TextCodec,
 };
 use rlaif_lm::{
@@ -282,25 +282,27 @@ impl ModelResponder {
 
     /// Checks a row.
     fn check(&self, prompt: usize, row: &JoiningRow) -> Result<(), ResponderError> {
-        OpenBatch::check(row, &self.spec, self.context).map_err(|error| match error {
-            LmError::Setting(setting) => ResponderError::Setting(setting),
-            error => {
-                let problem = match error {
-                    LmError::EmptyInput { .. } => "it has no token".to_owned(),
-                    LmError::IdOutOfRange { position, id, vocab_size, .. } => format!(
-                        "token id {id} at position {position} is outside the vocabulary of {vocab_size}"
-                    ),
-                    LmError::TooLong { length, context, .. } => format!(
-                        "it has {} tokens, {length} together with its response, and the context is {context}; shorten \
-                         one of them",
-                        row.ask.prompt.len()
-                    ),
-                    other => other.to_string(),
-                };
-                ResponderError::Prompt { prompt, problem }
-            }
-        })
+        OpenBatch::check(row, &self.spec, self.context)
+            .map_err(|error| refusal(prompt, row.ask.prompt.len(), error))
     }
+}
+
+/// The refusal of a prompt of so many tokens.
+fn refusal(prompt: usize, tokens: usize, error: LmError) -> ResponderError {
+    let problem = match error {
+        LmError::Setting(setting) => return ResponderError::Setting(setting),
+        LmError::EmptyInput { .. } => "it has no token".to_owned(),
+        LmError::IdOutOfRange { position, id, vocab_size, .. } => format!(
+            "token id {id} at position {position} is outside the vocabulary of {vocab_size}"
+        ),
+        LmError::TooLong { length, context, .. } => format!(
+            "it has {tokens} tokens, {length} together with its response, and the context is {context}; shorten \
+             one of them"
+        ),
+        error if error.is_users() => error.to_string(),
+        error => return ResponderError::Failed { reason: error.to_string() },
+    };
+    ResponderError::Prompt { prompt, problem }
 }
 
 /// The settings of `rlaif generate` for a request.
@@ -380,5 +382,29 @@ impl Responder for ModelResponder {
         }
         self.queue.put(waiting)?;
         Ok(prompts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_is_at_fault_only_for_what_its_client_can_mend() {
+        let setting = BadSetting::new("min_new_tokens", 9, "at most 8");
+        for (error, users) in [
+            (LmError::Setting(setting), true),
+            (LmError::EmptyInput { row: 0 }, true),
+            (LmError::TooLong { row: 0, length: 9, context: 8 }, true),
+            (LmError::NoMemory, false),
+            (LmError::not_finite(0, 0), false),
+            (LmError::Interrupted, false),
+        ] {
+            let refused = refusal(3, 7, error);
+            assert_eq!(refused.is_users(), users, "{refused}");
+            assert_eq!(matches!(refused, ResponderError::Failed { .. }), !users, "{refused}");
+        }
+        let refused = refusal(3, 7, LmError::TooLong { row: 0, length: 9, context: 8 });
+        assert!(refused.to_string().starts_with("prompt 3: it has 7 tokens, 9"), "{refused}");
     }
 }
