@@ -477,3 +477,19 @@ fn two_people_label_thirty_pairs_by_keys_alone() {
     assert!(with(&|stored| stored.order == [1, 0]) > 15, "answers were shown in both orders");
     assert_eq!(StudyAgreement::of(&contents).choice.raw, Some(1.));
 }
+
+#[test]
+fn a_tab_that_answers_too_late_says_so() {
+    let (folder, study) = study(4);
+    let path = folder.path().join("people.sqlite");
+    let served = Served::new(of(study), &["ann"]);
+    let link = |token: &str| format!("http://{}/#{token}", served.address);
+    let plan = json!({"owner": link(&served.owner), "link": link(&served.tokens[0])});
+    if browse("tabs.mjs", plan).is_none() {
+        return;
+    }
+    let contents = Study::open(&path).unwrap().contents().unwrap();
+    let answers: Vec<_> = contents.answers.iter().map(|stored| &stored.answer).collect();
+    assert_eq!(answers.len(), 2, "those of the first tab");
+    assert!(answers.iter().all(|answer| answer.note.is_empty()), "{answers:?}");
+}

@@ -254,26 +254,49 @@ function saveDraft(leaving = false) {
 
 const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
-/** Sends an answer until the server has it. The key makes sure that it is stored once. */
-async function send(body) {
-  const kept = `pending ${token}`;
-  sessionStorage.setItem(kept, JSON.stringify(body));
+/** Asks until the server answers; `doing` begins the message meanwhile. A refusal is an answer. */
+async function insist(doing, request) {
   for (let tries = 0; ; tries += 1) {
     try {
-      const reply = await (await ask("POST", "/api/answer", body)).json();
-      sessionStorage.removeItem(kept);
-      return reply;
+      return await request();
     } catch (error) {
-      if (error instanceof Refused && error.status < 500) {
-        sessionStorage.removeItem(kept);
-        // In another tab: this answer is not needed.
-        if (error.status === 409) return get("/api/next");
-        throw error;
-      }
-      say("Not saved yet: the server does not answer. Trying again.", true);
+      if (error instanceof Refused && error.status < 500) throw error;
+      say(`${doing}: the server does not answer. Trying again.`, true);
       await wait(Math.min(250 * 2 ** tries, 5000));
     }
   }
+}
+
+/** Sends an answer until the server has it, and returns the next item. The key makes sure that it is stored once. */
+async function send(body) {
+  const kept = `pending ${token}`;
+  sessionStorage.setItem(kept, JSON.stringify(body));
+  try {
+    return await insist("Not saved yet", async () => (await ask("POST", "/api/answer", body)).json());
+  } catch (error) {
+    // Another tab was faster.
+    if (error.status !== 409) throw error;
+    await tellLost(body.answer);
+    return { ...await insist("No next item yet", () => get("/api/next")), lost: true };
+  } finally {
+    sessionStorage.removeItem(kept);
+  }
+}
+
+/** Tells that an answer was not stored, with the texts that belong to it, until the reader closes it. */
+function tellLost({ choice, strength, ranking, note, edited }) {
+  const kept = (name, value) => (value ? el("label", { class: "block" }, name, el("textarea", { readonly: true, rows: "4" }, value)) : null);
+  return new Promise((seen) => {
+    const dialog = el("dialog", { "aria-labelledby": "lost", onclose: () => { dialog.remove(); seen(); } },
+      el("h2", { id: "lost" }, "Not stored"),
+      el("p", {}, `This item was answered elsewhere, in another tab or on another device. That answer stays; this one, “${opinionOf({ choice, strength, ranking })}”, was not stored.`),
+      note || edited ? el("p", {}, "Copy what you wrote if you need it. To change the stored answer, continue and undo it.") : el("p", {}, "To change the stored answer, continue and undo it."),
+      kept("Your note", note), kept("Your edited answer", edited?.text),
+      el("form", { method: "dialog" }, el("button", { class: "choose main", autofocus: true }, "Next item")));
+    document.body.append(dialog);
+    dialog.showModal();
+    say("Not stored: this item was answered elsewhere", true);
+  });
 }
 
 async function choose(choice) {
@@ -285,7 +308,7 @@ async function choose(choice) {
     const reply = await send({ item: state.item.number, key: state.key, answer: answerOf(choice) });
     state.busy = false;
     show(reply);
-    say(choice === "skip" ? "Skipped" : "Saved");
+    say(reply.lost ? "" : choice === "skip" ? "Skipped" : "Saved");
   } catch (error) {
     say(error.message, true);
   }
@@ -321,7 +344,10 @@ function help() {
 function onKey(event) {
   const dialog = document.querySelector("dialog[open]");
   // Chromium tells the end of a dialog in a hidden tab late.
-  if (dialog && event.key === "Escape") dialog.remove();
+  if (dialog && event.key === "Escape") {
+    dialog.close();
+    dialog.remove();
+  }
   if (event.ctrlKey || event.metaKey || event.altKey || dialog) return undefined;
   const { target } = event;
   const writing = target.matches?.("textarea, input[type=text]");
