@@ -493,3 +493,21 @@ fn a_tab_that_answers_too_late_says_so() {
     assert_eq!(answers.len(), 2, "those of the first tab");
     assert!(answers.iter().all(|answer| answer.note.is_empty()), "{answers:?}");
 }
+
+#[test]
+fn drafts_are_saved_before_an_undo_and_edits_are_not_dropped_unasked() {
+    let (folder, study) = study(4);
+    let path = folder.path().join("people.sqlite");
+    let served = Served::new(of(study), &["ann"]);
+    let link = |token: &str| format!("http://{}/#{token}", served.address);
+    let plan = json!({"owner": link(&served.owner), "link": link(&served.tokens[0])});
+    if browse("drafts.mjs", plan).is_none() {
+        return;
+    }
+    let contents = Study::open(&path).unwrap().contents().unwrap();
+    let answers: Vec<_> = contents.answers.iter().map(|stored| &stored.answer).collect();
+    assert_eq!(answers.len(), 2);
+    assert!(answers[0].edited.is_none() && answers[0].note.is_empty(), "{answers:?}");
+    assert_eq!(answers[1].note, "abc");
+    assert!(answers[1].edited.as_ref().is_some_and(|edited| edited.text.contains('z')));
+}

@@ -54,7 +54,7 @@ async function ask(method, path, body, options = {}) {
 }
 const get = async (path) => (await ask("GET", path)).json();
 
-const state = { me: null, item: null, answer: null, since: 0, seconds: 0, shown: 0, busy: false };
+const state = { me: null, item: null, answer: null, since: 0, seconds: 0, shown: 0, busy: false, flushing: false };
 
 /** Seconds on the item, while the page is visible. */
 const tick = () => {
@@ -181,7 +181,7 @@ function answerBox(item, pieces, at, many) {
     changed();
   } });
   area.value = edited ?? "";
-  const edit = el("button", { type: "button", class: "choose", "aria-pressed": String(edited !== null), onclick: () => {
+  const toggle = () => {
     const opens = area.hidden;
     for (const other of document.querySelectorAll(".answer textarea")) other.hidden = true;
     for (const other of document.querySelectorAll(".edit")) other.setAttribute("aria-pressed", "false");
@@ -193,6 +193,12 @@ function answerBox(item, pieces, at, many) {
       edit.setAttribute("aria-pressed", "true");
     }
     changed();
+  };
+  const edit = el("button", { type: "button", class: "choose", "aria-pressed": String(edited !== null), onclick: () => {
+    const now = state.answer.edited;
+    if (!now || now.text === raw(item.responses[now.response])) return toggle();
+    return decide(`Drop your edit of answer ${now.response + 1}?`, ["One answer can be edited at a time. The edit cannot be brought back."],
+      ["Keep the edit", "Drop the edit"], toggle);
   } }, "Edit into a better one");
   edit.classList.add("edit");
   const foot = el("div", { class: "foot" }, many ? button(`Rank ${number} next`, () => rank(at), String(number)) : null, edit);
@@ -237,6 +243,8 @@ function answerOf(choice) {
 }
 
 let timer = null;
+/** The newest draft that the server does not have yet, and the work of storing it. */
+const drafts = { newest: null, work: null };
 const changed = () => {
   clearTimeout(timer);
   timer = setTimeout(saveDraft, 400);
@@ -247,9 +255,49 @@ function saveDraft(leaving = false) {
   if (!state.item || !state.answer || state.busy) return;
   const { strength, facets, reasons, note, edited, ranking } = state.answer;
   const empty = strength === null && !note && !edited && !ranking.length && !reasons.size && !Object.keys(facets).length;
-  if (leaving && empty) return;
+  if (leaving && empty && !drafts.newest) return;
   const draft = { strength, facets, reasons: [...reasons], note, edited, ranking, seconds: state.seconds };
-  ask("PUT", `/api/draft/${state.item.number}`, draft, { keepalive: leaving }).catch(() => {});
+  const newest = { path: `/api/draft/${state.item.number}`, draft };
+  // A page that is left cannot wait; one that is hidden alone tries again.
+  if (leaving) ask("PUT", newest.path, draft, { keepalive: true }).catch(() => { drafts.newest ??= newest; storeDrafts(); });
+  else {
+    drafts.newest = newest;
+    storeDrafts();
+  }
+}
+
+/** Stores drafts one after the other, the newest alone, until the server has it. */
+function storeDrafts() {
+  drafts.work ??= (async () => {
+    for (let tries = 0, sent; (sent = drafts.newest);) {
+      try {
+        await ask("PUT", sent.path, sent.draft);
+        if (drafts.newest === sent) drafts.newest = null;
+        if (tries) say("Saved");
+        tries = 0;
+      } catch (error) {
+        // Answered meanwhile.
+        if (!drafts.newest) return;
+        if (error instanceof Refused && error.status < 500) {
+          if (drafts.newest === sent) drafts.newest = null;
+          say(`Not saved: ${error.message}`, true);
+        } else {
+          say("Not saved yet: the server does not answer. Trying again.", true);
+          await wait(Math.min(250 * 2 ** tries, 5000));
+          tries += 1;
+        }
+      }
+    }
+  })().finally(() => { drafts.work = null; });
+  return drafts.work;
+}
+
+/** Stores what was changed last, before another item is shown. */
+async function flush() {
+  while (timer !== null || drafts.work) {
+    if (timer !== null) saveDraft();
+    await drafts.work;
+  }
 }
 
 const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
@@ -300,9 +348,12 @@ function tellLost({ choice, strength, ranking, note, edited }) {
 }
 
 async function choose(choice) {
-  if (state.busy || !state.item) return;
+  if (state.busy || state.flushing || !state.item) return;
   state.busy = true;
   clearTimeout(timer);
+  timer = null;
+  // The answer has all that a draft has.
+  drafts.newest = null;
   tick();
   try {
     const reply = await send({ item: state.item.number, key: state.key, answer: answerOf(choice) });
@@ -310,25 +361,44 @@ async function choose(choice) {
     show(reply);
     say(reply.lost ? "" : choice === "skip" ? "Skipped" : "Saved");
   } catch (error) {
+    state.busy = false;
+    saveDraft();
     say(error.message, true);
   }
   state.busy = false;
 }
 
 async function undo() {
-  if (state.busy) return;
+  if (state.busy || state.flushing) return;
   if (state.answer?.ranking.length && state.item?.responses.length > 2) {
     state.answer.ranking.pop();
     showRanking();
     changed();
     return;
   }
+  state.flushing = true;
   try {
-    show(await (await ask("POST", "/api/undo")).json());
+    await flush();
+    const reply = await (await ask("POST", "/api/undo")).json();
+    // What was written meanwhile.
+    await flush();
+    show(reply);
     say("The last answer is undone");
   } catch (error) {
     say(error.message, true);
   }
+  state.flushing = false;
+}
+
+/** Asks before something that cannot be taken back. */
+function decide(question, content, [stay, act], action) {
+  const dialog = el("dialog", { "aria-labelledby": "question", onclose: () => dialog.remove() },
+    el("h2", { id: "question" }, question), el("p", {}, content),
+    el("form", { method: "dialog", class: "verdicts" }, el("button", { class: "choose", autofocus: true }, stay),
+      // The dialog gives the focus back when it closes, and the action may move it.
+      el("button", { type: "button", class: "choose main", onclick: () => { dialog.close(); action(); } }, act)));
+  document.body.append(dialog);
+  dialog.showModal();
 }
 
 function help() {
@@ -492,20 +562,15 @@ const age = (seconds) => (seconds === null ? "–" : seconds < 90 ? `${seconds} 
 
 /** Asks before a run is stopped. */
 function confirmStop(name) {
-  const dialog = el("dialog", { "aria-labelledby": "stop", onclose: () => dialog.remove() },
-    el("h2", { id: "stop" }, "Stop this run?"),
-    el("p", {}, name, ": it finishes its step, writes a checkpoint and ends, as after Ctrl‑C. ", el("code", {}, "--resume"), " continues it."),
-    el("form", { method: "dialog", class: "verdicts" }, el("button", { class: "choose", autofocus: true }, "Let it run"),
-      el("button", { class: "choose main", onclick: async () => {
-        try {
-          await ask("POST", pathOf("stop", name));
-          say(`${name} ends after its step`);
-        } catch (error) {
-          say(error.message, true);
-        }
-      } }, "Stop the run")));
-  document.body.append(dialog);
-  dialog.showModal();
+  decide("Stop this run?", [name, ": it finishes its step, writes a checkpoint and ends, as after Ctrl‑C. ", el("code", {}, "--resume"), " continues it."],
+    ["Let it run", "Stop the run"], async () => {
+      try {
+        await ask("POST", pathOf("stop", name));
+        say(`${name} ends after its step`);
+      } catch (error) {
+        say(error.message, true);
+      }
+    });
 }
 
 let watching = new AbortController();
