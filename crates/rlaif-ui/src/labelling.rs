@@ -17,6 +17,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::{
+    bodies::refused,
     error::{Json, Refusal},
     locks::Stopped,
     rewards::Rewards,
@@ -113,7 +114,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 pub(crate) fn body<T: DeserializeOwned>(given: Body) -> Result<T, Refusal> {
-    let bytes = given.map_err(|e| Refusal::new(e.status(), e.body_text()))?;
+    let bytes = given.map_err(refused)?;
     let refused =
         |e: serde_json::Error| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, e.to_string());
     serde_json::from_slice(&bytes).map_err(refused)

@@ -5,6 +5,7 @@
 //! annotators have theirs in the study. Requests that name another host or come from another site are refused.
 
 mod assets;
+mod bodies;
 mod error;
 mod guard;
 mod labelling;
@@ -127,7 +128,8 @@ impl ServedPage {
             .route("/api/stop/{*name}", post(stop::stop))
             .route("/api/curves", post(runs::curves))
             .layer(DefaultBodyLimit::max(BODY))
-            .merge(openai::routes())
+            .layer(from_fn_with_state(self.app.clone(), bodies::admit))
+            .merge(openai::routes(self.app.clone()))
             .layer(from_fn_with_state(state, guard))
             .with_state(self.app);
         self.server.serve(router, stop);

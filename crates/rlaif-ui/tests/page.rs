@@ -209,6 +209,47 @@ fn a_thousand_connections_and_long_answers_leave_the_server_well() {
     assert!(since.elapsed() < Duration::from_secs(25), "idle connections end");
 }
 
+/// As many bodies as connections are served at a time, which do not come.
+#[test]
+fn bodies_that_do_not_come_hold_no_connection() {
+    let (_folder, study) = study(3);
+    let served = Served::new(of(study), &["ann"]);
+    let since = Instant::now();
+    let waiting = |path: &str, token: &str| {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {token}\r\ncontent-length: 900000\r\n\r\n{{",
+            served.address
+        );
+        let mut stream = TcpStream::connect(served.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    };
+    let status = |mut stream: TcpStream| {
+        let mut reply = [0; 12];
+        std::io::Read::read_exact(&mut stream, &mut reply).unwrap();
+        String::from_utf8_lossy(&reply).into_owned()
+    };
+    let paths = ["/api/answer", "/api/annotators", "/v1/completions", "/api/nothing"];
+    let strangers: Vec<TcpStream> = (0..256).map(|at| waiting(paths[at % 4], "0")).collect();
+    assert_eq!(served.ask("GET", "/api/next", &served.tokens[0], "").0, 200);
+    assert!(since.elapsed() < Duration::from_secs(9), "{:?}", since.elapsed());
+    for stream in strangers {
+        assert_eq!(status(stream), "HTTP/1.1 401");
+    }
+    // With a token, the body has ten seconds.
+    let since = Instant::now();
+    let own = [
+        waiting("/api/answer", &served.tokens[0]),
+        waiting("/api/annotators", &served.owner),
+        waiting("/v1/completions", &served.owner),
+    ];
+    for stream in own {
+        assert_eq!(status(stream), "HTTP/1.1 408");
+    }
+    assert!(since.elapsed() > Duration::from_secs(9), "{:?}", since.elapsed());
+}
+
 /// A run of `steps` steps, with findings and samples.
 fn write_run(folder: &Path, steps: usize) {
     std::fs::create_dir_all(folder).unwrap();

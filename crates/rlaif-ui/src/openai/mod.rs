@@ -15,8 +15,9 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{DefaultBodyLimit, State, rejection::BytesRejection},
+    extract::{DefaultBodyLimit, Request, State, rejection::BytesRejection},
     http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -27,6 +28,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, channel, error::TryRecvError};
 
 use crate::{
+    bodies::{admitted, refused},
     error::Json,
     labelling::{App, blocking},
 };
@@ -41,12 +43,21 @@ const BACKLOG: usize = 8192;
 const BODY: usize = 4 * 1024 * 1024;
 
 /// The routes of OpenAI's interface.
-pub(crate) fn routes() -> Router<Arc<App>> {
+pub(crate) fn routes(app: Arc<App>) -> Router<Arc<App>> {
     Router::new()
         .route("/v1/models", get(models))
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat))
         .layer(DefaultBodyLimit::max(BODY))
+        .layer(from_fn_with_state(app, admit))
+}
+
+/// Refuses the body of a stranger before it is read.
+async fn admit(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    match admitted(app, request).await {
+        Ok(request) => next.run(request).await,
+        Err(refusal) => ApiRefusal::from(refusal).into_response(),
+    }
 }
 
 /// `GET /v1/models`.
@@ -112,7 +123,7 @@ async fn respond(
     kind: ApiKind,
 ) -> Result<Response, ApiRefusal> {
     app.owner(&headers)?;
-    let body = body.map_err(|e| ApiRefusal::new(e.status(), e.body_text()))?;
+    let body = body.map_err(refused)?;
     let asked = ApiRequest::read(kind, &body)?;
     let (report, events) = reported();
     // Prompts are rendered and tokenised beside the server's thread.
