@@ -322,6 +322,49 @@ fn curves_of_runs_arrive_as_they_grow() {
 }
 
 #[test]
+fn curves_of_the_largest_numbers_have_places() {
+    let (folder, study) = study(1);
+    let runs = folder.path().join("runs");
+    std::fs::create_dir_all(runs.join("large")).unwrap();
+    let row = |step: u32| {
+        let sign = if step % 2 == 0 { 1. } else { -1. };
+        // Two rows of three at the top, so that their sum overflows.
+        let top = if step % 3 == 0 { f64::MIN } else { f64::MAX };
+        let row = json!({"step": step, "alternating": sign * 1e308, "extreme": top, "same": 1e308});
+        format!("{row}\n")
+    };
+    let rows: String = (1..=1200).map(row).collect();
+    std::fs::write(runs.join("large/metrics.jsonl"), rows).unwrap();
+    std::fs::create_dir_all(runs.join("short")).unwrap();
+    let rows: String = (1..=4).map(row).collect();
+    std::fs::write(runs.join("short/metrics.jsonl"), rows).unwrap();
+    let served = Served::new(Page { runs: Some(runs), ..of(study) }, &[]);
+    let asked = json!({"runs": ["large", "short"]}).to_string();
+    let mut stream = TcpStream::connect(served.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let request = request(served.address, "POST", "/api/curves", &served.owner, &asked, "");
+    stream.write_all(request.as_bytes()).unwrap();
+    let lines = BufReader::new(stream).lines().map_while(Result::ok);
+    for line in lines.filter(|line| line.starts_with("data: ")).take(2) {
+        let event: Value = serde_json::from_str(&line[6..]).unwrap();
+        let curves = event["curves"].as_array().unwrap();
+        assert_eq!(curves.len(), 3, "{event}");
+        for curve in curves {
+            let svg = curve["svg"].as_str().unwrap();
+            assert!(svg.contains("polyline") && svg.contains("class=\"tick\""), "{svg}");
+            assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+            let points = svg.split("points=\"").nth(1).unwrap().split('"').next().unwrap();
+            let heights = points.split([' ', ',']).skip(1).step_by(2);
+            let heights: Vec<f64> = heights.map(|place| place.parse().unwrap()).collect();
+            assert!(heights.iter().all(|place| (0. ..=210.).contains(place)), "{heights:?}");
+            if curve["name"] == "alternating" && heights.len() == 4 {
+                assert!(heights[0] - heights[1] > 100., "{heights:?}");
+            }
+        }
+    }
+}
+
+#[test]
 #[ignore = "the child process of the test below"]
 fn run_until_stopped() {
     let Some(folder) = std::env::var_os("RLAIF_TEST_RUN") else { return };

@@ -87,8 +87,17 @@ pub fn read_curves(path: &Path) -> Result<Vec<Curve>, EvalError> {
     let thin = |points: Vec<(f64, f64)>| {
         let together = points.len().div_ceil(MOST).max(1);
         let average = |points: &[(f64, f64)]| {
-            let (x, y) = points.iter().fold((0., 0.), |(x, y), point| (x + point.0, y + point.1));
-            (x / points.len() as f64, y / points.len() as f64)
+            let mean = |pick: fn(&(f64, f64)) -> f64| {
+                let count = points.len() as f64;
+                let sum: f64 = points.iter().map(pick).sum();
+                // A sum of large numbers may be larger than any number; their mean is not.
+                if sum.is_finite() {
+                    sum / count
+                } else {
+                    points.iter().map(|point| pick(point) / count).sum()
+                }
+            };
+            (mean(|point| point.0), mean(|point| point.1))
         };
         points.chunks(together).map(average).collect()
     };

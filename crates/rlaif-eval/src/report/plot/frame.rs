@@ -20,7 +20,7 @@ impl Scale {
             (low, high)
         } else {
             let room = if low == 0. { 1. } else { low.abs() / 10. };
-            (low - room, low + room)
+            ((low - room).max(f64::MIN), (low + room).min(f64::MAX))
         };
         Self { low, high, from, to }
     }
@@ -28,17 +28,35 @@ impl Scale {
     /// The same with a margin at either end.
     pub(super) fn roomy(low: f64, high: f64, from: f64, to: f64) -> Self {
         let scale = Self::new(low, high, from, to);
-        let room = (scale.high - scale.low) * 0.06;
-        Self { low: scale.low - room, high: scale.high + room, ..scale }
+        let room = scale.part(0.06);
+        let (low, high) = ((scale.low - room).max(f64::MIN), (scale.high + room).min(f64::MAX));
+        Self { low, high, ..scale }
+    }
+
+    /// This share of the range, which itself may be larger than any number.
+    fn part(self, share: f64) -> f64 {
+        match self.high - self.low {
+            range if range.is_finite() => range * share,
+            _ => self.high * share - self.low * share,
+        }
     }
 
     pub(super) fn place(self, value: f64) -> f64 {
-        self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
+        let range = self.high - self.low;
+        let share = if range.is_finite() {
+            (value - self.low) / range
+        } else {
+            (value / 4. - self.low / 4.) / self.part(0.25)
+        };
+        self.from + share * (self.to - self.from)
     }
 
     /// Round numbers, about `count` of them.
     pub(super) fn ticks(self, count: usize) -> Vec<f64> {
-        let raw = (self.high - self.low) / count as f64;
+        let raw = match (self.high - self.low) / count as f64 {
+            raw if raw.is_finite() => raw,
+            _ => self.part(1. / count as f64),
+        };
         let magnitude = 10f64.powf(raw.log10().floor());
         // Heckbert's nice numbers, rounded.
         let step = magnitude
@@ -51,7 +69,7 @@ impl Scale {
         let first = (self.low / step).ceil();
         (0..=2 * count)
             .map(|at| (first + at as f64) * step)
-            .take_while(|tick| *tick <= self.high + step * 1e-9)
+            .take_while(|tick| tick.is_finite() && *tick <= self.high + step * 1e-9)
             // Removes -0 and the rounding error near 0.
             .map(|tick| if tick.abs() < step * 1e-9 { 0. } else { tick })
             .collect()
