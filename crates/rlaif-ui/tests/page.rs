@@ -595,3 +595,16 @@ fn drafts_are_saved_before_an_undo_and_edits_are_not_dropped_unasked() {
     assert_eq!(answers[1].note, "abc");
     assert!(answers[1].edited.as_ref().is_some_and(|edited| edited.text.contains('z')));
 }
+
+#[test]
+fn names_with_hidden_characters_are_codes_and_messages_cover_nothing() {
+    let (folder, study) = study(2);
+    let run = folder.path().join("runs/a\u{202e}b");
+    std::fs::create_dir_all(&run).unwrap();
+    let row = |step: u32| format!("{}\n", json!({"step": step, "loss\u{202e}": step}));
+    std::fs::write(run.join("metrics.jsonl"), (1..=3).map(row).collect::<String>()).unwrap();
+    let finding = json!([{"step": 2, "symptom": "kl-runaway", "seen": "loss\u{202e} 9", "cause": "c", "advice": "a"}]);
+    std::fs::write(run.join("findings.json"), finding.to_string()).unwrap();
+    let served = Served::new(Page { runs: Some(folder.path().join("runs")), ..of(study) }, &[]);
+    browse("names.mjs", json!({"owner": format!("http://{}/#{}", served.address, served.owner)}));
+}

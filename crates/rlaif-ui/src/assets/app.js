@@ -5,7 +5,7 @@ const token = location.hash.slice(1);
 const main = document.getElementById("main");
 const say = (text, bad = false) => {
   const status = document.getElementById("status");
-  status.textContent = text;
+  status.textContent = clean(text);
   status.classList.toggle("bad", bad);
   // What is well fades, each time again.
   for (const one of status.getAnimations()) {
@@ -31,6 +31,20 @@ const text = (pieces) => el("span", { class: "text", dir: "auto" },
   pieces.map((piece, at) => (at % 2 ? el("span", { class: "code" }, piece) : piece)));
 const raw = (pieces) => pieces.map((piece, at) =>
   (at % 2 ? String.fromCodePoint(parseInt(piece.slice(2), 16)) : piece)).join("");
+
+/** Pieces of a text that has come whole, such as a model's or a name: the codes of hidden characters at odd places. */
+const piecesOf = (whole) => {
+  const pieces = [];
+  let from = 0;
+  // Annotators get pieces alone.
+  for (const found of state.hidden ? whole.matchAll(state.hidden) : []) {
+    const code = found[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
+    pieces.push(whole.slice(from, found.index), `U+${code}`);
+    from = found.index + found[0].length;
+  }
+  return [...pieces, whole.slice(from)];
+};
+const clean = (whole) => piecesOf(whole).join("");
 
 class Refused extends Error {
   constructor(status, message) {
@@ -464,6 +478,22 @@ function table(caption, heads, rows) {
 }
 
 let refreshing = null;
+/** Refreshes a view as long as it is open; a failure is told until the next success. */
+function refreshEvery(refresh, pause) {
+  clearInterval(refreshing);
+  let failed = false;
+  refreshing = setInterval(async () => {
+    if (document.hidden) return;
+    try {
+      await refresh();
+      if (failed) say("");
+      failed = false;
+    } catch (error) {
+      failed = true;
+      say(error.message, true);
+    }
+  }, pause);
+}
 
 async function overview() {
   const people = el("div");
@@ -534,8 +564,7 @@ async function overview() {
     agreement.replaceChildren(...parts);
   }
   await refresh();
-  clearInterval(refreshing);
-  refreshing = setInterval(() => { if (!document.hidden) refresh().catch((error) => say(error.message, true)); }, 2000);
+  refreshEvery(refresh, 2000);
 }
 
 /** An SVG that the server has drawn. */
@@ -562,7 +591,7 @@ const age = (seconds) => (seconds === null ? "–" : seconds < 90 ? `${seconds} 
 
 /** Asks before a run is stopped. */
 function confirmStop(name) {
-  decide("Stop this run?", [name, ": it finishes its step, writes a checkpoint and ends, as after Ctrl‑C. ", el("code", {}, "--resume"), " continues it."],
+  decide("Stop this run?", [clean(name), ": it finishes its step, writes a checkpoint and ends, as after Ctrl‑C. ", el("code", {}, "--resume"), " continues it."],
     ["Let it run", "Stop the run"], async () => {
       try {
         await ask("POST", pathOf("stop", name));
@@ -581,13 +610,13 @@ const cellsOf = (one) => [one.step === null ? "–" : String(one.step), age(one.
 
 /** What stands below the curves of a run: the stop button, findings, samples, the run file. */
 function runSection(name) {
-  const stop = el("button", { type: "button", class: "choose", hidden: true, onclick: () => confirmStop(name) }, `Stop ${name}`);
+  const stop = el("button", { type: "button", class: "choose", hidden: true, onclick: () => confirmStop(name) }, `Stop ${clean(name)}`);
   const [findings, samples, file] = [el("div"), el("div"), el("pre", { tabindex: "0" })];
-  const box = el("section", { "aria-label": name }, el("h3", {}, name), stop, findings, samples, el("details", {}, el("summary", {}, "run file"), file));
+  const box = el("section", { "aria-label": clean(name) }, el("h3", {}, clean(name)), stop, findings, samples, el("details", {}, el("summary", {}, "run file"), file));
   const known = new Map();
   /** Details that are open stay open. */
   const show = (run) => {
-    findings.replaceChildren(...run.findings.map((one) => el("p", { class: "warning" }, `step ${one.step}: ${one.seen}. ${one.cause} ${one.advice}`)));
+    findings.replaceChildren(...run.findings.map((one) => el("p", { class: "warning" }, clean(`step ${one.step}: ${one.seen}. ${one.cause} ${one.advice}`))));
     for (const sample of run.samples) {
       const [key, responses] = [JSON.stringify(sample.prompt), JSON.stringify(sample.responses)];
       if (!known.has(key)) {
@@ -618,7 +647,7 @@ function drawCurves(curves, names, signal) {
         // The same curve of several runs stands together.
         curves.replaceChildren(...[...figures.keys()].sort().map((one) => figures.get(one)));
       }
-      figures.get(key).replaceChildren(el("figcaption", {}, curve.name, el("small", {}, ` ${name}`)), drawing(curve.svg));
+      figures.get(key).replaceChildren(el("figcaption", {}, clean(curve.name), el("small", {}, ` ${clean(name)}`)), drawing(clean(curve.svg)));
     }
     return undefined;
   };
@@ -653,7 +682,7 @@ async function runs() {
     if (names.length) drawCurves(curves, names, watching.signal);
     await look();
   };
-  const box = (one) => el("input", { type: "checkbox", "aria-label": `show ${one.name}`, checked: chosen.has(one.name), onchange: (event) => {
+  const box = (one) => el("input", { type: "checkbox", "aria-label": `show ${clean(one.name)}`, checked: chosen.has(one.name), onchange: (event) => {
     chosen[event.target.checked ? "add" : "delete"](one.name);
     choose().catch((error) => say(error.message, true));
   } });
@@ -662,7 +691,7 @@ async function runs() {
     found = await get("/api/runs");
     if (!found.length) return list.replaceChildren(el("p", {}, MISSING));
     if (names !== found.map((one) => one.name).join("\n")) {
-      list.replaceChildren(table("runs", HEADS, found.map((one) => [box(one), one.name, ...cellsOf(one)])));
+      list.replaceChildren(table("runs", HEADS, found.map((one) => [box(one), clean(one.name), ...cellsOf(one)])));
     } else {
       list.querySelectorAll("tbody tr").forEach((row, at) => cellsOf(found[at]).forEach((cell, place) => {
         if (row.cells[place + 2].textContent !== cell) row.cells[place + 2].textContent = cell;
@@ -671,14 +700,14 @@ async function runs() {
     return look();
   }
   await refresh();
-  clearInterval(refreshing);
-  refreshing = setInterval(() => { if (!document.hidden) refresh().catch((error) => say(error.message, true)); }, 3000);
+  refreshEvery(refresh, 3000);
 }
 
 function views(me) {
   const open = (view) => {
     watching.abort();
     clearInterval(refreshing);
+    say("");
     view().catch((error) => say(error.message, true));
   };
   const all = [["Study", me.study, overview], ["Runs", me.runs, runs], ["Talk", me.models.length, talk]].filter(([, there]) => there);

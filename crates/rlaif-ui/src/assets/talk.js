@@ -1,18 +1,6 @@
 // Models side by side on one prompt: the same random numbers, tokens as they come, scores.
 "use strict";
 
-/** Texts of models come whole: the pieces of `text`, with the codes of hidden characters at odd places. */
-const piecesOf = (whole) => {
-  const pieces = [];
-  let from = 0;
-  for (const found of whole.matchAll(state.hidden)) {
-    const code = found[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
-    pieces.push(whole.slice(from, found.index), `U+${code}`);
-    from = found.index + found[0].length;
-  }
-  return [...pieces, whole.slice(from)];
-};
-
 /** Classes of probabilities, from those that need no mark. */
 const shade = (probability) => (probability >= 0.5 ? "p0" : probability >= 0.2 ? "p1" : probability >= 0.05 ? "p2" : probability >= 0.01 ? "p3" : "p4");
 

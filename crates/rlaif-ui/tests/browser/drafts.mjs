@@ -4,7 +4,7 @@
 //     node drafts.mjs PLAN.json [SCREENSHOT_FOLDER]
 
 import { open } from "../../../rlaif-eval/tests/browser/driver.mjs";
-import { accessible, check, clean, key, plan, run, shot, until } from "./steps.mjs";
+import { accessible, check, clean, key, plan, run, shot, uncovered, until } from "./steps.mjs";
 
 const number = "state.item?.number";
 const status = "document.getElementById('status').textContent";
@@ -31,6 +31,7 @@ await run(async () => {
   await write("ab");
   await until(tab, `/^Not saved yet/.test(${status})`, "the page says that the draft is not saved");
   await accessible(tab, "a draft that is not saved");
+  await uncovered(tab, "a draft that is not saved", ["#progress", ".bar h1", ".verdicts"]);
   await shot(tab, "not-saved-390-light", false);
   await key(tab, "u");
   await key(tab, "2");
@@ -38,6 +39,7 @@ await run(async () => {
   check((await tab.run(number)) === second, "the undo waits for the draft");
   await tab.run("window.offline = false");
   await until(tab, `${number} === ${first}`, "the undo");
+  await uncovered(tab, "an undo", ["#progress", ".bar h1", ".verdicts"]);
   await key(tab, "1");
   await until(tab, `${number} === ${second}`, "the second item again");
   check((await tab.run(note)) === "ab", `the note is there after the undo (${await tab.run(note)})`);

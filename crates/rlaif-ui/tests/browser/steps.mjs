@@ -64,6 +64,26 @@ export async function accessible(tab, name) {
   check(found === "[]", `${name}: axe finds nothing (${found})`);
 }
 
+/** The message covers none of these, at any place of the page. */
+export async function uncovered(tab, name, selectors) {
+  const covered = await tab.run(`(() => {
+    const found = [];
+    const from = window.scrollY;
+    for (let y = 0; y <= 300; y += 10) {
+      window.scrollTo(0, y);
+      const own = document.getElementById("status").getBoundingClientRect();
+      if (!own.height || !document.getElementById("status").textContent) found.push("no message");
+      for (const selector of ${JSON.stringify(selectors)}) {
+        const other = document.querySelector(selector).getBoundingClientRect();
+        if (other.height && own.left < other.right && other.left < own.right && own.top < other.bottom && other.top < own.bottom) found.push(selector + " at " + y);
+      }
+    }
+    window.scrollTo(0, from);
+    return found.join();
+  })()`);
+  check(covered === "", `${name}: the message covers nothing (${covered})`);
+}
+
 /** Nothing of a text ran, nothing is wider than the screen, nothing came from elsewhere, the console is silent. */
 export async function clean(tab, name) {
   check((await tab.run("window.pwned")) === undefined, `${name}: no script of a text ran`);
