@@ -81,8 +81,8 @@ pub(crate) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
 }
 
 /// The refusal of a body that is too large, too slow or torn.
-pub(crate) fn refused(error: BytesRejection) -> Refusal {
-    let mut cause: Option<&dyn Error> = Some(&error);
+pub(crate) fn refused(error: &BytesRejection) -> Refusal {
+    let mut cause: Option<&dyn Error> = Some(error);
     while let Some(one) = cause {
         if one.is::<Late>() {
             return Refusal::new(StatusCode::REQUEST_TIMEOUT, Late.to_string());

@@ -114,7 +114,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 }
 
 pub(crate) fn body<T: DeserializeOwned>(given: Body) -> Result<T, Refusal> {
-    let bytes = given.map_err(refused)?;
+    let bytes = given.map_err(|error| refused(&error))?;
     let refused =
         |e: serde_json::Error| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, e.to_string());
     serde_json::from_slice(&bytes).map_err(refused)

@@ -327,9 +327,9 @@ fn curves_of_the_largest_numbers_have_places() {
     let runs = folder.path().join("runs");
     std::fs::create_dir_all(runs.join("large")).unwrap();
     let row = |step: u32| {
-        let sign = if step % 2 == 0 { 1. } else { -1. };
+        let sign = if step.is_multiple_of(2) { 1. } else { -1. };
         // Two rows of three at the top, so that their sum overflows.
-        let top = if step % 3 == 0 { f64::MIN } else { f64::MAX };
+        let top = if step.is_multiple_of(3) { f64::MIN } else { f64::MAX };
         let row = json!({"step": step, "alternating": sign * 1e308, "extreme": top, "same": 1e308});
         format!("{row}\n")
     };

@@ -123,7 +123,7 @@ async fn respond(
     kind: ApiKind,
 ) -> Result<Response, ApiRefusal> {
     app.owner(&headers)?;
-    let body = body.map_err(refused)?;
+    let body = body.map_err(|error| refused(&error))?;
     let asked = ApiRequest::read(kind, &body)?;
     let (report, events) = reported();
     // Prompts are rendered and tokenised beside the server's thread.
