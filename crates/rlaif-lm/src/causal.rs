@@ -16,7 +16,7 @@ use crate::{
 
 /// A decoder-only language model. Implement it to add one; [`CausalPolicy`] makes it a [`Policy`].
 ///
-/// In its state each row has room for [`Room::total`] tokens, and [`DecoderLm::prefill`] reads tokens of
+/// In its state each row has room for [`crate::Room::total`] tokens, and [`DecoderLm::prefill`] reads tokens of
 /// the decoder: a row may be empty.
 pub trait CausalLm: DecoderLm {
     /// Last hidden states `[B, T, H]`, after the final norm. Padding on either side does not affect

@@ -1,18 +1,15 @@
 //! Bodies of requests: refused by the token before they are read, and read in a limited time.
 
 use std::{
-    error::Error,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use axum::{
     BoxError,
     body::{Body, Bytes},
-    extract::{Request, State, rejection::BytesRejection},
-    http::StatusCode,
+    extract::{Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -22,15 +19,8 @@ use tokio::time::{Sleep, sleep};
 use crate::{
     error::Refusal,
     labelling::{App, blocking},
+    late::{BODY_TIME, Late},
 };
-
-/// Time for the body of a request, from the end of its head.
-const BODY_TIME: Duration = Duration::from_secs(10);
-
-/// A body that took too long.
-#[derive(Debug, thiserror::Error)]
-#[error("the body took longer than {} s", BODY_TIME.as_secs())]
-struct Late;
 
 /// A body that fails after [`BODY_TIME`].
 struct Timed {
@@ -78,16 +68,4 @@ pub(crate) async fn admit(State(app): State<Arc<App>>, request: Request, next: N
         Ok(request) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     }
-}
-
-/// The refusal of a body that is too large, too slow or torn.
-pub(crate) fn refused(error: &BytesRejection) -> Refusal {
-    let mut cause: Option<&dyn Error> = Some(error);
-    while let Some(one) = cause {
-        if one.is::<Late>() {
-            return Refusal::new(StatusCode::REQUEST_TIMEOUT, Late.to_string());
-        }
-        cause = one.source();
-    }
-    Refusal::new(error.status(), error.body_text())
 }

@@ -17,8 +17,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::{
-    bodies::refused,
     error::{Json, Refusal},
+    late::refused,
     locks::Stopped,
     rewards::Rewards,
     shown::{hidden_pattern, pieces},

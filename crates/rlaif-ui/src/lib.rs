@@ -9,6 +9,7 @@ mod bodies;
 mod error;
 mod guard;
 mod labelling;
+mod late;
 mod locks;
 mod openai;
 mod rewards;

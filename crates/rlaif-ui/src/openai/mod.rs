@@ -28,9 +28,10 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, channel, error::TryRecvError};
 
 use crate::{
-    bodies::{admitted, refused},
+    bodies::admitted,
     error::Json,
     labelling::{App, blocking},
+    late::refused,
 };
 use fields::ApiRefusal;
 use reply::Frame;
