@@ -46,7 +46,7 @@ where
 /// # let path = folder.path().join("pairs.jsonl");
 /// std::fs::write(&path, r#"{"prompt":"Why?","chosen":"Because.","rejected":"So."}"#)?;
 /// let place = place_of(Reader::new(Source::file(&path)?), PairColumns::default(), |pair| {
-///     pair.prompt.readable() == "Why?"
+///     pair.prompt == "Why?"
 /// });
 /// assert_eq!(place.unwrap(), format!("{}, line 1", path.display()));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
