@@ -54,6 +54,10 @@ fn downstream(root: &Path, name: &str) -> Result<(), Error> {
 /// Everything that is checked without running the code.
 pub(crate) fn check(root: &Path) -> Result<(), Error> {
     Run::new(root, "cargo fmt --all --check").run()?;
+    for name in DOWNSTREAM {
+        let manifest = format!("--manifest-path tests/{name}/Cargo.toml");
+        Run::new(root, &format!("cargo fmt {manifest} --check")).run()?;
+    }
     let workspace = metadata(root)?;
     eprintln!(
         "arrows of the architecture, circles of modules, names of types, tests of SECURITY.md, English \

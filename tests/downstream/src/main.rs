@@ -6,8 +6,8 @@ use rlaif_ppo::core::{
     CodecError, Exchange, GenerationPrompt, Message, PromptRecord, Specials, TextCodec,
 };
 use rlaif_ppo::lm::{
-    CacheShape, CausalLm, CausalPolicy, DecodeState, DecoderLm, Forward, KvCache, LmError, LmSpec, Parameters,
-    Room, TokenBatch, ValueHead, ValueInit, VocabHead,
+    CacheShape, CausalLm, CausalPolicy, DecodeState, DecoderLm, ForcedIds, Forward, KvCache,
+    LmError, LmSpec, Parameters, Room, TokenBatch, ValueHead, ValueInit, VocabHead,
 };
 use rlaif_ppo::tch::{Device, Kind, Tensor, manual_seed};
 use rlaif_ppo::train::OptimizerConfig;
@@ -42,7 +42,7 @@ impl Bigrams {
             eos_ids: vec![0],
             bos_id: None,
             decoder_start_id: None,
-            forced: rlaif_lm::ForcedIds::default(),
+            forced: ForcedIds::default(),
             kind: Kind::Float,
             device: Device::Cpu,
         };
