@@ -38,13 +38,22 @@ pub enum ItemPurpose {
     Measure,
 }
 
+/// Items of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadItems {
+    /// The items.
+    pub items: Vec<StudyItem>,
+    /// Rows that were left out because all their responses are equal, as those of two writers may be.
+    pub equal_responses: usize,
+}
+
 /// Reads items: rows of `prompt` and `responses` (as `rlaif candidates` writes them), optionally with `id`,
 /// `known` and `toxic`; or preference pairs in any form.
 ///
 /// # Errors
-/// [`PeopleError::Data`]; [`PeopleError::Row`] for a row of fewer than two different responses, and for
-/// one without a known answer where `purpose` needs it.
-pub fn read_items(path: &Path, purpose: ItemPurpose) -> Result<Vec<StudyItem>, PeopleError> {
+/// [`PeopleError::Data`]; [`PeopleError::Row`] for a row of fewer than two responses, for a file whose rows all
+/// have equal responses, and for a row without a known answer where `purpose` needs it.
+pub fn read_items(path: &Path, purpose: ItemPurpose) -> Result<ReadItems, PeopleError> {
     let source = source(path)?;
     let rows = Reader::new(source.clone()).stream(Typed::<Map<String, Value>>::new());
     let first = rows.take(1).collect::<Result<Vec<_>, _>>()?.pop();
@@ -56,15 +65,17 @@ pub fn read_items(path: &Path, purpose: ItemPurpose) -> Result<Vec<StudyItem>, P
     if !has_responses {
         let import = Import::find(&source)?;
         let rows = import.pairs(Reader::new(source))?.into_records();
-        return Ok(rows.into_iter().map(|row| of_pair(row, purpose)).collect());
+        let items = rows.into_iter().map(|row| of_pair(row, purpose)).collect();
+        return Ok(ReadItems { items, equal_responses: 0 });
     }
     let rows = Reader::new(source).dataset(Typed::<ItemRow>::new())?.into_records();
+    let fault = |row: usize, problem: String| PeopleError::Row {
+        source_name: path.display().to_string(),
+        row,
+        problem,
+    };
+    let rows_given = rows.len();
     let item = |(at, row): (usize, ItemRow)| {
-        let fault = |problem: String| PeopleError::Row {
-            source_name: path.display().to_string(),
-            row: at + 1,
-            problem,
-        };
         let mut responses: Vec<Reply> = Vec::new();
         let given = row.responses.len();
         for reply in row.responses {
@@ -72,22 +83,29 @@ pub fn read_items(path: &Path, purpose: ItemPurpose) -> Result<Vec<StudyItem>, P
                 responses.push(reply);
             }
         }
+        if given < 2 {
+            return Err(fault(at + 1, format!("{given} responses; give two that differ")));
+        }
         if responses.len() < 2 {
-            let problem = format!(
-                "{given} responses, of which {} differ; give two that differ",
-                responses.len()
-            );
-            return Err(fault(problem));
+            return Ok(None);
         }
         if purpose == ItemPurpose::Measure && row.known.is_none() {
-            return Err(fault("no `known`; give first, second, tie or both-bad".to_owned()));
+            let problem = "no `known`; give first, second, tie or both-bad";
+            return Err(fault(at + 1, problem.to_owned()));
         }
         let toxic = row.toxic || row.toxicity.is_some_and(|toxicity| toxicity >= TOXIC);
         let id = id_of(row.id, at);
         let known = row.known;
-        Ok(StudyItem { id, prompt: row.prompt, responses, known, toxic, metadata: row.more })
+        let (prompt, metadata) = (row.prompt, row.more);
+        Ok(Some(StudyItem { id, prompt, responses, known, toxic, metadata }))
     };
-    rows.into_iter().enumerate().map(item).collect()
+    let read = rows.into_iter().enumerate().map(item).collect::<Result<Vec<_>, PeopleError>>()?;
+    let items: Vec<StudyItem> = read.into_iter().flatten().collect();
+    if items.is_empty() && rows_given > 0 {
+        let problem = "equal responses, as in all rows; give two that differ";
+        return Err(fault(1, problem.to_owned()));
+    }
+    Ok(ReadItems { equal_responses: rows_given - items.len(), items })
 }
 
 fn source(path: &Path) -> Result<Source, PeopleError> {

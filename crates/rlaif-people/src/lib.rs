@@ -46,7 +46,7 @@ pub use agree::{
 pub use answer::{BothOrders, EditedResponse, PeopleAnswer, PeopleChoice, PeopleDraft};
 pub use error::PeopleError;
 pub use forms::{ReadAnswer, ReadAnswers, StudyForm, read_answers, write_answers, write_file};
-pub use import::{ItemPurpose, read_evaluations, read_items};
+pub use import::{ItemPurpose, ReadItems, read_evaluations, read_items};
 pub use item::StudyItem;
 pub use labels::{LabelOptions, PeopleDemonstration, PeopleLabel, PeopleLabels};
 pub use merge::MergedAnswers;

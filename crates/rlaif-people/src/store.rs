@@ -64,6 +64,30 @@ impl Study {
         Self::connect(path, Some(settings))
     }
 
+    /// Adds items to a study, and creates it if it does not exist; one that is new is deleted if an item is refused.
+    ///
+    /// # Errors
+    /// Those of [`Study::create`] and [`Study::add_items`].
+    pub fn create_with(
+        path: &Path,
+        settings: &StudySettings,
+        items: &[StudyItem],
+    ) -> Result<(Self, AddedItems), PeopleError> {
+        let is_new = !path.exists();
+        let study = Self::create(path, settings)?;
+        match study.add_items(items) {
+            Ok(counts) => Ok((study, counts)),
+            Err(error) => {
+                drop(study);
+                if is_new {
+                    // The error of the item is the one to tell.
+                    let _ = std::fs::remove_file(path);
+                }
+                Err(error)
+            }
+        }
+    }
+
     /// Opens a study that exists.
     ///
     /// # Errors

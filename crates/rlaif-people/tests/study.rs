@@ -329,7 +329,7 @@ fn items_come_from_candidates_pairs_and_odd_rows_are_named() {
             "{\"prompt\": [{\"role\": \"user\", \"content\": \"Hi\"}], \"responses\": [\"c\", \"d\"], \"known\": \"tie\"}\n"
         ),
     );
-    let read = read_items(&candidates, ItemPurpose::Answer).unwrap();
+    let read = read_items(&candidates, ItemPurpose::Answer).unwrap().items;
     assert_eq!((read[0].id.as_str(), read[0].responses.len(), read[0].toxic), ("7", 2, true));
     assert_eq!(read[0].responses[1].maker.as_deref(), Some("m"));
     assert_eq!(
@@ -338,17 +338,41 @@ fn items_come_from_candidates_pairs_and_odd_rows_are_named() {
     );
     let pairs =
         write("pairs.jsonl", "{\"prompt\": \"p\", \"chosen\": \"good\", \"rejected\": \"bad\"}\n");
-    let read = read_items(&pairs, ItemPurpose::Measure).unwrap();
+    let read = read_items(&pairs, ItemPurpose::Measure).unwrap().items;
     assert_eq!(
         (read[0].known, read[0].responses[0].text.as_str()),
         (Some(PeopleChoice::First), "good")
     );
     let one = write("one.jsonl", "{\"prompt\": \"p\", \"responses\": [\"same\", \"same\"]}\n");
     let error = read_items(&one, ItemPurpose::Answer).unwrap_err();
-    assert!(error.to_string().contains("row 1: 2 responses, of which 1 differ"), "{error}");
+    assert!(error.to_string().contains("row 1: equal responses, as in all rows"), "{error}");
+    let other = "{\"prompt\": \"p\", \"responses\": [\"one\", \"other\"]}\n";
+    let same = "{\"prompt\": \"p\", \"responses\": [\"same\", \"same\"]}\n";
+    let some = write("some.jsonl", &[same, other, same].concat());
+    let read = read_items(&some, ItemPurpose::Answer).unwrap();
+    assert_eq!((read.items.len(), read.equal_responses, read.items[0].id.as_str()), (1, 2, "2"));
+    let single = write("single.jsonl", "{\"prompt\": \"p\", \"responses\": [\"one\"]}\n");
+    let error = read_items(&single, ItemPurpose::Answer).unwrap_err();
+    assert!(error.to_string().contains("row 1: 1 responses; give two"), "{error}");
     let error = read_answers(&candidates).unwrap_err();
     assert!(error.to_string().contains("row 1: the columns id, prompt"), "{error}");
     assert!(error.is_users());
+}
+
+#[test]
+fn a_new_study_whose_items_are_refused_is_not_left_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("people.sqlite");
+    let twice = [StudyItem::pair("1", "p", "a", "b"), StudyItem::pair("1", "p", "a", "c")];
+    let error = Study::create_with(&path, &StudySettings::default(), &twice).unwrap_err();
+    assert!(matches!(error, PeopleError::OtherItem { .. }), "{error}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
+    let (study, counts) =
+        Study::create_with(&path, &StudySettings::default(), &twice[..1]).unwrap();
+    assert_eq!((counts.added, study.count_items().unwrap()), (1, 1));
+    drop(study);
+    Study::create_with(&path, &StudySettings::default(), &twice).unwrap_err();
+    assert_eq!(Study::open(&path).unwrap().count_items().unwrap(), 1, "one that exists stays");
 }
 
 /// A judge's labels name the same texts with the preferred one first, by other ids.

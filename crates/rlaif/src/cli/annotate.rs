@@ -95,9 +95,11 @@ impl Add {
 
     fn run(&self) -> Result<(), CliError> {
         let purpose = if self.known { ItemPurpose::Measure } else { ItemPurpose::Answer };
-        let mut items = Vec::new();
+        let (mut items, mut left_out) = (Vec::new(), 0);
         for file in &self.files {
-            items.extend(read_items(file, purpose)?);
+            let read = read_items(file, purpose)?;
+            items.extend(read.items);
+            left_out += read.equal_responses;
         }
         match self.evaluation.as_slice() {
             [] => {}
@@ -110,16 +112,22 @@ impl Add {
         }
         let settings = self.settings();
         let is_new = !self.study.exists();
-        let study = Study::create(&self.study, &settings)?;
+        let (study, counts) = Study::create_with(&self.study, &settings, &items)?;
         if !is_new && settings != StudySettings::default() && settings != *study.settings() {
             say("the study exists: its settings are kept");
         }
-        let counts = study.add_items(&items)?;
         let all = study.count_items()?;
-        print(format_args!(
-            "{} items added, {} known; the study has {all}",
-            counts.added, counts.equal
-        ))
+        let counted =
+            |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
+        let mut said = counted(counts.added, "item added", "items added");
+        if counts.equal > 0 {
+            let _ = write!(said, ", {} in the study already", counts.equal);
+        }
+        if left_out > 0 {
+            let rows = counted(left_out, "row", "rows");
+            let _ = write!(said, ", {rows} with equal responses left out");
+        }
+        print(format_args!("{said}; the study has {all}"))
     }
 }
 

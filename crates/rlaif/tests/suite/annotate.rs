@@ -43,8 +43,10 @@ fn answers_of_three_tools_become_agreement_and_labels() {
     let options = "add people.sqlite candidates.jsonl --overlap 0.5 --facets helpful,harmless";
     let added = annotate(folder, &options.split(' ').collect::<Vec<_>>());
     succeeded(&added);
-    assert_eq!(String::from_utf8_lossy(&added.stdout), "4 items added, 0 known; the study has 4\n");
-    succeeded(&annotate(folder, &["add", "people.sqlite", "known.jsonl", "--known"]));
+    assert_eq!(String::from_utf8_lossy(&added.stdout), "4 items added; the study has 4\n");
+    let known = annotate(folder, &["add", "people.sqlite", "known.jsonl", "--known"]);
+    succeeded(&known);
+    assert_eq!(String::from_utf8_lossy(&known.stdout), "1 item added; the study has 5\n");
     let people = rows(&annotate(folder, &["people", "people.sqlite", "ann", "bob"]));
     assert_eq!(people.iter().map(|who| &who["name"]).collect::<Vec<_>>(), ["ann", "bob"]);
     assert_ne!(people[0]["token"], people[1]["token"]);
@@ -111,6 +113,30 @@ fn answers_of_three_tools_become_agreement_and_labels() {
     succeeded(&annotate(folder, &["read", "again.sqlite", "records.jsonl"]));
     let again = rows(&annotate(folder, &["people", "again.sqlite"]));
     assert!(again.iter().any(|who| who["name"] == "cy" && who["done"] == 4), "{again:?}");
+}
+
+/// Two writers may give one prompt the same text.
+#[test]
+fn rows_with_equal_responses_are_left_out_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let row = |n: usize, other: &str| json!({"id": n.to_string(), "prompt": "Why?", "responses": ["Because.", other]});
+    let rows = [row(0, "No."), row(1, "Because."), row(2, "Yes."), row(3, "Never.")];
+    write_rows(&folder.join("candidates.jsonl"), &rows);
+    let add = |file: &str| annotate(folder, &["add", "people.sqlite", file]);
+    let said = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+    let added = add("candidates.jsonl");
+    succeeded(&added);
+    let expected = "3 items added, 1 row with equal responses left out; the study has 3\n";
+    assert_eq!(said(&added), expected);
+    let again = add("candidates.jsonl");
+    succeeded(&again);
+    let expected = "0 items added, 3 in the study already, 1 row with equal responses left out; the study has 3\n";
+    assert_eq!(said(&again), expected);
+    write_rows(&folder.join("equal.jsonl"), &rows[1..2]);
+    let refused = annotate(folder, &["add", "new.sqlite", "equal.jsonl"]);
+    assert!(refusal(&refused, 2).contains("row 1: equal responses, as in all rows"));
+    assert!(!folder.join("new.sqlite").exists());
 }
 
 #[cfg(all(unix, feature = "ui"))]
