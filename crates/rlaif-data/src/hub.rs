@@ -199,7 +199,9 @@ impl HubDataset {
         let Some(config) = config else {
             let asked = match &self.layout {
                 Layout::Converted { config: Some(config) } => config.as_str(),
-                _ => "(none named)",
+                Layout::Converted { config: None } | Layout::Published { folder: _ } => {
+                    "(none named)"
+                }
             };
             return Err(self.layout_error("configuration", asked, &configs));
         };

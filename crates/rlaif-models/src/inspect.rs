@@ -220,7 +220,17 @@ impl Count {
             let how = match checkpoint.tensors().get(name).map(|info| info.dtype) {
                 Some(Dtype::I8) => Quantization::Int8,
                 Some(Dtype::U8) => Quantization::Nf4,
-                _ => quantization.unwrap_or(Quantization::Nf4),
+                Some(
+                    Dtype::F64
+                    | Dtype::F32
+                    | Dtype::F16
+                    | Dtype::BF16
+                    | Dtype::I64
+                    | Dtype::I32
+                    | Dtype::I16
+                    | Dtype::Bool,
+                )
+                | None => quantization.unwrap_or(Quantization::Nf4),
             };
             count.quantized += usize::try_from(rows * columns).unwrap_or(0);
             count.quantized_bytes += how.bytes(rows, columns);

@@ -83,7 +83,19 @@ impl Matrix<'_> {
     pub(crate) fn read(&self, device: Device) -> Result<Option<Quantized>, TensorProblem> {
         match self.checkpoint.tensors().get(self.name).map(|info| info.dtype) {
             Some(Dtype::I8) => self.int8(device),
-            _ => self.nf4(device),
+            // Any other dtype than U8 is refused there.
+            Some(
+                Dtype::F64
+                | Dtype::F32
+                | Dtype::F16
+                | Dtype::BF16
+                | Dtype::I64
+                | Dtype::I32
+                | Dtype::I16
+                | Dtype::U8
+                | Dtype::Bool,
+            )
+            | None => self.nf4(device),
         }
     }
 

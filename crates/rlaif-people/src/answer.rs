@@ -42,7 +42,7 @@ impl PeopleChoice {
         match self {
             Self::First => Self::Second,
             Self::Second => Self::First,
-            other => other,
+            Self::Tie | Self::BothBad | Self::Skip | Self::Ranked => self,
         }
     }
 

@@ -53,7 +53,9 @@ pub struct ReadAnswers {
 fn column(kind: StudyForm, place: usize) -> String {
     match kind {
         StudyForm::LabelStudio => format!("answer{}", place + 1),
-        _ => format!("response_{}", place + 1),
+        StudyForm::Answers | StudyForm::Argilla | StudyForm::GroundTruth => {
+            format!("response_{}", place + 1)
+        }
     }
 }
 

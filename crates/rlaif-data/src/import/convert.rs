@@ -204,7 +204,13 @@ impl Made for PairRow {
                     .collect();
                 if pairs.is_empty() { Err(TIE) } else { Ok(pairs) }
             }
-            _ => Err(NO_ANSWER),
+            Given::Labelled { .. }
+            | Given::Unpaired { .. }
+            | Given::Answered { .. }
+            | Given::Problem { .. }
+            | Given::Whole(_)
+            | Given::Steps { .. }
+            | Given::Prompt(_) => Err(NO_ANSWER),
         }
     }
 }
@@ -394,7 +400,13 @@ impl Made for LabelledRow {
                     row(prompt.clone(), answer, [("score".to_owned(), score)].into())
                 })
                 .collect(),
-            _ => Err("no score"),
+            Given::Compared { .. }
+            | Given::Unpaired { .. }
+            | Given::Answered { .. }
+            | Given::Problem { .. }
+            | Given::Whole(_)
+            | Given::Steps { .. }
+            | Given::Prompt(_) => Err("no score"),
         }
     }
 }

@@ -39,17 +39,48 @@ pub(super) fn content(import: &Import, row: &mut Row<'_>) -> Result<Content, Not
     let mut reading = Reading { row };
     let given = given(import, &mut reading, &mut metadata)?;
     let chat = chat(reading.row)?;
-    let margin = match import.form {
-        RowForm::Preference
-        | RowForm::ImplicitPreference
-        | RowForm::AlpacaPairs
-        | RowForm::ShareGptPairs => row.optional_number("margin")?,
-        _ if import.columns.needed.iter().any(|column| column == "margin") => {
-            row.optional_number("margin")?
-        }
-        _ => None,
+    let needed = || import.columns.needed.iter().any(|column| column == "margin");
+    let margin = if may_have_margin(import.form) || needed() {
+        reading.row.optional_number("margin")?
+    } else {
+        None
     };
     Ok(Content { given, chat, margin, metadata, reference })
+}
+
+/// `true` for the forms whose column `margin` is the difference of a pair's rewards.
+fn may_have_margin(form: RowForm) -> bool {
+    use RowForm as F;
+    match form {
+        F::Preference | F::ImplicitPreference | F::AlpacaPairs | F::ShareGptPairs => true,
+        F::Hh
+        | F::UltraFeedback
+        | F::UltraFeedbackResponses
+        | F::HelpSteer2
+        | F::HelpSteer2Preference
+        | F::HelpSteer3
+        | F::SafeRlhf
+        | F::ArenaCsv
+        | F::Arena
+        | F::Nectar
+        | F::Shp
+        | F::SummaryComparison
+        | F::SummaryAxes
+        | F::PrometheusPreference
+        | F::PrometheusFeedback
+        | F::OrcaPairs
+        | F::Steps
+        | F::Unpaired
+        | F::PromptCompletion
+        | F::ShareGpt
+        | F::Messages
+        | F::Dapo
+        | F::Gsm8k
+        | F::Math
+        | F::Alpaca
+        | F::Text
+        | F::Prompt => false,
+    }
 }
 
 /// The columns that TRL passes to the chat template.

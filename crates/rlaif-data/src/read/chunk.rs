@@ -332,7 +332,9 @@ impl ArrayScanner {
             ArrayState::BeforeArray => "a `[`",
             ArrayState::First | ArrayState::Next => "a row",
             ArrayState::Behind => "a `,` or the closing `]`",
-            _ => "the rest of the row",
+            ArrayState::Nested { .. } | ArrayState::Text { .. } | ArrayState::Bare => {
+                "the rest of the row"
+            }
         };
         Err((expected, "the end of the file".to_owned()))
     }

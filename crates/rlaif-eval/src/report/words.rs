@@ -89,8 +89,8 @@ pub(crate) fn headline(row: &ComparisonRow, prompts: usize) -> String {
             // A deterioration is said without a minus: "an improvement of -51 %" is hard to read.
             let (what, sign) = match row.better {
                 Better::Neither => ("a change", 1.),
-                _ if percent < 0. => ("a deterioration", -1.),
-                _ => ("an improvement", 1.),
+                Better::Higher | Better::Lower if percent < 0. => ("a deterioration", -1.),
+                Better::Higher | Better::Lower => ("an improvement", 1.),
             };
             let (low, high) = if sign < 0. { (-ci.high, -ci.low) } else { (ci.low, ci.high) };
             // No negative zero.

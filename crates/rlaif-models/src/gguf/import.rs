@@ -164,7 +164,10 @@ impl<'a> Import<'a> {
         ] {
             let value = self.optional(key).map(|value| match value {
                 GgufValue::Integer(_) => json!(value.as_u64()),
-                _ => json!(value.as_f64()),
+                GgufValue::Number(_)
+                | GgufValue::Bool(_)
+                | GgufValue::Text(_)
+                | GgufValue::List(_) => json!(value.as_f64()),
             });
             config.set(field, value.unwrap_or(Value::Null));
         }

@@ -326,7 +326,9 @@ impl PairRubric {
         let answer_text = text.trim().to_owned();
         match answer.finish {
             Finish::Length => NoVerdict::CutShort { answer: answer_text },
-            _ => NoVerdict::OtherLabel { labels: self.labels.join("` and `"), answer: answer_text },
+            Finish::Complete | Finish::Refused => {
+                NoVerdict::OtherLabel { labels: self.labels.join("` and `"), answer: answer_text }
+            }
         }
     }
 

@@ -47,7 +47,7 @@ fn verdict_token(answer: &Answer, scale: Scale) -> Result<usize, NoVerdict> {
         Finish::Length if miss == Miss::InReasoning => {
             NoVerdict::CutShort { answer: told.trim().to_owned() }
         }
-        _ => unread(miss, told.trim(), scale),
+        Finish::Complete | Finish::Length | Finish::Refused => unread(miss, told.trim(), scale),
     };
     match words::verdict(told, scale) {
         Ok(found) if found.value.fract() != 0. => Err(NoVerdict::NotWhole { found: found.value }),
