@@ -1,7 +1,7 @@
 //! The settings of a distillation.
 
 use rlaif_core::{BadSetting, Seed, filled};
-use rlaif_lm::{Activations, Dropout, generate::GenerationConfig};
+use rlaif_lm::{Activations, Dropout, RouterLoss, generate::GenerationConfig};
 use rlaif_rl::{RlError, check_sampling};
 use rlaif_train::OptimizerConfig;
 use schemars::JsonSchema;
@@ -31,6 +31,8 @@ pub struct DistillConfig {
     pub dropout: Dropout,
     /// Activations that a forward pass keeps for its backward pass.
     pub activations: Activations,
+    /// In students with experts, the coefficient of the loss that spreads tokens over experts; 0 to disable it.
+    pub router_aux_loss_coef: f64,
     /// Sampling of the student's responses, from its whole distribution.
     #[serde(deserialize_with = "generation")]
     pub generation: GenerationConfig,
@@ -53,6 +55,7 @@ impl Default for DistillConfig {
             temperature: 1.,
             dropout: Dropout::Off,
             activations: Activations::Keep,
+            router_aux_loss_coef: 0.,
             generation: GenerationConfig::default(),
             optimizer: OptimizerConfig { lr: 1e-5, ..OptimizerConfig::default() },
             seed: Seed::new(0),
@@ -87,6 +90,7 @@ impl DistillConfig {
     /// assert_eq!(error.to_string(), "`divergence.jsd.beta` is 2; expected from 0 to 1");
     /// ```
     pub fn check(&self) -> Result<(), RlError> {
+        RouterLoss::check(self.router_aux_loss_coef)?;
         let steps = usize::try_from(self.steps).unwrap_or(usize::MAX);
         for (field, value) in [("steps", steps), ("batch_size", self.batch_size)] {
             if value == 0 {

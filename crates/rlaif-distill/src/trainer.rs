@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use rlaif_core::{BadSetting, Metrics};
 use rlaif_lm::{
-    Draw, Forward, Padding, Policy, Sampled, Sampler, SamplerCall, TokenBatch, Weights,
+    Draw, Forward, Padding, Policy, RouterLoss, Sampled, Sampler, SamplerCall, TokenBatch, Weights,
     generate::GenerationConfig, place,
 };
 use rlaif_rl::torch::dist::World;
@@ -62,6 +62,8 @@ pub struct DistillStep {
 struct Sums {
     loss: f64,
     reverse_kl: f64,
+    /// The loss of routers without its coefficient, times the tokens of the pass.
+    routers: f64,
 }
 
 /// The parts of a trainer that are not tensors.
@@ -209,16 +211,20 @@ impl<P: Policy> DistillTrainer<P> {
                 let of = self.pass(prompts, sampled, rows, total as f64)?;
                 sums.loss += of.loss;
                 sums.reverse_kl += of.reverse_kl;
+                sums.routers += of.routers;
                 Ok::<_, RlError>(())
             })
         })??;
         let report = self.optimizer.step()?;
         self.step += 1;
-        let mut sums = [sums.loss, sums.reverse_kl];
+        let mut sums = [sums.loss, sums.reverse_kl, sums.routers];
         world.sum(&mut sums)?;
         let mut metrics = Metrics::default();
         metrics.set("distill/loss", sums[0] / total as f64);
         metrics.set("distill/reverse_kl", sums[1] / total as f64);
+        if self.config.router_aux_loss_coef != 0. {
+            metrics.set("router_aux_loss", sums[2] / total as f64);
+        }
         metrics.set("grad_norm", report.grad_norm);
         metrics.set("learning_rate", report.lr);
         if report.skipped.is_some() {
@@ -254,7 +260,9 @@ impl<P: Policy> DistillTrainer<P> {
             Ok((hidden, policy.head(forward)?, ids))
         };
         let DistillConfig { dropout, activations, temperature, divergence, .. } = self.config;
-        let training = Forward { dropout, activations, ..Forward::default() };
+        let coefficient = self.config.router_aux_loss_coef;
+        let routers = RouterLoss::new(coefficient);
+        let training = routers.collecting(Forward { dropout, activations, ..Forward::default() });
         let (hidden, head, ids) = of(&self.policy, training)?;
         let (teacher_hidden, teacher_head, _) = no_grad(|| of(&*self.teacher, Forward::default()))?;
         if teacher_hidden.isfinite().all().int64_value(&[]) == 0 {
@@ -288,9 +296,14 @@ impl<P: Policy> DistillTrainer<P> {
             (loss / total).backward();
             start += length;
         }
+        let mut rest = (hidden * leaf.grad().detach()).sum(Kind::Float);
+        if let Some(of_routers) = routers.of_pass()? {
+            sums.routers = of_routers.double_value(&[]) * tokens as f64;
+            rest += of_routers * (coefficient * tokens as f64 / total);
+        }
         // Not if the head alone is trained.
-        if hidden.requires_grad() {
-            (hidden * leaf.grad().detach()).sum(Kind::Float).backward();
+        if rest.requires_grad() {
+            rest.backward();
         }
         Ok(sums)
     }

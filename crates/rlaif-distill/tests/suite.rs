@@ -3,10 +3,10 @@
 use rlaif_core::{PromptRecord, Seed, Specials, TextCodec};
 use rlaif_distill::{DistillConfig, DistillTask, DistillTrainer, TeacherDivergence};
 use rlaif_lm::{LocalSampler, Policy, Sampled, generate::FinishReason};
-use rlaif_models::{Config, LanguageModel};
+use rlaif_models::{Config, LanguageModel, LoadOptions};
 use rlaif_rl::Prompt;
 use rlaif_testing::{
-    Letters, alone, close,
+    Letters, RouterGoldens, alone, close,
     curves::{Panel, Picture},
     numbers,
 };
@@ -363,4 +363,76 @@ fn bad_settings_are_refused_by_name() {
     let mut trainer = trainer(rlaif_testing::LLAMA, config(DIVERGENCES[0]));
     let error = trainer.step(&prompts(3), &mut LocalSampler::new(&Letters)).unwrap_err();
     assert!(error.to_string().contains('4'), "{error}");
+}
+
+/// With a teacher of the same weights, the loss of routers is all there is: that of transformers, by whose
+/// gradient the weights of the student's routers move.
+#[test]
+fn the_loss_of_routers_is_that_of_transformers() {
+    let _alone = alone();
+    const COEFFICIENT: f64 = 0.5;
+    for name in RouterGoldens::MODELS {
+        let goldens = RouterGoldens::read(name);
+        let load = || LanguageModel::load(&goldens.folder, LoadOptions::default()).unwrap();
+        let record = PromptRecord::new("p".to_owned(), "?".to_owned());
+        let prompts: Vec<Prompt> = (goldens.rows.iter())
+            .map(|[prompt, _]| Prompt::new(record.clone(), prompt.clone()))
+            .collect();
+        let sampled: Vec<Sampled> = (goldens.rows.iter())
+            .map(|[_, response]| Sampled {
+                ids: response.clone(),
+                log_probs: None,
+                text: "?".to_owned(),
+                finish: FinishReason::Length,
+                version: 0,
+                played: None,
+            })
+            .collect();
+        let step = |coefficient, microbatch_size| {
+            let optimizer = OptimizerConfig {
+                lr: 1.,
+                eps: 1.,
+                max_grad_norm: 0.,
+                ..OptimizerConfig::default()
+            };
+            let config = DistillConfig {
+                router_aux_loss_coef: coefficient,
+                microbatch_size,
+                optimizer,
+                ..config(TeacherDivergence::Jsd { beta: 0.5 })
+            };
+            let student = load();
+            student.parameters().train_where(|_| true);
+            let mut trainer = DistillTrainer::new(student, Box::new(load()), config).unwrap();
+            let metrics = trainer.update(&prompts, &sampled).unwrap();
+            (metrics, trainer)
+        };
+        let weight = |policy: &LanguageModel, name: &str| {
+            policy.parameters().get(name).unwrap().detach().copy()
+        };
+        let before = load();
+        let (metrics, trainer) = step(COEFFICIENT, 0);
+        let loss = metrics.get("router_aux_loss").unwrap();
+        assert!((loss - goldens.loss).abs() < 1e-5, "{name}: {loss} {}", goldens.loss);
+        for (parameter, _) in &goldens.gradients {
+            let [before, after] =
+                [&before, trainer.policy()].map(|policy| weight(policy, parameter));
+            goldens.assert_moved(parameter, &before, &after, COEFFICIENT);
+        }
+        // Each pass has its own shares of experts, weighted by its tokens.
+        let (parts, _) = step(COEFFICIENT, 1);
+        let mean = parts.get("router_aux_loss").unwrap();
+        assert!((mean - goldens.loss).abs() < 0.5 && mean != loss, "{name}: {mean}");
+        let (off, trainer) = step(0., 0);
+        assert_eq!(off.get("router_aux_loss"), None);
+        for (parameter, _) in &goldens.gradients {
+            let moved = weight(&before, parameter) - weight(trainer.policy(), parameter);
+            assert!(moved.abs().max().double_value(&[]) < 1e-6, "{name}");
+        }
+    }
+    let of = config(TeacherDivergence::default());
+    let config = DistillConfig { router_aux_loss_coef: 0.1, ..of };
+    let mut dense = trainer(rlaif_testing::LLAMA, config);
+    let error = dense.step(&prompts(4), &mut LocalSampler::new(&Letters)).unwrap_err().to_string();
+    assert!(error.contains("router_aux_loss_coef") && error.contains("no experts"), "{error}");
 }

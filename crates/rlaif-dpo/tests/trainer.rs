@@ -13,7 +13,7 @@ use rlaif_dpo::{
 };
 use rlaif_lm::{Activations, Forward, Padding, Policy, Routers, TokenBatch};
 use rlaif_models::{AdapterConfig, Architecture, LanguageModel, LoadOptions, TaskType};
-use rlaif_testing::{LLAMA, T5, alone};
+use rlaif_testing::{LLAMA, RouterGoldens, T5, alone};
 use rlaif_train::{Checkpoints, Keep, OptimizerConfig, TrainError};
 use tch::{Kind, Tensor};
 
@@ -40,39 +40,21 @@ fn rows() -> Vec<TokenPair> {
 fn the_loss_of_routers_is_that_of_transformers() {
     const COEFFICIENT: f64 = 0.5;
     let _alone = alone();
-    for name in ["mixtral", "qwen3-moe", "qwen2-moe"] {
-        let folder = format!("{}/../../fixtures/models/{name}", env!("CARGO_MANIFEST_DIR"));
-        let read = |file: &str| std::fs::read(format!("{folder}/{file}")).unwrap();
-        let json: serde_json::Value = serde_json::from_slice(&read("goldens.json")).unwrap();
-        let goldens: std::collections::BTreeMap<String, Tensor> =
-            Tensor::read_safetensors(format!("{folder}/goldens.safetensors"))
-                .unwrap()
-                .into_iter()
-                .collect();
-        let rows = |name: &str| Vec::<Vec<i64>>::try_from(&goldens[name]).unwrap();
-        let lengths = Vec::<i64>::try_from(&goldens["prompt_lengths"]).unwrap();
-        let rows: Vec<ResponseRow> = rows("right.input_ids")
-            .iter()
-            .zip(rows("right.mask"))
-            .zip(lengths)
-            .map(|((ids, mask), length)| {
-                let real = ids.iter().zip(mask).filter(|(_, real)| *real == 1);
-                let mut prompt: Vec<u32> =
-                    real.map(|(&id, _)| u32::try_from(id).unwrap()).collect();
-                let response = prompt.split_off(usize::try_from(length).unwrap());
-                let (id, mismatched) = (String::new(), response.clone());
-                ResponseRow {
-                    id,
-                    prompt,
-                    response,
-                    desirability: Desirability::Desirable,
-                    mismatched,
-                }
+    for name in RouterGoldens::MODELS {
+        let goldens = RouterGoldens::read(name);
+        let folder = &goldens.folder;
+        let rows: Vec<ResponseRow> = (goldens.rows.iter().cloned())
+            .map(|[prompt, response]| ResponseRow {
+                id: String::new(),
+                prompt,
+                mismatched: response.clone(),
+                response,
+                desirability: Desirability::Desirable,
             })
             .collect();
         let rows: Vec<&ResponseRow> = rows.iter().collect();
         let update = |coefficient, microbatch_size| {
-            let policy = LanguageModel::load(folder.as_ref(), LoadOptions::default()).unwrap();
+            let policy = LanguageModel::load(folder, LoadOptions::default()).unwrap();
             // With this β, the gradient is that of the routers' loss.
             let loss =
                 UnpairedLoss::Kto { beta: 1e-9, desirable_weight: 1., undesirable_weight: 1. };
@@ -87,10 +69,10 @@ fn the_loss_of_routers_is_that_of_transformers() {
             trainer.update_responses(&rows, Some(&given)).unwrap()
         };
         let stats = update(COEFFICIENT, 0);
-        let want = json["router_loss"].as_f64().unwrap();
+        let want = goldens.loss;
         assert!((stats.router_aux_loss.unwrap() - want).abs() < 1e-5, "{name}: {stats:?} {want}");
         // The tests of the models compare this gradient with that of transformers.
-        let policy = LanguageModel::load(folder.as_ref(), LoadOptions::default()).unwrap();
+        let policy = LanguageModel::load(folder, LoadOptions::default()).unwrap();
         let Architecture::DecoderOnly(model) = policy.architecture() else { unreachable!() };
         let routers = Routers::default();
         let whole = rows.iter().map(|row| [&row.prompt[..], &row.response].concat()).collect();

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use rlaif_core::{BadSetting, Seed, filled};
 use rlaif_lm::{
-    Activations, Dropout, LmSpec,
+    Activations, Dropout, LmSpec, RouterLoss,
     generate::{GenerationConfig, RolloutConcern},
 };
 use rlaif_train::{KlControl, KlEstimator, OptimizerConfig};
@@ -86,6 +86,8 @@ pub struct PpoConfig {
     pub dropout: Dropout,
     /// Gradient checkpointing: `recompute` needs less memory and a third more time.
     pub activations: Activations,
+    /// In models with experts, the coefficient of the loss that spreads tokens over experts; 0 to disable it.
+    pub router_aux_loss_coef: f64,
     /// Learning rate, schedule, clipping.
     #[serde(deserialize_with = "optimizer")]
     pub optimizer: OptimizerConfig,
@@ -176,6 +178,7 @@ impl Default for PpoConfig {
             pretraining: None,
             dropout: Dropout::Off,
             activations: Activations::Keep,
+            router_aux_loss_coef: 0.,
             optimizer: OptimizerConfig { lr: 1.41e-5, ..OptimizerConfig::default() },
             compatibility: Compatibility::None,
             seed: Seed::new(0),
@@ -219,6 +222,7 @@ impl PpoConfig {
     /// [`PpoError::Setting`] names the first field that is out of range, and its range;
     /// [`PpoError::Rollout`] a generation setting that breaks training.
     pub fn check(&self) -> Result<(), PpoError> {
+        RouterLoss::check(self.router_aux_loss_coef)?;
         self.check_sizes()?;
         check_sampling(&self.generation)?;
         self.check_rewards()?;

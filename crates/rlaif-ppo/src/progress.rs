@@ -45,6 +45,8 @@ pub(crate) struct Means<T> {
     pub(crate) total: T,
     /// KL from the sampling policy, by k3: never negative.
     pub(crate) k3: T,
+    /// The loss of routers without its coefficient; 0 if it is disabled.
+    pub(crate) routers: T,
 }
 
 impl<T> Means<T> {
@@ -63,6 +65,7 @@ impl<T> Means<T> {
             value_clipped: f(self.value_clipped),
             total: f(self.total),
             k3: f(self.k3),
+            routers: f(self.routers),
         }
     }
 }
@@ -187,5 +190,6 @@ impl Means<f64> {
         self.value_clipped += share * other.value_clipped;
         self.total += share * other.total;
         self.k3 += share * other.k3;
+        self.routers += share * other.routers;
     }
 }

@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
-use rlaif_lm::{Policy, PolicyLogProbs, policy_log_probs};
+use rlaif_core::stats::mean_std;
+use rlaif_lm::{Policy, PolicyLogProbs, RouterLoss, policy_log_probs};
 use rlaif_rl::{Average, Rollout, RolloutPart, Surrogate, host, permutation, rollout_statistics};
 use rlaif_train::{Advantages, SftRow, sft_loss};
-use tch::{Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 use crate::{
     PpoStats,
@@ -91,6 +92,10 @@ impl<P: Policy> PpoTrainer<P> {
         let mut stats = rollout_statistics(rollout, self.controller.coef());
         self.accounting().count_start(&mut stats, self.policy.spec());
         stats::of_update(&mut stats, progress, self.optimizer.world())?;
+        if self.config.router_aux_loss_coef != 0. {
+            let of_units: Vec<f64> = progress.units.iter().map(|unit| unit.means.routers).collect();
+            stats.push("router_aux_loss", mean_std(&of_units).0);
+        }
         Ok(stats)
     }
 
@@ -153,7 +158,8 @@ impl<P: Policy> PpoTrainer<P> {
         } = part;
         let (old_values, returns) = (part.values.ok_or(PpoError::NoValues)?, part.returns);
 
-        let forward = self.training_forward();
+        let routers = RouterLoss::new(config.router_aux_loss_coef);
+        let forward = routers.collecting(self.training_forward());
         let temperature = config.generation.sampling.temperature();
         let ask = || policy_log_probs(&self.policy, &x, &y, forward, temperature);
         // During the warm-up of the value head, no gradient flows into the policy.
@@ -176,6 +182,10 @@ impl<P: Policy> PpoTrainer<P> {
         if config.entropy_coef > 0. && !warmup {
             loss -= &entropy * config.entropy_coef;
         }
+        let of_routers = routers.of_pass()?;
+        if let (Some(of_routers), false) = (&of_routers, warmup) {
+            loss += of_routers * config.router_aux_loss_coef;
+        }
         if loss.requires_grad() {
             (&loss * share).backward();
         }
@@ -197,6 +207,8 @@ impl<P: Policy> PpoTrainer<P> {
             value_clipped: mean(&value.clipped),
             total: loss,
             k3: mean(&k3),
+            routers: of_routers
+                .unwrap_or_else(|| Tensor::zeros([], (Kind::Float, difference.device()))),
         };
         progress.tokens.push([policy.ratio, gains]);
         progress.masks.push(mask);

@@ -39,6 +39,7 @@ struct Numbers {
     ratio: f64,
     clipped: f64,
     approx_kl: f64,
+    routers: f64,
 }
 
 impl Numbers {
@@ -51,14 +52,17 @@ impl Numbers {
         self.ratio += other.ratio;
         self.clipped += other.clipped;
         self.approx_kl += other.approx_kl;
+        self.routers += other.routers;
     }
 
     /// The sums over all ranks.
     fn summed(self, world: &World) -> Result<Self, RlError> {
-        let mut all = self.named().map(|(_, number)| number);
+        let Self { total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl, routers } =
+            self;
+        let mut all = [total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl, routers];
         world.sum(&mut all)?;
-        let [total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl] = all;
-        Ok(Self { total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl })
+        let [total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl, routers] = all;
+        Ok(Self { total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl, routers })
     }
 
     fn named(self) -> [(&'static str, f64); 8] {
@@ -155,6 +159,10 @@ impl<P: Policy> ReinforceTrainer<P> {
         let optimize_s = start.elapsed().as_secs_f64();
         self.step += 1;
         let mut stats = no_grad(|| statistics(experience, &objective, &progress));
+        if self.config.router_aux_loss_coef != 0. {
+            let of_steps: Vec<f64> = progress.steps.iter().map(|step| step.routers).collect();
+            stats.push("router_aux_loss", mean_std(&of_steps).0);
+        }
         stats.step = self.step;
         stats.measure(rollout, &[("optimize_step", optimize_s)]);
         Ok(stats)
@@ -258,9 +266,10 @@ impl<P: Policy> ReinforceTrainer<P> {
             _ => zero(),
         };
         let mut total = &policy + &likelihood + &kl;
-        if let Some(of_routers) = routers.of_pass()? {
-            let share = rollout.tokens_of(rows) as f64 / shares.tokens;
-            total += of_routers * (coefficient * share);
+        let mut of_routers = zero();
+        if let Some(loss) = routers.of_pass()? {
+            of_routers = loss * (rollout.tokens_of(rows) as f64 / shares.tokens);
+            total += &of_routers * coefficient;
         }
         if total.requires_grad() {
             total.backward();
@@ -278,12 +287,13 @@ impl<P: Policy> ReinforceTrainer<P> {
             mean(&losses.ratio),
             mean(&losses.clipped),
             mean(&(difference.square() * 0.5)),
+            of_routers,
         ];
         let numbers = numbers.map(|x| x.detach().to_kind(Kind::Double));
         progress.ratios.extend(real(&losses.ratio, &mask));
-        let [total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl] =
+        let [total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl, routers] =
             host_scalars(&numbers);
-        Ok(Numbers { total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl })
+        Ok(Numbers { total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl, routers })
     }
 }
 

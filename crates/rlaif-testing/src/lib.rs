@@ -1,6 +1,7 @@
 //! Parts shared by the tests of several crates: comparisons of numbers, a tokenizer, small models.
 
 pub mod curves;
+mod routers;
 
 use std::{
     cell::Cell,
@@ -12,6 +13,8 @@ use std::{
 
 use rlaif_core::{CodecError, GenerationPrompt, Message, Specials, TextCodec};
 use tch::{Kind, Tensor};
+
+pub use routers::RouterGoldens;
 
 /// The config.json of a small Llama.
 pub const LLAMA: &str = r#"{"model_type": "llama", "vocab_size": 40, "hidden_size": 16,

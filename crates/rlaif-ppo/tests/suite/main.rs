@@ -6,3 +6,4 @@ mod invariants;
 mod learning;
 mod parity;
 mod refusals;
+mod routers;

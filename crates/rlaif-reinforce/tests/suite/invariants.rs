@@ -634,11 +634,14 @@ fn the_loss_of_routers_is_added_with_its_coefficient() {
     let batch = TokenBatch::collate(rows, policy.spec(), Padding::Right).unwrap();
     let forward = Forward { routers: Some(&routers), ..Forward::default() };
     let _hidden = model.hidden(&batch, forward).unwrap();
-    let want = 0.5 * routers.loss().unwrap().double_value(&[]);
+    let loss = routers.loss().unwrap().double_value(&[]);
+    assert!((stats.get("router_aux_loss") - loss).abs() < 1e-5, "{loss}");
+    let want = 0.5 * loss;
     let total = stats.get("ppo/loss/total");
     assert!((total - want).abs() < 1e-5, "{total} {want}");
     assert!(stats.get("ppo/grad_norm") > 1e-4);
     let (_, off) = step(0., 0);
+    assert!(off.get("router_aux_loss").is_nan());
     assert!(off.get("ppo/loss/total").abs() < 1e-6 && off.get("ppo/grad_norm") < 1e-5);
     // In passes of 4, it is the mean of theirs.
     let (_, parts) = step(0.5, 4);
