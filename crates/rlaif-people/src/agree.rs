@@ -119,7 +119,7 @@ pub struct StudyAgreement {
     pub items: usize,
     /// Items with at least one answer.
     pub answered: usize,
-    /// Items on which people disagree, and no referee has decided.
+    /// Open conflicts: items on which people disagree, and no referee has decided. They are those of a referee's page.
     pub conflicts: usize,
     /// Agreement of people on the choice.
     pub choice: PeopleAgreement,
@@ -155,20 +155,10 @@ impl StudyAgreement {
             (facet.clone(), agreement(&ratings(&people, rated)))
         });
         let answered: BTreeSet<i64> = study.answers.iter().map(|stored| stored.item).collect();
-        let decided: BTreeSet<i64> = study
-            .answers
-            .iter()
-            .filter(|stored| role.get(&stored.annotator) == Some(&AnnotatorRole::Referee))
-            .map(|stored| stored.item)
-            .collect();
-        let conflicts = by_item.iter().filter(|(item, ratings)| {
-            let values: BTreeSet<i64> = ratings.iter().map(|(_, value)| *value).collect();
-            values.len() > 1 && !decided.contains(item)
-        });
         Self {
             items: study.items.len(),
             answered: answered.len(),
-            conflicts: conflicts.count(),
+            conflicts: study.conflicts.len(),
             choice: agreement(&by_item),
             strength_alpha: alpha(&strengths, Level::Interval, |value| value as f64),
             facets: facets.collect(),

@@ -260,6 +260,22 @@ fn label(
 }
 
 impl StudyContents {
+    /// Content that preferences have no column for, with counts, in a sentence; `None` without any.
+    pub fn beside_preferences(&self) -> Option<String> {
+        let count = |holds: fn(&StoredAnswer) -> bool| {
+            self.answers.iter().filter(|stored| holds(stored)).count()
+        };
+        let counts = [
+            (count(|stored| stored.answer.edited.is_some()), "edited responses", "demonstrations"),
+            (count(|stored| !stored.answer.reasons.is_empty()), "answers with reasons", "answers"),
+        ];
+        let counts = counts.iter().filter(|(count, ..)| *count > 0);
+        let counts: Vec<String> = counts
+            .map(|(count, what, form)| format!("{count} {what} (the format `{form}` has them)"))
+            .collect();
+        (!counts.is_empty()).then(|| format!("not in preferences: {}", counts.join(", ")))
+    }
+
     /// Prompts with the responses that people have made better, for supervised fine-tuning.
     pub fn demonstrations(&self) -> Vec<PeopleDemonstration> {
         let items: BTreeMap<i64, &StudyItem> =

@@ -45,7 +45,9 @@ pub use agree::{
 };
 pub use answer::{BothOrders, EditedResponse, PeopleAnswer, PeopleChoice, PeopleDraft};
 pub use error::PeopleError;
-pub use forms::{ReadAnswer, ReadAnswers, StudyForm, read_answers, write_answers, write_file};
+pub use forms::{
+    ReadAnswer, ReadAnswers, StudyForm, WrittenAnswers, read_answers, write_answers, write_file,
+};
 pub use import::{ItemPurpose, ReadItems, read_evaluations, read_items};
 pub use item::StudyItem;
 pub use labels::{LabelOptions, PeopleDemonstration, PeopleLabel, PeopleLabels};

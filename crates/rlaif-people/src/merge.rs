@@ -1,13 +1,12 @@
 //! Answers of other tools and of judges, added to a study.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    answer::PeopleAnswer,
     error::PeopleError,
-    forms::ReadAnswers,
+    forms::{ReadAnswer, ReadAnswers},
     item::StudyItem,
-    store::{AnnotatorRole, Study},
+    store::{AnnotatorRole, ImportedAnswer, Study, StudyContents},
 };
 
 /// Counts of answers that were added to a study.
@@ -17,7 +16,7 @@ pub struct MergedAnswers {
     pub items: usize,
     /// Answers.
     pub answers: usize,
-    /// Answers of judges to items that the study does not have; they are left out.
+    /// Answers of judges, and of labels, to items that the study does not have; they are left out.
     pub unmatched: usize,
 }
 
@@ -39,9 +38,11 @@ fn places(read: &StudyItem, item: &StudyItem) -> Option<Vec<usize>> {
 }
 
 impl Study {
-    /// Adds answers of a file, and the items of people's answers that the study does not have. Items are
-    /// found by their texts, in any order of responses. An answer to an item that its annotator has
-    /// answered replaces the earlier one.
+    /// Adds answers of a file, and the items that the study does not have. Items are found by their texts, in any
+    /// order of responses. An answer to an item that its annotator has answered replaces the earlier one. Answers
+    /// keep the times and the orders that the file has.
+    ///
+    /// A judge's answers do not add items, if the file has labels or `role` is the judge's.
     ///
     /// `name` and `role`, if given, take the place of those in the file.
     ///
@@ -55,43 +56,87 @@ impl Study {
         role: Option<AnnotatorRole>,
     ) -> Result<MergedAnswers, PeopleError> {
         let contents = self.contents()?;
-        let mut by_texts: BTreeMap<(String, Vec<&str>), &StudyItem> = BTreeMap::new();
-        for (_, item) in &contents.items {
-            by_texts.entry(texts(item)).or_insert(item);
-        }
+        let matched = Matches::of(&contents).of_items(read);
         let mut merged = MergedAnswers::default();
-        let mut own: BTreeMap<(String, AnnotatorRole), Vec<(String, PeopleAnswer)>> =
-            BTreeMap::new();
-        let read_items: BTreeMap<&str, &StudyItem> =
-            read.items.iter().map(|item| (item.id.as_str(), item)).collect();
-        let mut fresh: BTreeMap<&str, &StudyItem> = BTreeMap::new();
+        let mut fresh: BTreeSet<&str> = BTreeSet::new();
+        let mut given: Vec<&ReadAnswer> = Vec::new();
         for one in &read.answers {
-            let Some(item) = read_items.get(one.item.as_str()) else {
+            let Some(known) = matched.get(one.item.as_str()) else {
                 return Err(PeopleError::NoItem { id: format!("`{}`", one.item) });
             };
-            let role = role.unwrap_or(one.role);
-            let known = by_texts.get(&texts(item));
-            let (id, answer) = match known.and_then(|known| Some((known, places(item, known)?))) {
-                Some((known, places)) => (&known.id, one.answer.clone().in_study_order(&places)),
-                None if role == AnnotatorRole::Judge => {
-                    merged.unmatched += 1;
-                    continue;
-                }
-                None => {
-                    fresh.insert(&item.id, item);
-                    (&item.id, one.answer.clone())
-                }
+            let is_judges = role.unwrap_or(one.role) == AnnotatorRole::Judge;
+            let is_label = role.is_some() || read.labelled.contains(&one.item);
+            if known.is_none() && is_judges && is_label {
+                merged.unmatched += 1;
+                continue;
+            }
+            if known.is_none() {
+                fresh.insert(&one.item);
+            }
+            given.push(one);
+        }
+        let answered: BTreeSet<&str> = read.answers.iter().map(|one| one.item.as_str()).collect();
+        let is_fresh = |item: &&StudyItem| {
+            let id = item.id.as_str();
+            let alone = !answered.contains(id) && matched[id].is_none();
+            fresh.contains(id) || (alone && role != Some(AnnotatorRole::Judge))
+        };
+        let items: Vec<StudyItem> = read.items.iter().filter(is_fresh).cloned().collect();
+        merged.items = self.add_items(&items)?.added;
+        let mut people: BTreeMap<(&str, AnnotatorRole), i64> = BTreeMap::new();
+        let mut answers = Vec::new();
+        for one in given {
+            let who = (name.unwrap_or(&one.annotator), role.unwrap_or(one.role));
+            let annotator = match people.get(&who) {
+                Some(number) => *number,
+                None => *people.entry(who).or_insert(self.add_annotator(who.0, who.1)?.number),
             };
-            let name = name.unwrap_or(&one.annotator).to_owned();
-            own.entry((name, role)).or_default().push((id.clone(), answer));
-            merged.answers += 1;
+            let (item, places) = match &matched[one.item.as_str()] {
+                Some((known, places)) => (known.id.clone(), places.clone()),
+                None => (one.item.clone(), Vec::new()),
+            };
+            let of_file = |place: &usize| places.get(*place).copied().unwrap_or(*place);
+            answers.push(ImportedAnswer {
+                annotator,
+                item,
+                order: one.order.iter().map(of_file).collect(),
+                answer: one.answer.clone().in_study_order(&places),
+                at_ms: one.at_ms,
+            });
         }
-        let fresh: Vec<StudyItem> = fresh.into_values().cloned().collect();
-        merged.items = self.add_items(&fresh)?.added;
-        for ((name, role), answers) in own {
-            let who = self.add_annotator(&name, role)?;
-            self.import_answers(&who, &answers)?;
-        }
+        merged.answers = answers.len();
+        self.import(answers)?;
         Ok(merged)
+    }
+}
+
+/// The items of a study by id and by texts.
+struct Matches<'a> {
+    by_id: BTreeMap<&'a str, &'a StudyItem>,
+    by_texts: BTreeMap<(String, Vec<&'a str>), &'a StudyItem>,
+}
+
+impl<'a> Matches<'a> {
+    fn of(contents: &'a StudyContents) -> Self {
+        let mut found = Self { by_id: BTreeMap::new(), by_texts: BTreeMap::new() };
+        for (_, item) in &contents.items {
+            found.by_texts.entry(texts(item)).or_insert(item);
+            found.by_id.insert(&item.id, item);
+        }
+        found
+    }
+
+    /// For each item of a file, by its id, the study's item and the places of its responses there.
+    fn of_items<'b>(
+        &self,
+        read: &'b ReadAnswers,
+    ) -> BTreeMap<&'b str, Option<(&'a StudyItem, Vec<usize>)>> {
+        let matched = |item: &'b StudyItem| {
+            let same = |own: &&'a StudyItem| Some((*own, places(item, own)?));
+            // Items of different ids may have equal texts.
+            let by_id = self.by_id.get(item.id.as_str()).and_then(same);
+            by_id.or_else(|| self.by_texts.get(&texts(item)).and_then(same))
+        };
+        read.items.iter().map(|item| (item.id.as_str(), matched(item))).collect()
     }
 }

@@ -1,5 +1,6 @@
 //! The study's file: SQLite, in which every answer is on disk before it is acknowledged.
 
+mod imports;
 mod records;
 mod tables;
 
@@ -21,12 +22,13 @@ use crate::{
     settings::StudySettings,
 };
 
+pub(crate) use records::ImportedAnswer;
 pub use records::{
     AddedItems, Annotator, AnnotatorRole, ShownItem, StoredAnswer, StudyContents, StudyProgress,
 };
 use tables::{
-    CONFLICTS, FileIdentity, KIND, KNOWN, PLAIN, annotator, insert, json, prepared, private_file,
-    text,
+    CONFLICTS, FileIdentity, KIND, KNOWN, NOT_OWN, PLAIN, annotator, insert, json, prepared,
+    private_file, text,
 };
 
 /// Time after which an item that an annotator has seen and not answered is given to another one.
@@ -262,7 +264,7 @@ impl Study {
 
     /// The item that the annotator answers next, the same until it is answered; `None` at the end.
     ///
-    /// A referee gets the items on which annotators disagree.
+    /// A referee gets the open conflicts ([`StudyContents::conflicts`]) that they have not skipped.
     ///
     /// # Errors
     /// [`PeopleError::Store`].
@@ -287,7 +289,7 @@ impl Study {
         let own = annotator.number;
         if annotator.role == AnnotatorRole::Referee {
             return transaction
-                .prepare(&format!("{CONFLICTS} ORDER BY i.number LIMIT 1"))?
+                .prepare(&format!("{CONFLICTS} {NOT_OWN} ORDER BY i.number LIMIT 1"))?
                 .query_row([own], |row| row.get(0))
                 .optional();
         }
@@ -392,42 +394,6 @@ impl Study {
         })
     }
 
-    /// Stores answers of another tool or of a judge, whose places are those of the study, all or none. An
-    /// answer to an item that this annotator has answered replaces the earlier one.
-    ///
-    /// # Errors
-    /// [`PeopleError::Answer`], [`PeopleError::NoItem`], [`PeopleError::Store`].
-    pub fn import_answers(
-        &self,
-        annotator: &Annotator,
-        answers: &[(String, PeopleAnswer)],
-    ) -> Result<(), PeopleError> {
-        self.write("write answers to", |transaction| {
-            for (id, answer) in answers {
-                let found: Option<(i64, StudyItem)> = transaction
-                    .prepare("SELECT number, body FROM items WHERE id = ?")?
-                    .query_row([id], |row| Ok((row.get(0)?, json(row, 1)?)))
-                    .optional()?;
-                let Some((number, item)) = found else {
-                    return Ok(Err(PeopleError::NoItem { id: format!("`{id}`") }));
-                };
-                if let Err(setting) = answer.check(item.responses.len()) {
-                    return Ok(Err(PeopleError::Answer(setting)));
-                }
-                let own = annotator.number;
-                transaction
-                    .prepare("DELETE FROM answers WHERE annotator = ? AND item = ?")?
-                    .execute([own, number])?;
-                let at = now_ms();
-                let last: i64 = transaction
-                    .prepare("SELECT coalesce(max(number), 0) FROM history")?
-                    .query_row([], |row| row.get(0))?;
-                insert(transaction, own, number, answer, &[], at, &format!("import after {last}"))?;
-            }
-            Ok(Ok(()))
-        })
-    }
-
     /// Takes back the annotator's last answer, which becomes the item's draft, and returns the item; `None`
     /// without an answer.
     ///
@@ -498,7 +464,7 @@ impl Study {
             };
             let done = count("SELECT 1 FROM answers WHERE annotator = ?1", &[&own])?;
             let left = match annotator.role {
-                AnnotatorRole::Referee => count(CONFLICTS, &[&own])?,
+                AnnotatorRole::Referee => count(&format!("{CONFLICTS} {NOT_OWN}"), &[&own])?,
                 AnnotatorRole::Annotator | AnnotatorRole::Judge => {
                     let plain = count(PLAIN, &[&own, &(now_ms() - CLAIM_MS)])?;
                     plain + if self.settings.known_every > 0 { count(KNOWN, &[&own])? } else { 0 }
@@ -560,7 +526,12 @@ impl Study {
                     })
                 })?
                 .collect::<rusqlite::Result<_>>()?;
-            Ok(Ok(StudyContents { settings: self.settings.clone(), items, annotators, answers }))
+            let conflicts = transaction
+                .prepare(CONFLICTS)?
+                .query_map([], |row| row.get(0))?
+                .collect::<rusqlite::Result<_>>()?;
+            let settings = self.settings.clone();
+            Ok(Ok(StudyContents { settings, items, annotators, answers, conflicts }))
         })
     }
 

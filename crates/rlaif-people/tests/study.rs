@@ -220,6 +220,54 @@ fn a_referee_decides_what_people_disagree_on() {
     assert_eq!(decided["q4"], (json!("Because."), 2));
 }
 
+/// The page, the referee's items and the agreement count the same conflicts, those of rankings included.
+#[test]
+fn conflicts_have_one_definition() {
+    let mut all = items(4);
+    all[1].responses.push(Reply::new("Perhaps."));
+    all[2].responses.push(Reply::new("Perhaps."));
+    let (_folder, study) = study(&shared(), &all);
+    let [ann, bob] =
+        ["ann", "bob"].map(|name| study.add_annotator(name, AnnotatorRole::Annotator).unwrap());
+    let [ref_one, ref_two] = ["ref one", "ref two"]
+        .map(|name| study.add_annotator(name, AnnotatorRole::Referee).unwrap());
+    let choice = PeopleAnswer::new;
+    let ranked = |ranking: [usize; 3]| PeopleAnswer {
+        ranking: ranking.to_vec(),
+        ..choice(PeopleChoice::Ranked)
+    };
+    let give = |who: &rlaif_people::Annotator, answers: Vec<PeopleAnswer>| {
+        let named = answers.into_iter().enumerate();
+        let named: Vec<_> = named.map(|(at, answer)| (format!("q{at}"), answer)).collect();
+        study.import_answers(who, &named).unwrap();
+    };
+    use PeopleChoice::{BothBad, First, Second, Skip};
+    give(&ann, vec![choice(First), ranked([0, 1, 2]), ranked([0, 1, 2]), choice(Second)]);
+    // Of one pair, two rankings, two equal rankings, and an item that one of them skipped.
+    give(&bob, vec![choice(Second), ranked([0, 2, 1]), ranked([0, 1, 2]), choice(Skip)]);
+    let counts = || {
+        let contents = study.contents().unwrap();
+        let left = [&ref_one, &ref_two].map(|who| study.progress(who).unwrap().left);
+        (StudyAgreement::of(&contents).conflicts, left)
+    };
+    assert_eq!(counts(), (2, [2, 2]));
+    assert_eq!(study.contents().unwrap().conflicts, BTreeSet::from([1, 2]));
+    // A referee who skips an item does not decide it.
+    assert_eq!(study.next(&ref_one).unwrap().unwrap().item.id, "q0");
+    give(&ref_one, vec![choice(Skip)]);
+    assert_eq!(counts(), (2, [1, 2]));
+    assert_eq!(study.next(&ref_one).unwrap().unwrap().item.id, "q1");
+    // A conflict that one has decided is none for the other.
+    give(&ref_two, vec![choice(BothBad)]);
+    assert_eq!(counts(), (1, [1, 1]));
+    study.import_answers(&ref_one, &[("q1".to_owned(), ranked([2, 1, 0]))]).unwrap();
+    assert_eq!(counts(), (0, [0, 0]));
+    assert!(study.next(&ref_two).unwrap().is_none());
+    let labels = PeopleLabels::of(&study.contents().unwrap(), &LabelOptions::default());
+    let of = |id: &str| labels.labels.iter().find(|label| label.id == id).map(|label| label.votes);
+    assert_eq!((of("q0"), of("q1/0-1"), of("q2/0-1")), (None, Some(1), Some(2)));
+}
+
 /// Krippendorff's and Fleiss' numbers are tested against other programs in rlaif-eval; here the counts are.
 #[test]
 fn agreement_counts_people_and_a_judge_is_one_more() {
@@ -296,7 +344,7 @@ fn forms_of_other_tools_are_written_and_read_back() {
         [StudyForm::Answers, StudyForm::LabelStudio, StudyForm::Argilla, StudyForm::GroundTruth]
     {
         let path = folder.path().join("export");
-        std::fs::write(&path, write_answers(&contents, form)).unwrap();
+        std::fs::write(&path, write_answers(&contents, form).text).unwrap();
         let read = read_answers(&path).unwrap();
         let texts = |items: &[StudyItem]| -> Vec<_> {
             items.iter().map(|i| (i.id.clone(), i.prompt.clone(), i.responses.clone())).collect()
@@ -407,7 +455,7 @@ fn labels_of_a_judge_find_their_items_by_their_texts() {
     assert!(flip.ci95.low > 0. && flip.ci95.high < 1., "{flip:?}");
     // Everything is in an export, and comes back.
     let export = folder.path().join("answers.jsonl");
-    std::fs::write(&export, write_answers(&contents, StudyForm::Answers)).unwrap();
+    std::fs::write(&export, write_answers(&contents, StudyForm::Answers).text).unwrap();
     let again = Study::create(&folder.path().join("again.sqlite"), &shared()).unwrap();
     again.add_items(&items(3)).unwrap();
     again.merge(&read_answers(&export).unwrap(), None, None).unwrap();

@@ -279,6 +279,9 @@ pub(crate) async fn add_annotator(
     .await
 }
 
+/// The header of an export with the content that its form has no place for.
+const LEFT_OUT: &str = "x-left-out";
+
 /// `GET /api/export/FORM`.
 pub(crate) async fn export(
     State(app): State<Arc<App>>,
@@ -291,11 +294,13 @@ pub(crate) async fn export(
         let form = match form.as_str() {
             "preferences" => {
                 let labels = PeopleLabels::of(&contents, &LabelOptions::default()).labels;
-                return Ok(labels.iter().map(|label| format!("{}\n", json!(label))).collect());
+                let text = labels.iter().map(|label| format!("{}\n", json!(label))).collect();
+                return Ok((text, contents.beside_preferences()));
             }
             "demonstrations" => {
                 let rows = contents.demonstrations();
-                return Ok(rows.iter().map(|row| format!("{}\n", json!(row))).collect::<String>());
+                let text = rows.iter().map(|row| format!("{}\n", json!(row))).collect::<String>();
+                return Ok((text, None));
             }
             "answers" => StudyForm::Answers,
             "label-studio" => StudyForm::LabelStudio,
@@ -303,10 +308,18 @@ pub(crate) async fn export(
             "ground-truth" => StudyForm::GroundTruth,
             _ => return Err(Refusal::not_found("such form")),
         };
-        Ok(write_answers(&contents, form))
+        let written = write_answers(&contents, form);
+        let left_out = written.left_out();
+        Ok((written.text, left_out))
     });
     match exported.await {
-        Ok(text) => ([("content-type", "application/octet-stream")], text).into_response(),
+        Ok((text, left_out)) => {
+            let headers = [
+                ("content-type", "application/octet-stream".to_owned()),
+                (LEFT_OUT, left_out.unwrap_or_default()),
+            ];
+            (headers, text).into_response()
+        }
         Err(refusal) => refusal.into_response(),
     }
 }

@@ -1,5 +1,7 @@
 //! Records of a study, and of its answers.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -100,6 +102,23 @@ pub struct StudyContents {
     pub annotators: Vec<Annotator>,
     /// The answers in force, in the order of time.
     pub answers: Vec<StoredAnswer>,
+    /// Open conflicts: numbers of the items on which annotators disagree, by their choice or by their ranking, and
+    /// on which no referee has decided. Skipped items have no verdict.
+    pub conflicts: BTreeSet<i64>,
+}
+
+/// An answer of a file, with places in the study.
+#[derive(Debug)]
+pub(crate) struct ImportedAnswer {
+    /// The annotator's number.
+    pub(crate) annotator: i64,
+    /// The item's id.
+    pub(crate) item: String,
+    pub(crate) answer: PeopleAnswer,
+    /// The order in which the responses were shown, if known.
+    pub(crate) order: Vec<usize>,
+    /// The time of the answer, if known.
+    pub(crate) at_ms: Option<i64>,
 }
 
 /// Counts of items by outcome.

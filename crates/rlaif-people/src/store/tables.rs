@@ -30,11 +30,17 @@ pub(super) const PLAIN: &str = "SELECT i.number FROM items i WHERE i.known = 0 \
 pub(super) const KNOWN: &str = "SELECT i.number FROM items i WHERE i.known = 1 \
     AND NOT EXISTS (SELECT 1 FROM answers a WHERE a.item = i.number AND a.annotator = ?1)";
 
-/// Items on which annotators disagree, and that referee ?1 has not answered.
+/// Open conflicts: items on which annotators disagree, by their choice or by their ranking, and on which no referee
+/// has a verdict. Those who skip an item have none.
 pub(super) const CONFLICTS: &str = "SELECT i.number FROM items i WHERE \
     (SELECT count(DISTINCT a.verdict) FROM answers a JOIN annotators p ON p.number = a.annotator \
         WHERE a.item = i.number AND a.skipped = 0 AND p.role = 'annotator') > 1 \
-    AND NOT EXISTS (SELECT 1 FROM answers a WHERE a.item = i.number AND a.annotator = ?1)";
+    AND NOT EXISTS (SELECT 1 FROM answers a JOIN annotators p ON p.number = a.annotator \
+        WHERE a.item = i.number AND a.skipped = 0 AND p.role = 'referee')";
+
+/// Restricts items to those that referee ?1 has not skipped.
+pub(super) const NOT_OWN: &str =
+    "AND NOT EXISTS (SELECT 1 FROM answers a WHERE a.item = i.number AND a.annotator = ?1)";
 
 /// Makes sure that the file, which has texts and tokens, is readable by its owner alone if it is new.
 pub(super) fn private_file(path: &Path, create: bool) -> Result<(), PeopleError> {

@@ -512,7 +512,10 @@ async function overview() {
   } }, el("label", {}, "Name ", name), " ", el("label", {}, referee, " referee"), " ", el("button", { class: "choose" }, "Add"));
   const forms = ["preferences", "demonstrations", "answers", "label-studio", "argilla", "ground-truth"];
   const download = async (kind) => {
-    const blob = await (await ask("GET", `/api/export/${kind}`)).blob();
+    const response = await ask("GET", `/api/export/${kind}`);
+    const blob = await response.blob();
+    const leftOut = response.headers.get("x-left-out");
+    say(leftOut ? `${kind}: ${leftOut}` : `${kind}: saved`, Boolean(leftOut));
     const url = URL.createObjectURL(blob);
     el("a", { href: url, download: `${kind}.${kind === "label-studio" ? "json" : "jsonl"}` }).click();
     setTimeout(() => URL.revokeObjectURL(url), 10_000);

@@ -403,7 +403,11 @@ impl Export {
             Form::GroundTruth => StudyForm::GroundTruth,
         };
         say(format_args!("{} answers", contents.answers.len()));
-        self.write(&write_answers(&contents, form))
+        let written = write_answers(&contents, form);
+        if let Some(left_out) = written.left_out() {
+            say(left_out);
+        }
+        self.write(&written.text)
     }
 
     fn preferences(&self, contents: &rlaif_people::StudyContents) -> Result<(), CliError> {
@@ -427,6 +431,9 @@ impl Export {
         }
         if !found.left_out.is_empty() {
             say(format_args!("annotators left out: {}", found.left_out.join(", ")));
+        }
+        if let Some(left_out) = contents.beside_preferences() {
+            say(left_out);
         }
         self.write(&lines(found.labels))
     }

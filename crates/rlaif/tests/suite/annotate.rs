@@ -109,7 +109,8 @@ fn answers_of_three_tools_become_agreement_and_labels() {
     succeeded(&annotate(folder, &keep.split(' ').collect::<Vec<_>>()));
     assert_eq!(read_rows(&folder.join("ties.jsonl"))[2]["probability"], 0.5);
     let argilla = "export people.sqlite --format argilla --out records.jsonl";
-    succeeded(&annotate(folder, &argilla.split(' ').collect::<Vec<_>>()));
+    let said = succeeded(&annotate(folder, &argilla.split(' ').collect::<Vec<_>>()));
+    assert!(said.contains("not in this form: 2 items without an answer"), "{said}");
     succeeded(&annotate(folder, &["read", "again.sqlite", "records.jsonl"]));
     let again = rows(&annotate(folder, &["people", "again.sqlite"]));
     assert!(again.iter().any(|who| who["name"] == "cy" && who["done"] == 4), "{again:?}");
