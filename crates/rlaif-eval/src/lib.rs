@@ -88,8 +88,8 @@ pub use preference::{
 };
 pub use repeats::{RepeatedMetric, Repeats, RunRow, Spread};
 pub use report::{
-    Curve, Details, OptimisationPoint, Overview, OverviewPart, PAGE_STYLE, Report, ScorerCard,
-    Timing, read_curves, read_findings,
+    Curve, Details, OptimisationPoint, Overview, OverviewPart, PAGE_STYLE, Report, RunCurve,
+    ScorerCard, Timing, read_curves, read_findings,
 };
 pub use rlaif_core::{ExamName, Finding, PairJudge, ShownPair};
 pub use slice::SliceBy;

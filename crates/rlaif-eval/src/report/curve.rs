@@ -34,6 +34,43 @@ impl Curve {
     }
 }
 
+/// The curve of one of several runs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RunCurve<'a> {
+    /// The run's name.
+    pub run: &'a str,
+    /// The run's place among those that are compared, which determines the colour.
+    pub place: usize,
+    /// The curve.
+    pub curve: &'a Curve,
+}
+
+impl RunCurve<'_> {
+    /// The classes of the line at this place, for a legend: `curve s0`.
+    #[must_use]
+    pub fn class(place: usize) -> String {
+        format!("curve {}", plot::series(place))
+    }
+
+    /// The curves of one name as an SVG with common axes. Its colours are those of [`PAGE_STYLE`](crate::PAGE_STYLE):
+    /// six, and from the seventh run on the same ones with dashes and dots.
+    ///
+    /// ```
+    /// use rlaif_eval::{Curve, RunCurve};
+    /// let of = |points: &[(f64, f64)]| Curve { name: "loss".to_owned(), points: points.to_vec() };
+    /// let (one, other) = (of(&[(1., 2.), (2., 1.)]), of(&[(1., 8.), (4., 4.)]));
+    /// let runs = [RunCurve { run: "a", place: 0, curve: &one }, RunCurve { run: "b", place: 1, curve: &other }];
+    /// let svg = RunCurve::svg("loss", &runs);
+    /// assert_eq!(svg.matches("polyline").count(), 4, "two lines with their names: {svg}");
+    /// ```
+    #[must_use]
+    pub fn svg(name: &str, curves: &[Self]) -> String {
+        let series: Vec<plot::Series<'_>> =
+            curves.iter().map(|one| (one.run, one.place, one.curve.points.as_slice())).collect();
+        plot::lines(name, &series).into_string()
+    }
+}
+
 /// Reads all numbers that a trainer wrote: one JSON object per step, with the step in `step`, else
 /// the line number. Neighbours are averaged to keep at most 500 points.
 ///
@@ -132,6 +169,34 @@ mod tests {
         let error = read("{\"loss\":1}\nloss 2\n").unwrap_err();
         assert!(matches!(error, EvalError::Format { line: 2, .. }), "{error}");
         assert_eq!(read("").unwrap(), []);
+    }
+
+    #[test]
+    fn runs_share_their_axes() {
+        let of = |points: &[(f64, f64)]| Curve { name: "loss".into(), points: points.to_vec() };
+        let curves = [of(&[(0., 0.), (10., 1.)]), of(&[(0., 2.), (20., 4.)]), of(&[(5., 3.)])];
+        let runs: Vec<RunCurve<'_>> = ["a", "b <", "c"]
+            .into_iter()
+            .zip(&curves)
+            .enumerate()
+            .map(|(place, (run, curve))| RunCurve { run, place: 3 * place, curve })
+            .collect();
+        let svg = RunCurve::svg("loss", &runs);
+        let points = |class: &str| -> Vec<f64> {
+            let at = svg.split(&format!("class=\"{class}\" points=\"")).nth(1).unwrap();
+            let numbers = at.split('"').next().unwrap().split([' ', ',']);
+            numbers.map(|number| number.parse().unwrap()).collect()
+        };
+        let (a, b) = (points("curve s0"), points("curve s3"));
+        // Equal steps have equal places, and 10 of 20 steps are half of the way.
+        assert!((a[0] - b[0]).abs() < 0.11 && (a[2] - a[0] - (b[2] - b[0]) / 2.).abs() < 0.11);
+        // Heights fall with the values 0, 1, 2, 4, in proportion.
+        let unit = a[1] - a[3];
+        assert!(unit > 10. && (a[1] - b[1] - 2. * unit).abs() < 0.3, "{a:?} {b:?}");
+        assert!((a[1] - b[3] - 4. * unit).abs() < 0.3, "{a:?} {b:?}");
+        assert!(svg.contains("class=\"dot s0 dashed\"") && svg.contains("<title>b &lt;</title>"));
+        assert_eq!(RunCurve::svg("loss", &[]), "");
+        assert_eq!(RunCurve::class(14), "curve s2 dotted");
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod terminal;
 pub(crate) mod words;
 
 pub use contents::{Details, OptimisationPoint, Report, ScorerCard, Timing};
-pub use curve::{Curve, read_curves};
+pub use curve::{Curve, RunCurve, read_curves};
 pub use finding::read_findings;
 pub(crate) use html::tone;
 pub(crate) use markdown::inline;

@@ -4,9 +4,11 @@ mod forest;
 mod frame;
 mod histogram;
 mod line;
+mod lines;
 mod tradeoff;
 
 pub(crate) use forest::{Whisker, forest};
 pub(crate) use histogram::histogram;
 pub(crate) use line::line;
+pub(crate) use lines::{Series, lines, series};
 pub(crate) use tradeoff::{Mark, scatter};
