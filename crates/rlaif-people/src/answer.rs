@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 /// Longest note and longest edited text, in bytes.
 const MAX_TEXT: usize = 200_000;
+/// Longest time on an item, in seconds: a year.
+const MAX_SECONDS: f64 = 366. * 24. * 3600.;
 /// Longest name of a facet or reason, in bytes, and the largest number of them.
 const MAX_NAME: usize = 200;
 const MAX_NAMES: usize = 64;
@@ -76,6 +78,74 @@ pub struct EditedResponse {
     pub response: usize,
     /// The better text.
     pub text: String,
+}
+
+impl EditedResponse {
+    /// Checks the place and the length of the text, which may be empty.
+    fn check(&self, responses: usize) -> Result<(), BadSetting> {
+        if self.response >= responses {
+            let expected = format!("a place below {responses}");
+            return Err(BadSetting::new("edited.response", self.response, expected));
+        }
+        if self.text.len() > MAX_TEXT {
+            let found = format!("{} bytes long", self.text.len());
+            return Err(BadSetting::new("edited.text", found, format!("at most {MAX_TEXT} bytes")));
+        }
+        Ok(())
+    }
+}
+
+fn check_seconds(seconds: f64) -> Result<(), BadSetting> {
+    match (0. ..=MAX_SECONDS).contains(&seconds) {
+        true => Ok(()),
+        false => {
+            let expected = format!("a time from 0 to {MAX_SECONDS}, a year");
+            Err(BadSetting::new("seconds", seconds, expected))
+        }
+    }
+}
+
+fn check_note(note: &str) -> Result<(), BadSetting> {
+    match note.len() {
+        0..=MAX_TEXT => Ok(()),
+        long => {
+            let found = format!("{long} bytes long");
+            Err(BadSetting::new("note", found, format!("at most {MAX_TEXT} bytes")))
+        }
+    }
+}
+
+/// Checks the names of facets and reasons.
+pub(crate) fn check_names<'a>(
+    names: impl Iterator<Item = &'a String> + Clone,
+) -> Result<(), BadSetting> {
+    if let Some(name) = names.clone().find(|name| name.is_empty() || name.len() > MAX_NAME) {
+        let found = format!("`{}`", name.chars().take(40).collect::<String>());
+        return Err(BadSetting::new("facets", found, format!("names of 1 to {MAX_NAME} bytes")));
+    }
+    match names.count() {
+        0..=MAX_NAMES => Ok(()),
+        count => {
+            let expected = format!("at most {MAX_NAMES} facets and reasons");
+            Err(BadSetting::new("facets", format!("{count} names"), expected))
+        }
+    }
+}
+
+fn check_facets(facets: &BTreeMap<String, PeopleChoice>) -> Result<(), BadSetting> {
+    let is_none = |choice: &PeopleChoice| match choice {
+        PeopleChoice::Skip | PeopleChoice::Ranked => true,
+        PeopleChoice::First | PeopleChoice::Second | PeopleChoice::Tie | PeopleChoice::BothBad => {
+            false
+        }
+    };
+    match facets.values().find(|choice| is_none(choice)) {
+        Some(choice) => {
+            let expected = "first, second, tie or both-bad";
+            Err(BadSetting::new("facets", format!("{choice:?}"), expected))
+        }
+        None => Ok(()),
+    }
 }
 
 /// A judge's verdicts on two responses, which it saw in both orders.
@@ -159,40 +229,20 @@ impl PeopleAnswer {
     /// assert_eq!(error.field, "strength");
     /// ```
     pub fn check(&self, responses: usize) -> Result<(), BadSetting> {
-        let bad = |field: &'static str, found: String, expected: String| {
-            BadSetting::new(field, found, expected)
-        };
-        if !(self.seconds.is_finite() && self.seconds >= 0.) {
-            return Err(bad("seconds", self.seconds.to_string(), "a time of at least 0".into()));
-        }
-        if self.note.len() > MAX_TEXT {
-            let found = format!("{} bytes long", self.note.len());
-            return Err(bad("note", found, format!("at most {MAX_TEXT} bytes")));
-        }
-        let names = self.facets.keys().chain(&self.reasons).chain(self.verdicts.keys());
-        if let Some(name) = names.clone().find(|name| name.is_empty() || name.len() > MAX_NAME) {
-            let found = format!("`{}`", name.chars().take(40).collect::<String>());
-            return Err(bad("facets", found, format!("names of 1 to {MAX_NAME} bytes")));
-        }
-        if names.count() > MAX_NAMES {
-            let found =
-                format!("{} names", self.facets.len() + self.reasons.len() + self.verdicts.len());
-            return Err(bad("facets", found, format!("at most {MAX_NAMES} facets and reasons")));
-        }
+        check_seconds(self.seconds)?;
+        check_note(&self.note)?;
+        check_names(self.facets.keys().chain(&self.reasons).chain(self.verdicts.keys()))?;
         if let Some((name, orders)) =
             self.verdicts.iter().find(|(_, orders)| !orders.are_probabilities())
         {
             let found = format!("{orders:?} for `{name}`");
-            return Err(bad("verdicts", found, "probabilities from 0 to 1".to_owned()));
+            return Err(BadSetting::new("verdicts", found, "probabilities from 0 to 1"));
         }
         if let Some(edited) = &self.edited {
-            if edited.response >= responses {
-                let expected = format!("a place below {responses}");
-                return Err(bad("edited.response", edited.response.to_string(), expected));
-            }
-            if edited.text.is_empty() || edited.text.len() > MAX_TEXT {
-                let found = format!("{} bytes long", edited.text.len());
-                return Err(bad("edited.text", found, format!("1 to {MAX_TEXT} bytes")));
+            edited.check(responses)?;
+            if edited.text.is_empty() {
+                let expected = format!("1 to {MAX_TEXT} bytes");
+                return Err(BadSetting::new("edited.text", "0 bytes long", expected));
             }
         }
         if let Some(strength) = self.strength {
@@ -205,17 +255,14 @@ impl PeopleAnswer {
             if !fits {
                 let expected =
                     "-3 to -1 for the first response, 1 to 3 for the second, 0 for a tie";
-                return Err(bad("strength", strength.to_string(), expected.to_owned()));
+                return Err(BadSetting::new("strength", strength, expected));
             }
         }
-        if let Some((_, choice)) = self
-            .facets
-            .iter()
-            .find(|(_, choice)| matches!(choice, PeopleChoice::Skip | PeopleChoice::Ranked))
-        {
-            let expected = "first, second, tie or both-bad".to_owned();
-            return Err(bad("facets", format!("{choice:?}"), expected));
-        }
+        check_facets(&self.facets)?;
+        self.check_ranking(responses)
+    }
+
+    fn check_ranking(&self, responses: usize) -> Result<(), BadSetting> {
         match (self.choice, responses) {
             (PeopleChoice::Ranked, _) => {
                 let mut places = self.ranking.clone();
@@ -223,16 +270,20 @@ impl PeopleAnswer {
                 if responses < 3 || places != (0..responses).collect::<Vec<_>>() {
                     let expected =
                         format!("each of the {responses} responses once, 3 or more of them");
-                    return Err(bad("ranking", format!("{:?}", self.ranking), expected));
+                    return Err(BadSetting::new(
+                        "ranking",
+                        format!("{:?}", self.ranking),
+                        expected,
+                    ));
                 }
             }
             _ if !self.ranking.is_empty() => {
-                let expected = "none unless `choice` is `ranked`".to_owned();
-                return Err(bad("ranking", format!("{:?}", self.ranking), expected));
+                let expected = "none unless `choice` is `ranked`";
+                return Err(BadSetting::new("ranking", format!("{:?}", self.ranking), expected));
             }
             (PeopleChoice::First | PeopleChoice::Second, 3..) => {
                 let expected = format!("`ranked`, with a ranking of {responses} responses");
-                return Err(bad("choice", format!("{:?}", self.choice), expected));
+                return Err(BadSetting::new("choice", format!("{:?}", self.choice), expected));
             }
             _ => {}
         }
@@ -284,7 +335,7 @@ impl PeopleAnswer {
 
 /// An unfinished answer, as the page saves it. Places are those shown.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct PeopleDraft {
     /// The strength.
     pub strength: Option<i8>,
@@ -300,6 +351,44 @@ pub struct PeopleDraft {
     pub ranking: Vec<usize>,
     /// Time on the item, in seconds.
     pub seconds: f64,
+}
+
+impl PeopleDraft {
+    /// Checks the draft against the number of responses of its item.
+    ///
+    /// # Errors
+    /// The field that does not fit, with its value.
+    ///
+    /// ```
+    /// use rlaif_people::PeopleDraft;
+    /// let draft = PeopleDraft { ranking: vec![2, 0], ..PeopleDraft::default() };
+    /// assert!(draft.check(3).is_ok());
+    /// assert_eq!(draft.check(2).unwrap_err().field, "ranking");
+    /// ```
+    pub fn check(&self, responses: usize) -> Result<(), BadSetting> {
+        check_seconds(self.seconds)?;
+        check_note(&self.note)?;
+        check_names(self.facets.keys().chain(&self.reasons))?;
+        check_facets(&self.facets)?;
+        if let Some(edited) = &self.edited {
+            edited.check(responses)?;
+        }
+        if let Some(strength) = self.strength.filter(|strength| !(-3..=3).contains(strength)) {
+            return Err(BadSetting::new("strength", strength, "-3 to 3"));
+        }
+        let places: BTreeSet<usize> = self.ranking.iter().copied().collect();
+        let fits = responses > 2
+            && places.len() == self.ranking.len()
+            && places.iter().all(|place| *place < responses);
+        if !self.ranking.is_empty() && !fits {
+            let expected = match responses {
+                0..=2 => format!("none, as the item has {responses} responses"),
+                _ => format!("places below {responses}, each once"),
+            };
+            return Err(BadSetting::new("ranking", format!("{:?}", self.ranking), expected));
+        }
+        Ok(())
+    }
 }
 
 impl From<PeopleAnswer> for PeopleDraft {
@@ -352,6 +441,7 @@ mod tests {
             (PeopleAnswer { strength: Some(4), ..plain(PeopleChoice::Second) }, 2, "strength"),
             (PeopleAnswer { strength: Some(0), ..plain(PeopleChoice::Skip) }, 2, "strength"),
             (PeopleAnswer { seconds: f64::NAN, ..plain(PeopleChoice::Tie) }, 2, "seconds"),
+            (PeopleAnswer { seconds: 1e300, ..plain(PeopleChoice::Tie) }, 2, "seconds"),
             (PeopleAnswer { ranking: vec![0, 1], ..plain(PeopleChoice::Ranked) }, 2, "ranking"),
             (PeopleAnswer { ranking: vec![0, 1, 1], ..plain(PeopleChoice::Ranked) }, 3, "ranking"),
             (PeopleAnswer { ranking: vec![0, 1], ..plain(PeopleChoice::First) }, 2, "ranking"),

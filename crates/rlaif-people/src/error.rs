@@ -105,6 +105,12 @@ pub enum PeopleError {
         /// The item.
         id: String,
     },
+    /// An answer to an item that this annotator was never given.
+    #[error("item number {number} was not given to this annotator; ask for the next one")]
+    NotGiven {
+        /// The item's number.
+        number: i64,
+    },
     /// An answer that does not fit its item.
     #[error("the answer's {0}")]
     Answer(BadSetting),
@@ -128,7 +134,8 @@ impl Fault for PeopleError {
             | Self::OtherItem { .. }
             | Self::NoAnnotator { .. }
             | Self::NoItem { .. }
-            | Self::Answered { .. } => true,
+            | Self::Answered { .. }
+            | Self::NotGiven { .. } => true,
         }
     }
 }

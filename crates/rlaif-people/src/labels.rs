@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rlaif_core::{TextOrMessages, Ties};
+use rlaif_core::{BadSetting, TextOrMessages, Ties};
 use serde::Serialize;
 
 use crate::{
@@ -79,6 +79,25 @@ pub struct LabelOptions {
     pub least_known: Option<f64>,
     /// Items with known answers are kept; they are there to measure annotators.
     pub keep_known: bool,
+}
+
+impl LabelOptions {
+    /// Checks that the least share of right answers is a share.
+    ///
+    /// # Errors
+    /// The field with its value.
+    ///
+    /// ```
+    /// use rlaif_people::LabelOptions;
+    /// let options = LabelOptions { least_known: Some(7.), ..LabelOptions::default() };
+    /// assert_eq!(options.check().unwrap_err().field, "least_known");
+    /// ```
+    pub fn check(&self) -> Result<(), BadSetting> {
+        match self.least_known.filter(|share| !(0. ..=1.).contains(share)) {
+            Some(share) => Err(BadSetting::new("least_known", share, "a share from 0 to 1")),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A preference pair with the share of votes as its soft label, in the columns of `rlaif label`.

@@ -3,7 +3,7 @@
 use rlaif_core::{BadSetting, Seed};
 use serde::{Deserialize, Serialize};
 
-use crate::answer::PeopleAnswer;
+use crate::answer::{PeopleAnswer, PeopleDraft, check_names};
 
 /// The settings of a study. They are stored in it when it is created.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,28 +45,50 @@ impl Default for StudySettings {
 }
 
 impl StudySettings {
-    /// Checks that the overlap is a share.
+    /// Checks that the overlap is a share, and that facets and reasons have different names of an admissible length.
     ///
     /// # Errors
     /// The field with its value.
     pub fn check(&self) -> Result<(), BadSetting> {
-        match (0. ..=1.).contains(&self.overlap) {
-            true => Ok(()),
-            false => Err(BadSetting::new("overlap", self.overlap, "a share from 0 to 1")),
+        if !(0. ..=1.).contains(&self.overlap) {
+            return Err(BadSetting::new("overlap", self.overlap, "a share from 0 to 1"));
         }
+        check_names(self.facets.iter().chain(&self.reasons))?;
+        for (field, names) in [("facets", &self.facets), ("reasons", &self.reasons)] {
+            let twice = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name));
+            if let Some((_, name)) = twice {
+                let found = format!("`{name}` twice");
+                return Err(BadSetting::new(field, found, "different names"));
+            }
+        }
+        Ok(())
     }
 
-    /// Checks that an answer of the page has the study's facets and reasons alone.
-    pub(crate) fn check_answer(&self, answer: &PeopleAnswer) -> Result<(), BadSetting> {
+    /// Checks that the page has given the study's facets and reasons alone.
+    fn check_names<'a>(
+        &self,
+        facets: impl IntoIterator<Item = &'a String>,
+        reasons: impl IntoIterator<Item = &'a String>,
+    ) -> Result<(), BadSetting> {
         let other = |field: &'static str, known: &[String], name: Option<&String>| {
             let Some(name) = name else { return Ok(()) };
             let found = format!("`{}`", name.chars().take(40).collect::<String>());
             Err(BadSetting::new(field, found, format!("those of the study: {}", known.join(", "))))
         };
-        let facet = answer.facets.keys().find(|name| !self.facets.contains(name));
+        let facet = facets.into_iter().find(|name| !self.facets.contains(name));
         other("facets", &self.facets, facet)?;
-        let reason = answer.reasons.iter().find(|name| !self.reasons.contains(name));
-        other("reasons", &self.reasons, reason)?;
+        let reason = reasons.into_iter().find(|name| !self.reasons.contains(name));
+        other("reasons", &self.reasons, reason)
+    }
+
+    /// Checks the names of a draft of the page.
+    pub(crate) fn check_draft(&self, draft: &PeopleDraft) -> Result<(), BadSetting> {
+        self.check_names(draft.facets.keys(), &draft.reasons)
+    }
+
+    /// Checks the names of an answer of the page.
+    pub(crate) fn check_answer(&self, answer: &PeopleAnswer) -> Result<(), BadSetting> {
+        self.check_names(answer.facets.keys(), &answer.reasons)?;
         match answer.verdicts.keys().next() {
             None => Ok(()),
             Some(facet) => {

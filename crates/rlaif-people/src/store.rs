@@ -1,5 +1,6 @@
 //! The study's file: SQLite, in which every answer is on disk before it is acknowledged.
 
+mod drafts;
 mod imports;
 mod records;
 mod tables;
@@ -16,7 +17,7 @@ use rusqlite::{
 };
 
 use crate::{
-    answer::{PeopleAnswer, PeopleDraft},
+    answer::PeopleAnswer,
     error::PeopleError,
     item::{StudyItem, share_of},
     settings::StudySettings,
@@ -27,8 +28,8 @@ pub use records::{
     AddedItems, Annotator, AnnotatorRole, ShownItem, StoredAnswer, StudyContents, StudyProgress,
 };
 use tables::{
-    CONFLICTS, FileIdentity, KIND, KNOWN, NOT_OWN, PLAIN, annotator, insert, json, prepared,
-    private_file, text,
+    ADDED_TABLES, CONFLICTS, FileIdentity, GIVEN, KIND, KNOWN, NOT_OWN, PLAIN, annotator, insert,
+    json, prepared, private_file, text,
 };
 
 /// Time after which an item that an annotator has seen and not answered is given to another one.
@@ -133,6 +134,7 @@ impl Study {
             found: format!("a study with other settings ({e})"),
             expected: KIND.layout,
         })?;
+        connection.execute_batch(ADDED_TABLES).map_err(failed)?;
         let file = FileIdentity::of(path);
         Ok(Self { path: path.to_owned(), file, settings, connection: Mutex::new(connection) })
     }
@@ -276,6 +278,9 @@ impl Study {
             transaction
                 .prepare("INSERT OR REPLACE INTO claims (item, annotator, at) VALUES (?, ?, ?)")?
                 .execute(params![number, annotator.number, now_ms()])?;
+            transaction
+                .prepare("INSERT OR IGNORE INTO given (annotator, item) VALUES (?, ?)")?
+                .execute([annotator.number, number])?;
             Ok(Ok(Some(number)))
         })?;
         found.map(|number| self.item_for(annotator, number)).transpose()
@@ -353,6 +358,7 @@ impl Study {
     ///
     /// # Errors
     /// [`PeopleError::Answer`], [`PeopleError::Answered`] for an item with an answer of another key,
+    /// [`PeopleError::NotGiven`] for an item that [`Study::next`] has not given to the annotator,
     /// [`PeopleError::NoItem`], [`PeopleError::Store`].
     pub fn answer(
         &self,
@@ -361,11 +367,7 @@ impl Study {
         key: &str,
         answer: PeopleAnswer,
     ) -> Result<bool, PeopleError> {
-        if key.is_empty() || key.len() > 100 {
-            let found = format!("{} bytes long", key.len());
-            let setting = rlaif_core::BadSetting::new("key", found, "1 to 100 bytes");
-            return Err(PeopleError::Answer(setting));
-        }
+        check_key(key)?;
         let item = self.item(number)?;
         answer.check(item.responses.len()).map_err(PeopleError::Answer)?;
         self.settings.check_answer(&answer).map_err(PeopleError::Answer)?;
@@ -386,67 +388,14 @@ impl Study {
             if answered {
                 return Ok(Err(PeopleError::Answered { id: item.id.clone() }));
             }
+            if !transaction.prepare(GIVEN)?.query_row([own, number], |row| row.get(0))? {
+                return Ok(Err(PeopleError::NotGiven { number }));
+            }
             insert(transaction, own, number, &answer, &order, now_ms(), key)?;
             transaction
                 .prepare("DELETE FROM drafts WHERE annotator = ? AND item = ?")?
                 .execute([own, number])?;
             Ok(Ok(true))
-        })
-    }
-
-    /// Takes back the annotator's last answer, which becomes the item's draft, and returns the item; `None`
-    /// without an answer.
-    ///
-    /// # Errors
-    /// [`PeopleError::Store`].
-    pub fn undo(&self, annotator: &Annotator) -> Result<Option<ShownItem>, PeopleError> {
-        let own = annotator.number;
-        let undone = self.write("undo an answer in", |transaction| {
-            let last: Option<(i64, i64, PeopleAnswer)> = transaction
-                .prepare(
-                    "SELECT number, item, body FROM answers WHERE annotator = ? ORDER BY number DESC LIMIT 1",
-                )?
-                .query_row([own], |row| Ok((row.get(0)?, row.get(1)?, json(row, 2)?)))
-                .optional()?;
-            let Some((number, item, answer)) = last else { return Ok(Ok(None)) };
-            let body: StudyItem = transaction
-                .prepare("SELECT body FROM items WHERE number = ?")?
-                .query_row([item], |row| json(row, 0))?;
-            let shown = answer.in_shown_order(&body.order(self.settings.seed, own.cast_unsigned()));
-            transaction.execute("DELETE FROM answers WHERE number = ?", [number])?;
-            transaction.execute(
-                "UPDATE history SET undone_at = ? WHERE number = ?",
-                params![now_ms(), number],
-            )?;
-            transaction.execute(
-                "INSERT OR REPLACE INTO drafts (annotator, item, body) VALUES (?, ?, ?)",
-                params![own, item, text(&PeopleDraft::from(shown))?],
-            )?;
-            Ok(Ok(Some(item)))
-        })?;
-        undone.map(|item| self.item_for(annotator, item)).transpose()
-    }
-
-    /// Saves an unfinished answer of the page.
-    ///
-    /// # Errors
-    /// [`PeopleError::NoItem`], [`PeopleError::Store`].
-    pub fn save_draft(
-        &self,
-        annotator: &Annotator,
-        number: i64,
-        draft: &PeopleDraft,
-    ) -> Result<(), PeopleError> {
-        self.item(number)?;
-        self.write("save a draft in", |transaction| {
-            // A draft that arrives behind its answer is late, not new.
-            transaction
-                .prepare(
-                    "INSERT OR REPLACE INTO drafts (annotator, item, body) SELECT ?1, ?2, ?3 WHERE NOT \
-                     EXISTS (SELECT 1 FROM answers WHERE annotator = ?1 AND item = ?2)",
-                )?
-                .execute(params![annotator.number, number, text(draft)?])?;
-            Ok(Ok(()))
         })
     }
 
@@ -570,6 +519,18 @@ impl Study {
         let value = change(&transaction).map_err(failed)??;
         transaction.commit().map_err(failed)?;
         Ok(value)
+    }
+}
+
+/// Checks the key that identifies a request.
+fn check_key(key: &str) -> Result<(), PeopleError> {
+    match key.len() {
+        1..=100 => Ok(()),
+        length => {
+            let found = format!("{length} bytes long");
+            let setting = rlaif_core::BadSetting::new("key", found, "1 to 100 bytes");
+            Err(PeopleError::Answer(setting))
+        }
     }
 }
 

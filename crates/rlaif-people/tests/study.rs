@@ -141,14 +141,19 @@ fn an_answer_is_stored_once_and_undone_to_a_draft() {
     // A draft that was on its way does not come back.
     study.save_draft(&ann, shown.number, &note("late")).unwrap();
     assert_eq!(study.contents().unwrap().answers.len(), 1);
-    let undone = study.undo(&ann).unwrap().unwrap();
+    let undone = study.undo(&ann, "undo a").unwrap().unwrap();
     assert_eq!(undone.number, shown.number);
     let draft = Some(PeopleDraft::from(answer.clone()));
     assert_eq!(undone.draft, draft, "as it was given, in the order shown");
     assert_eq!(study.contents().unwrap().answers.len(), 0);
     assert!(study.answer(&ann, shown.number, "c", answer).unwrap());
-    assert_eq!(study.undo(&ann).unwrap().map(|shown| shown.number), Some(shown.number));
-    assert_eq!(study.undo(&ann).unwrap(), None);
+    // The same request again takes nothing more back.
+    let undo = |key: &str| study.undo(&ann, key).unwrap().map(|shown| shown.number);
+    assert_eq!(undo("undo a"), Some(shown.number));
+    assert_eq!(study.contents().unwrap().answers.len(), 1);
+    assert_eq!((undo("undo c"), undo("undo c")), (Some(shown.number), Some(shown.number)));
+    assert_eq!(undo("undo d"), None);
+    assert!(study.undo(&ann, "").unwrap_err().to_string().contains("`key` is 0 bytes long"));
     for (field, answer) in [
         ("facets", json!({"choice": "first", "facets": {"other": "first"}})),
         ("reasons", json!({"choice": "first", "reasons": ["other"]})),
@@ -156,6 +161,29 @@ fn an_answer_is_stored_once_and_undone_to_a_draft() {
         let answer = serde_json::from_value(answer).unwrap();
         let refused = study.answer(&ann, shown.number, field, answer).unwrap_err();
         assert!(refused.to_string().contains(&format!("`{field}` is `other`")), "{refused}");
+    }
+    let bob = study.add_annotator("bob", AnnotatorRole::Annotator).unwrap();
+    let stolen = study.answer(&bob, shown.number, "e", PeopleAnswer::new(PeopleChoice::Tie));
+    assert!(matches!(stolen, Err(PeopleError::NotGiven { number }) if number == shown.number));
+    let stolen = study.save_draft(&bob, shown.number, &note("mine")).unwrap_err();
+    assert!(stolen.is_users() && stolen.to_string().contains("was not given"), "{stolen}");
+    let odd = |draft: serde_json::Value| {
+        let draft: PeopleDraft = serde_json::from_value(draft).unwrap();
+        study.save_draft(&ann, shown.number, &draft).unwrap_err().to_string()
+    };
+    for (field, draft) in [
+        ("strength", json!({"strength": 9})),
+        ("seconds", json!({"seconds": 1e300})),
+        ("seconds", json!({"seconds": -1})),
+        ("facets", json!({"facets": {"other": "first"}})),
+        ("facets", json!({"facets": {"honest": "skip"}})),
+        ("reasons", json!({"reasons": ["other"]})),
+        ("note", json!({"note": "x".repeat(200_001)})),
+        ("edited.response", json!({"edited": {"response": 2, "text": "x"}})),
+        ("ranking", json!({"ranking": [0]})),
+    ] {
+        let refused = odd(draft);
+        assert!(refused.starts_with(&format!("the answer's `{field}` is ")), "{refused}");
     }
     for name in ["", "two\nlines", "tab\t", "\u{202e}turned"] {
         assert!(study.add_annotator(name, AnnotatorRole::Annotator).is_err(), "{name}");
@@ -493,6 +521,11 @@ fn files_that_are_no_studies_are_refused_and_left_alone() {
     let settings = StudySettings { overlap: 1.5, ..shared() };
     let error = Study::create(&path("new"), &settings).unwrap_err();
     assert!(error.to_string().contains("`overlap` is 1.5"), "{error}");
+    for (names, found) in [(vec!["a", "a"], "`a` twice"), (vec![""], "``")] {
+        let facets = names.into_iter().map(str::to_owned).collect();
+        let error = Study::create(&path("new"), &StudySettings { facets, ..shared() }).unwrap_err();
+        assert!(error.to_string().contains(&format!("`facets` is {found}")), "{error}");
+    }
     assert!(!path("new").exists());
     let (_folder, study) = study(&shared(), &items(1));
     let other = [StudyItem::pair("q0", "Why 0?", "Because.", "Another.")];

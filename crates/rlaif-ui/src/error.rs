@@ -10,6 +10,8 @@ use rlaif_core::Fault;
 use rlaif_people::PeopleError;
 use serde_json::{Value, json};
 
+use crate::fields::FieldFault;
+
 /// Reasons why the page cannot be served.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -60,6 +62,7 @@ impl From<PeopleError> for Refusal {
         let status = match &error {
             PeopleError::Answered { .. } => StatusCode::CONFLICT,
             PeopleError::NoItem { .. } => StatusCode::NOT_FOUND,
+            PeopleError::NotGiven { .. } => StatusCode::FORBIDDEN,
             PeopleError::NoAnnotator { .. } => StatusCode::UNAUTHORIZED,
             PeopleError::Answer(_) | PeopleError::Setting(_) => StatusCode::UNPROCESSABLE_ENTITY,
             PeopleError::Row { .. } | PeopleError::OtherItem { .. } => {
@@ -77,7 +80,20 @@ impl From<PeopleError> for Refusal {
             other if other.is_users() => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self(status, error.to_string())
+        let message = match &error {
+            // The id could tell an annotator who wrote which response.
+            PeopleError::Answered { .. } => {
+                "the item has an answer by this annotator; undo it first".to_owned()
+            }
+            error => error.to_string(),
+        };
+        Self(status, message)
+    }
+}
+
+impl From<FieldFault> for Refusal {
+    fn from(fault: FieldFault) -> Self {
+        Self(StatusCode::UNPROCESSABLE_ENTITY, fault.message)
     }
 }
 

@@ -10,14 +10,15 @@ use axum::{
 };
 use rlaif_core::Responder;
 use rlaif_people::{
-    Annotator, AnnotatorRole, LabelOptions, PeopleAnswer, PeopleError, PeopleLabels, ShownItem,
-    Study, StudyAgreement, StudyForm, write_answers,
+    Annotator, AnnotatorRole, LabelOptions, PeopleError, PeopleLabels, ShownItem, Study,
+    StudyAgreement, StudyForm, write_answers,
 };
-use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use crate::{
     error::{Json, Refusal},
+    fields::Fields,
+    given::{GivenAnswer, draft as draft_of, key},
     late::refused,
     locks::Stopped,
     rewards::Rewards,
@@ -113,11 +114,10 @@ pub(crate) async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|e| Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string())))
 }
 
-pub(crate) fn body<T: DeserializeOwned>(given: Body) -> Result<T, Refusal> {
+/// The fields of a body.
+pub(crate) fn fields(given: Body) -> Result<Fields, Refusal> {
     let bytes = given.map_err(|error| refused(&error))?;
-    let refused =
-        |e: serde_json::Error| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, e.to_string());
-    serde_json::from_slice(&bytes).map_err(refused)
+    Ok(Fields::read(&bytes)?)
 }
 
 /// `GET /api/me`.
@@ -187,20 +187,11 @@ pub(crate) async fn next(State(app): State<Arc<App>>, headers: HeaderMap) -> Rep
     .await
 }
 
-/// An answer with places as shown.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct GivenAnswer {
-    item: i64,
-    key: String,
-    answer: PeopleAnswer,
-}
-
 /// `POST /api/answer`: stores the answer, and returns the next item.
 pub(crate) async fn answer(State(app): State<Arc<App>>, headers: HeaderMap, given: Body) -> Reply {
     blocking(app, move |app| {
         let (study, who) = app.annotator(&headers)?;
-        let GivenAnswer { item, key, answer } = body(given)?;
+        let GivenAnswer { item, key, answer } = GivenAnswer::read(fields(given)?)?;
         let stored = study.answer(&who, item, &key, answer)?;
         let mut reply = shown(study, &who, study.next(&who)?)?;
         reply["stored"] = stored.into();
@@ -209,11 +200,14 @@ pub(crate) async fn answer(State(app): State<Arc<App>>, headers: HeaderMap, give
     .await
 }
 
-/// `POST /api/undo`.
-pub(crate) async fn undo(State(app): State<Arc<App>>, headers: HeaderMap) -> Reply {
+/// `POST /api/undo`: takes the last answer back, once for each key.
+pub(crate) async fn undo(State(app): State<Arc<App>>, headers: HeaderMap, given: Body) -> Reply {
     blocking(app, move |app| {
         let (study, who) = app.annotator(&headers)?;
-        let Some(undone) = study.undo(&who)? else {
+        let mut given = fields(given)?;
+        let key = key(&mut given)?;
+        given.end()?;
+        let Some(undone) = study.undo(&who, &key)? else {
             return Err(Refusal::new(StatusCode::NOT_FOUND, "there is no answer to undo"));
         };
         Ok(Json(shown(study, &who, Some(undone))?))
@@ -224,13 +218,14 @@ pub(crate) async fn undo(State(app): State<Arc<App>>, headers: HeaderMap) -> Rep
 /// `PUT /api/draft/ITEM`.
 pub(crate) async fn draft(
     State(app): State<Arc<App>>,
-    Path(item): Path<i64>,
+    Path(item): Path<String>,
     headers: HeaderMap,
-    draft: Body,
+    given: Body,
 ) -> Reply {
     blocking(app, move |app| {
         let (study, who) = app.annotator(&headers)?;
-        study.save_draft(&who, item, &body(draft)?)?;
+        let item = item.parse().map_err(|_| Refusal::not_found("such item"))?;
+        study.save_draft(&who, item, &draft_of(fields(given)?)?)?;
         Ok(Json(json!({})))
     })
     .await
@@ -255,14 +250,6 @@ pub(crate) async fn overview(State(app): State<Arc<App>>, headers: HeaderMap) ->
     .await
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct NewAnnotator {
-    name: String,
-    #[serde(default)]
-    referee: bool,
-}
-
 /// `POST /api/annotators`.
 pub(crate) async fn add_annotator(
     State(app): State<Arc<App>>,
@@ -271,7 +258,10 @@ pub(crate) async fn add_annotator(
 ) -> Reply {
     blocking(app, move |app| {
         app.owner(&headers)?;
-        let NewAnnotator { name, referee } = body(given)?;
+        let mut given = fields(given)?;
+        let name: String = given.needed("name", "the name of an annotator")?;
+        let referee = given.take("referee", "true or false")?.unwrap_or(false);
+        given.end()?;
         let role = if referee { AnnotatorRole::Referee } else { AnnotatorRole::Annotator };
         let who = app.study()?.add_annotator(name.trim(), role)?;
         Ok(Json(json!({"name": who.name, "role": who.role, "token": who.token})))

@@ -7,6 +7,8 @@
 mod assets;
 mod bodies;
 mod error;
+mod fields;
+mod given;
 mod guard;
 mod labelling;
 mod late;

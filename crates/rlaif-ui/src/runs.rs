@@ -19,8 +19,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use hyper::body::{Bytes, Frame};
-use rlaif_eval::{read_curves, read_findings};
-use serde::Deserialize;
+use rlaif_eval::{Curve, RunCurve, read_curves, read_findings};
 use serde_json::{Map, Value, json};
 use tokio::{
     sync::mpsc::{Receiver, channel},
@@ -29,7 +28,7 @@ use tokio::{
 
 use crate::{
     error::{Json, Refusal},
-    labelling::{App, Body as Given, blocking, body},
+    labelling::{App, Body as Given, blocking, fields},
     locks::Locks,
     shown::pieces,
 };
@@ -177,23 +176,18 @@ impl hyper::body::Body for Events {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Watched {
-    runs: Vec<String>,
-}
-
 /// A run whose curves are sent.
-#[derive(Clone)]
 struct Watch {
     name: String,
     metrics: PathBuf,
-    /// The size of the file that was drawn last.
+    /// The size of the file that was read last.
     size: Option<u64>,
+    /// Its curves, or the reason why it has none.
+    curves: Result<Vec<Curve>, String>,
 }
 
-/// `POST /api/curves`: server-sent events, one for each run at the beginning and one for each change of its
-/// metrics.jsonl. Each has all curves of the run, drawn as reports draw them.
+/// `POST /api/curves`: server-sent events, one at the beginning and one for each change of a metrics.jsonl. Each has
+/// all curves: those of one run as reports draw them, and those of several runs on common axes.
 ///
 /// All runs share a response, because browsers open no more than six connections to a server.
 pub(crate) async fn curves(
@@ -203,12 +197,15 @@ pub(crate) async fn curves(
 ) -> Response {
     let found = blocking(app, move |app| {
         app.owner(&headers)?;
-        let Watched { runs: names } = body(given)?;
+        let mut given = fields(given)?;
+        let names: Vec<String> = given.needed("runs", "a list of names of runs")?;
+        given.end()?;
         let root = app.runs.as_ref().ok_or_else(|| Refusal::not_found("folder of runs"))?;
         let known: BTreeMap<String, PathBuf> = runs(root).into_iter().collect();
         let watch = |name: String| {
             let folder = known.get(&name).ok_or_else(|| Refusal::not_found("such run"))?;
-            Ok(Watch { metrics: folder.join("metrics.jsonl"), name, size: None })
+            let metrics = folder.join("metrics.jsonl");
+            Ok(Watch { metrics, name, size: None, curves: Ok(Vec::new()) })
         };
         names.into_iter().map(watch).collect::<Result<Vec<_>, Refusal>>()
     });
@@ -220,16 +217,16 @@ pub(crate) async fn curves(
     tokio::spawn(async move {
         loop {
             let since = Instant::now();
-            for watch in &mut watched {
-                let known = watch.clone();
-                let look = tokio::task::spawn_blocking(move || drawn(&known));
-                let Ok((size, event)) = look.await else { return };
-                watch.size = size;
-                if let Some(event) = event
-                    && sender.send(event).await.is_err()
-                {
-                    return;
-                }
+            let look = tokio::task::spawn_blocking(move || {
+                let event = look(&mut watched).then(|| drawn(&watched));
+                (watched, event)
+            });
+            let Ok((looked, event)) = look.await else { return };
+            watched = looked;
+            if let Some(event) = event
+                && sender.send(event).await.is_err()
+            {
+                return;
             }
             // Ends when the reader has gone.
             if timeout(LOOK.max(since.elapsed() * 10), sender.closed()).await.is_ok() {
@@ -240,18 +237,41 @@ pub(crate) async fn curves(
     ([(CONTENT_TYPE, "text/event-stream")], Body::new(Events(receiver))).into_response()
 }
 
-/// The event of a run whose file has another size than the known one, and that size.
-fn drawn(Watch { name, metrics, size: known }: &Watch) -> (Option<u64>, Option<Bytes>) {
-    let size = fs::metadata(metrics).map(|data| data.len()).ok();
-    if size == *known {
-        return (size, None);
-    }
-    let event = match read_curves(metrics) {
-        Ok(curves) => {
-            let curves = curves.iter().map(|curve| json!({"name": curve.name, "svg": curve.svg()}));
-            json!({"run": name, "curves": curves.collect::<Vec<_>>()})
+/// Reads the files that have another size than before; `true` if there is one.
+fn look(watched: &mut [Watch]) -> bool {
+    let mut changed = false;
+    for watch in watched {
+        let size = fs::metadata(&watch.metrics).map(|data| data.len()).ok();
+        if size != watch.size {
+            watch.size = size;
+            watch.curves = read_curves(&watch.metrics).map_err(|error| error.to_string());
+            changed = true;
         }
-        Err(error) => json!({"run": name, "error": error.to_string()}),
-    };
-    (size, Some(Bytes::from(format!("data: {event}\n\n"))))
+    }
+    changed
+}
+
+/// The event with the curves of all runs.
+fn drawn(watched: &[Watch]) -> Bytes {
+    let mut by_name: BTreeMap<&str, Vec<RunCurve<'_>>> = BTreeMap::new();
+    for (place, watch) in watched.iter().enumerate() {
+        for curve in watch.curves.iter().flatten() {
+            let own = RunCurve { run: &watch.name, place, curve };
+            by_name.entry(&curve.name).or_default().push(own);
+        }
+    }
+    let curves = by_name.into_iter().map(|(name, curves)| {
+        let svg = match watched {
+            [_] => curves.iter().map(|own| own.curve.svg()).collect(),
+            _ => RunCurve::svg(name, &curves),
+        };
+        json!({"name": name, "svg": svg})
+    });
+    let curves: Vec<Value> = curves.collect();
+    let runs = watched.iter().enumerate().map(|(place, watch)| {
+        let error = watch.curves.as_ref().err();
+        json!({"name": watch.name, "class": RunCurve::class(place), "error": error})
+    });
+    let event = json!({"runs": runs.collect::<Vec<_>>(), "curves": curves});
+    Bytes::from(format!("data: {event}\n\n"))
 }

@@ -78,10 +78,11 @@ impl Responder for Parrot {
                     all.push_str(&text);
                     let shown = request.alternatives.map(|count| ShownToken {
                         text: text.clone(),
-                        alternatives: vec![
-                            (text.clone(), -0.5),
-                            ("é".to_owned(), f32::NEG_INFINITY),
-                        ][..count]
+                        alternatives: match id {
+                            // Another token is the most probable one.
+                            3 => vec![("x".to_owned(), -0.25), ("y".to_owned(), -0.375)],
+                            _ => vec![(text.clone(), -0.5), ("é".to_owned(), f32::NEG_INFINITY)],
+                        }[..count]
                             .to_vec(),
                     });
                     let reason = ResponseEndReason::Length;
@@ -127,6 +128,14 @@ fn completions_have_openais_form() {
     let (parrot, served) = served();
     let (status, models) = served.ask("GET", "/v1/models", &served.owner, "");
     assert_eq!((status, &models["data"][0]["id"]), (200, &json!("parrot")));
+    let (status, model) = served.ask("GET", "/v1/models/parrot", &served.owner, "");
+    assert_eq!((status, &model), (200, &models["data"][0]));
+    for name in ["other", "org/other", "org%2Fother"] {
+        let (status, reply) = served.ask("GET", &format!("/v1/models/{name}"), &served.owner, "");
+        let said = reply["error"]["message"].as_str().unwrap();
+        assert!(status == 404 && said.ends_with("there are `parrot`"), "{reply}");
+    }
+    assert_eq!(served.ask("GET", "/v1/models/parrot", "sk-forged", "").0, 401);
     let asked = json!({"model": "parrot", "prompt": [[7, 8, 9], [5]], "n": 2, "max_tokens": 2, "seed": -1,
         "temperature": 0.5, "top_p": 0.9, "top_k": -1, "stop": "x", "logprobs": 2, "return_token_ids": true,
         "presence_penalty": 0.0, "user": "me"});
@@ -166,6 +175,32 @@ fn completions_have_openais_form() {
         (&events[3]["choices"], &events[3]["usage"]["completion_tokens"]),
         (&json!([]), &json!(3))
     );
+}
+
+#[test]
+fn the_sampled_token_is_among_the_log_probabilities() {
+    let (_, served) = served();
+    let top = |count: usize| {
+        let asked =
+            json!({"model": "parrot", "prompt": [3, 4], "max_tokens": 2, "logprobs": count});
+        let (status, reply) = post(&served, "/v1/completions", &asked);
+        assert_eq!(status, 200, "{reply}");
+        reply["choices"][0]["logprobs"]["top_logprobs"].clone()
+    };
+    assert_eq!(top(0), json!([{"<3>": -0.5}, {"<4>": -0.5}]));
+    assert_eq!(top(1), json!([{"x": -0.25, "<3>": -0.5}, {"<4>": -0.5}]));
+    let both = json!([{"x": -0.25, "y": -0.375, "<3>": -0.5}, {"<4>": -0.5, "é": -9999.}]);
+    assert_eq!(top(2), both);
+    let chat = |count: usize| {
+        let messages = json!([{"role": "user", "content": "\u{3}"}]);
+        let asked = json!({"model": "parrot", "messages": messages, "max_tokens": 1, "logprobs": true,
+            "top_logprobs": count});
+        let (_, reply) = post(&served, "/v1/chat/completions", &asked);
+        let top = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"].clone();
+        let top = top.as_array().unwrap().iter();
+        top.map(|one| one["token"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!((chat(0).len(), chat(2)), (0, vec!["x".into(), "y".into(), "<3>".into()]));
 }
 
 #[test]

@@ -82,8 +82,11 @@ fn answers_are_stored_in_the_studys_order_and_makers_stay_unknown() {
         reply = next;
     }
     assert_eq!((&reply["item"], &reply["progress"]["left"]), (&Value::Null, &json!(0)));
-    let (_, undone) = served.ask("POST", "/api/undo", &token, "");
-    assert_eq!(undone["item"]["draft"]["note"], "n");
+    // Sent twice, as after a reply that was lost.
+    for _ in 0..2 {
+        let (_, undone) = served.ask("POST", "/api/undo", &token, "{\"key\": \"u\"}");
+        assert_eq!(undone["item"]["draft"]["note"], "n");
+    }
     let own = Study::open(&folder.path().join("people.sqlite")).unwrap().contents().unwrap();
     assert_eq!(own.answers.len(), 11);
     assert!(own.answers.iter().all(|stored| stored.answer.choice == PeopleChoice::First));
@@ -153,8 +156,46 @@ fn requests_of_others_are_refused_and_say_nothing() {
     ] {
         assert_eq!(served.ask("POST", "/api/answer", &token, body).0, expected, "{body}");
     }
+    let given = |answer: Value| json!({"item": 1, "key": "k", "answer": answer}).to_string();
+    for (body, message) in [
+        ("{\"item\": ".to_owned(), "the body is not JSON: line 1, column 9"),
+        ("[]".to_owned(), "the body should be a JSON object, but is []"),
+        ("{}".to_owned(), "`item` is missing; it should be the number of an item"),
+        ("{\"item\": 1, \"key\": \"k\"}".to_owned(), "`answer` is missing; it should be an object"),
+        (given(json!({})), "`answer.choice` is missing; it should be first, second, tie,"),
+        (given(json!({"choice": "third"})), "both-bad, skip or ranked, but is \"third\""),
+        (given(json!({"choice": "tie", "seconds": 1e300})), "the answer's `seconds` is 1000"),
+        (given(json!({"choice": "tie", "verdicts": {}})), "`answer.verdicts` is not supported"),
+        (
+            given(json!({"choice": "tie", "edited": {"text": "x"}})),
+            "`answer.edited.response` is missing",
+        ),
+    ] {
+        let (status, reply) = served.ask("POST", "/api/answer", &token, &body);
+        let said = reply["error"]["message"].as_str().unwrap();
+        assert!(status == 422 && said.contains(message), "{body}: {said}");
+    }
+    // An item that the annotator has not been given, and a request without a key.
+    let body = given(json!({"choice": "tie"}));
+    let (status, reply) = served.ask("POST", "/api/answer", &token, &body);
+    assert!(status == 403 && reply.to_string().contains("number 1 was not given"), "{reply}");
+    let (status, reply) = served.ask("PUT", "/api/draft/1", &token, "{\"note\": \"x\"}");
+    assert!(status == 403 && reply.to_string().contains("number 1 was not given"), "{reply}");
+    assert_eq!(served.ask("PUT", "/api/draft/x", &token, "{}").0, 404);
+    assert_eq!(served.ask("POST", "/api/undo", &token, "{}").0, 422);
+    let (_, reply) = served.ask("POST", "/api/annotators", &served.owner, "{\"name\": 7}");
+    let message = "`name` should be the name of an annotator, but is 7";
+    assert_eq!(reply["error"]["message"], message);
     // A draft that the page could not show.
-    for draft in ["3", "{\"reasons\": 3}", "{\"facets\": {\"honest\": \"third\"}}", "\"x\""] {
+    for draft in [
+        "3",
+        "{\"strength\": 9}",
+        "{\"seconds\": 1e300}",
+        "{\"reasons\": [\"x\"]}",
+        "{\"reasons\": 3}",
+        "{\"facets\": {\"honest\": \"third\"}}",
+        "\"x\"",
+    ] {
         assert_eq!(served.ask("PUT", "/api/draft/1", &token, draft).0, 422, "{draft}");
     }
     let long = format!("{{\"note\": \"{}\"}}", "x".repeat(2 << 20));
@@ -308,7 +349,7 @@ fn curves_of_runs_arrive_as_they_grow() {
     let mut event = || {
         let line = lines.find(|line| line.starts_with("data: ")).unwrap();
         let event: Value = serde_json::from_str(&line[6..]).unwrap();
-        assert_eq!(event["run"], "ppo/a b");
+        assert_eq!(event["runs"], json!([{"name": "ppo/a b", "class": "curve s0", "error": null}]));
         let curves = event["curves"].as_array().unwrap();
         let names: Vec<String> =
             curves.iter().map(|c| c["name"].as_str().unwrap().to_owned()).collect();
@@ -345,7 +386,7 @@ fn curves_of_the_largest_numbers_have_places() {
     let request = request(served.address, "POST", "/api/curves", &served.owner, &asked, "");
     stream.write_all(request.as_bytes()).unwrap();
     let lines = BufReader::new(stream).lines().map_while(Result::ok);
-    for line in lines.filter(|line| line.starts_with("data: ")).take(2) {
+    for line in lines.filter(|line| line.starts_with("data: ")).take(1) {
         let event: Value = serde_json::from_str(&line[6..]).unwrap();
         let curves = event["curves"].as_array().unwrap();
         assert_eq!(curves.len(), 3, "{event}");
@@ -353,12 +394,19 @@ fn curves_of_the_largest_numbers_have_places() {
             let svg = curve["svg"].as_str().unwrap();
             assert!(svg.contains("polyline") && svg.contains("class=\"tick\""), "{svg}");
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
-            let points = svg.split("points=\"").nth(1).unwrap().split('"').next().unwrap();
-            let heights = points.split([' ', ',']).skip(1).step_by(2);
-            let heights: Vec<f64> = heights.map(|place| place.parse().unwrap()).collect();
-            assert!(heights.iter().all(|place| (0. ..=210.).contains(place)), "{heights:?}");
-            if curve["name"] == "alternating" && heights.len() == 4 {
-                assert!(heights[0] - heights[1] > 100., "{heights:?}");
+            let lines: Vec<Vec<f64>> = svg
+                .split("points=\"")
+                .skip(1)
+                .map(|rest| {
+                    let points = rest.split('"').next().unwrap();
+                    let heights = points.split([' ', ',']).skip(1).step_by(2);
+                    heights.map(|place| place.parse().unwrap()).collect()
+                })
+                .collect();
+            assert_eq!(lines.len(), 2, "both runs have a line: {svg}");
+            assert!(lines.iter().flatten().all(|place| (0. ..=210.).contains(place)), "{lines:?}");
+            if curve["name"] == "alternating" {
+                assert!(lines[1][0] - lines[1][1] > 100., "{lines:?}");
             }
         }
     }
@@ -597,6 +645,37 @@ fn drafts_are_saved_before_an_undo_and_edits_are_not_dropped_unasked() {
 }
 
 #[test]
+fn facets_and_reasons_are_clicked_and_time_counts_while_the_page_is_visible() {
+    let (folder, study) = study(3);
+    let path = folder.path().join("people.sqlite");
+    let served = Served::new(of(study), &["ann", "bob"]);
+    let link = |token: &String| format!("http://{}/#{token}", served.address);
+    let links: Vec<String> = served.tokens.iter().map(link).collect();
+    let plan = json!({"owner": links[0], "links": links});
+    if browse("details.mjs", plan).is_none() {
+        return;
+    }
+    let contents = Study::open(&path).unwrap().contents().unwrap();
+    assert_eq!(contents.answers.len(), 4);
+    for who in &contents.annotators {
+        let own = contents.answers.iter().filter(|stored| stored.annotator == who.number);
+        let own: Vec<_> = own.map(|stored| &stored.answer).collect();
+        // The good response is the study's first one, wherever it was shown.
+        let facets = [
+            ("harmless", PeopleChoice::BothBad),
+            ("helpful", PeopleChoice::First),
+            ("honest", PeopleChoice::Tie),
+        ];
+        let facets = facets.map(|(name, choice)| (name.to_owned(), choice));
+        assert_eq!(own[0].facets, BTreeMap::from(facets), "{}", who.name);
+        assert_eq!(own[0].reasons.iter().collect::<Vec<_>>(), ["clearer"]);
+        // Two seconds before a reload, two after it without the hidden minute, one after the undo.
+        assert_eq!((own[0].seconds, own[1].seconds), (5., 0.7), "{}", who.name);
+        assert!(own[1].facets.is_empty() && own[1].reasons.is_empty());
+    }
+}
+
+#[test]
 fn names_with_hidden_characters_are_codes_and_messages_cover_nothing() {
     let (folder, study) = study(2);
     let run = folder.path().join("runs/a\u{202e}b");
@@ -605,6 +684,8 @@ fn names_with_hidden_characters_are_codes_and_messages_cover_nothing() {
     std::fs::write(run.join("metrics.jsonl"), (1..=3).map(row).collect::<String>()).unwrap();
     let finding = json!([{"step": 2, "symptom": "kl-runaway", "seen": "loss\u{202e} 9", "cause": "c", "advice": "a"}]);
     std::fs::write(run.join("findings.json"), finding.to_string()).unwrap();
-    let served = Served::new(Page { runs: Some(folder.path().join("runs")), ..of(study) }, &[]);
+    study.add_annotator("a referee of a long name", AnnotatorRole::Referee).unwrap();
+    let page = Page { runs: Some(folder.path().join("runs")), ..of(study) };
+    let served = Served::new(page, &["annotator@example.org"]);
     browse("names.mjs", json!({"owner": format!("http://{}/#{}", served.address, served.owner)}));
 }

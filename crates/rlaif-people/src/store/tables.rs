@@ -42,6 +42,27 @@ pub(super) const CONFLICTS: &str = "SELECT i.number FROM items i WHERE \
 pub(super) const NOT_OWN: &str =
     "AND NOT EXISTS (SELECT 1 FROM answers a WHERE a.item = i.number AND a.annotator = ?1)";
 
+/// Tells if annotator ?1 was given item ?2. A study of an earlier version knows that by claims and drafts alone.
+pub(super) const GIVEN: &str = "SELECT \
+    EXISTS (SELECT 1 FROM given WHERE annotator = ?1 AND item = ?2) \
+    OR EXISTS (SELECT 1 FROM claims WHERE annotator = ?1 AND item = ?2) \
+    OR EXISTS (SELECT 1 FROM drafts WHERE annotator = ?1 AND item = ?2)";
+
+/// Tables that studies of earlier versions lack, and that those versions do not read.
+pub(super) const ADDED_TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS given (
+        annotator INTEGER NOT NULL,
+        item INTEGER NOT NULL,
+        PRIMARY KEY (annotator, item)
+    ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS undos (
+        annotator INTEGER NOT NULL,
+        key TEXT NOT NULL,
+        item INTEGER NOT NULL,
+        PRIMARY KEY (annotator, key)
+    ) WITHOUT ROWID;
+";
+
 /// Makes sure that the file, which has texts and tokens, is readable by its owner alone if it is new.
 pub(super) fn private_file(path: &Path, create: bool) -> Result<(), PeopleError> {
     let failed =

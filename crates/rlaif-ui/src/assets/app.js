@@ -267,6 +267,7 @@ function saveDraft(leaving = false) {
   clearTimeout(timer);
   timer = null;
   if (!state.item || !state.answer || state.busy) return;
+  tick();
   const { strength, facets, reasons, note, edited, ranking } = state.answer;
   const empty = strength === null && !note && !edited && !ranking.length && !reasons.size && !Object.keys(facets).length;
   if (leaving && empty && !drafts.newest) return;
@@ -393,7 +394,9 @@ async function undo() {
   state.flushing = true;
   try {
     await flush();
-    const reply = await (await ask("POST", "/api/undo")).json();
+    // The key makes sure that one answer is undone, if the first request came through and its reply did not.
+    const body = { key: crypto.randomUUID() };
+    const reply = await insist("Not undone yet", async () => (await ask("POST", "/api/undo", body)).json());
     // What was written meanwhile.
     await flush();
     show(reply);
@@ -523,7 +526,7 @@ async function overview() {
   main.replaceChildren(
     el("h2", {}, "People"), people, form,
     el("h2", {}, "Agreement"), agreement,
-    el("h2", {}, "Export"), el("div", { class: "verdicts" }, forms.map((kind) =>
+    el("h2", {}, "Export"), el("div", { class: "actions" }, forms.map((kind) =>
       el("button", { type: "button", class: "choose", onclick: () => download(kind).catch((error) => say(error.message, true)) }, kind))));
   let last = "";
   async function refresh() {
@@ -638,27 +641,30 @@ function runSection(name) {
   return { box, stop, show, seen: null };
 }
 
-/** Draws the curves of runs as they arrive. */
-function drawCurves(curves, names, signal) {
+/** Draws the curves of runs as they arrive: each number in one figure, with the lines of all runs on common axes. */
+function drawCurves(legend, curves, names, signal) {
   const figures = new Map();
-  const drawn = ({ run: name, error, curves: all }) => {
-    if (error) return say(error, true);
-    for (const curve of all) {
-      const key = `${curve.name} ${name}`;
-      if (!figures.has(key)) {
-        figures.set(key, el("figure", { "data-name": key }));
-        // The same curve of several runs stands together.
-        curves.replaceChildren(...[...figures.keys()].sort().map((one) => figures.get(one)));
-      }
-      figures.get(key).replaceChildren(el("figcaption", {}, clean(curve.name), el("small", {}, ` ${clean(name)}`)), drawing(clean(curve.svg)));
+  const one = names.length === 1 ? el("small", {}, ` ${clean(names[0])}`) : null;
+  const line = (kind) => drawing(`<svg viewBox="0 0 32 10" aria-hidden="true"><polyline class="${kind}" points="0,5 32,5"/></svg>`);
+  const drawn = ({ runs: all, curves: found }) => {
+    const failed = all.filter((run) => run.error);
+    if (failed.length) say(failed.map((run) => run.error).join(". "), true);
+    if (names.length > 1 && !legend.children.length) {
+      legend.append(...all.map((run) => el("li", {}, line(run.class), el("span", {}, clean(run.name)))));
     }
-    return undefined;
+    for (const { name, svg } of found) {
+      if (!figures.has(name)) {
+        figures.set(name, el("figure", { "data-name": name }));
+        curves.replaceChildren(...[...figures.keys()].sort().map((key) => figures.get(key)));
+      }
+      figures.get(name).replaceChildren(el("figcaption", {}, clean(name), one?.cloneNode(true)), drawing(clean(svg)));
+    }
   };
   ask("POST", "/api/curves", { runs: names }, { signal }).then((response) => eachEvent(response, drawn))
     .catch((error) => { if (!signal.aborted) say(error.message, true); });
 }
 
-/** The list of runs; the chosen ones stand below it, curve beside curve. */
+/** The list of runs; the curves of the chosen ones stand below it, in common figures. */
 async function runs() {
   const chosen = new Set();
   const sections = new Map();
@@ -680,9 +686,9 @@ async function runs() {
     const names = [...chosen].sort();
     for (const name of sections.keys()) if (!chosen.has(name)) sections.delete(name);
     for (const name of names) if (!sections.has(name)) sections.set(name, runSection(name));
-    const curves = el("div", { class: "grid" });
-    below.replaceChildren(curves, ...names.map((name) => sections.get(name).box));
-    if (names.length) drawCurves(curves, names, watching.signal);
+    const [legend, curves] = [el("ul", { class: "legend", "aria-label": "lines of runs" }), el("div", { class: "grid" })];
+    below.replaceChildren(...(names.length > 1 ? [legend] : []), curves, ...names.map((name) => sections.get(name).box));
+    if (names.length) drawCurves(legend, curves, names, watching.signal);
     await look();
   };
   const box = (one) => el("input", { type: "checkbox", "aria-label": `show ${clean(one.name)}`, checked: chosen.has(one.name), onchange: (event) => {

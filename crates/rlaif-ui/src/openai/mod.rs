@@ -1,6 +1,6 @@
-//! Models behind OpenAI's interface: `/v1/models`, `/v1/completions` and `/v1/chat/completions`.
+//! Models behind OpenAI's interface: `/v1/models`, `/v1/models/NAME`, `/v1/completions` and `/v1/chat/completions`.
 
-mod fields;
+mod refusal;
 mod reply;
 mod request;
 
@@ -15,7 +15,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{DefaultBodyLimit, Request, State, rejection::BytesRejection},
+    extract::{DefaultBodyLimit, Path, Request, State, rejection::BytesRejection},
     http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
@@ -33,7 +33,7 @@ use crate::{
     labelling::{App, blocking},
     late::refused,
 };
-use fields::ApiRefusal;
+use refusal::ApiRefusal;
 use reply::Frame;
 use request::{ApiKind, ApiRequest, Delivery};
 
@@ -47,6 +47,8 @@ const BODY: usize = 4 * 1024 * 1024;
 pub(crate) fn routes(app: Arc<App>) -> Router<Arc<App>> {
     Router::new()
         .route("/v1/models", get(models))
+        // Names of hub models have a slash.
+        .route("/v1/models/{*name}", get(one_model))
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat))
         .layer(DefaultBodyLimit::max(BODY))
@@ -66,12 +68,25 @@ async fn models(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     if let Err(refusal) = app.owner(&headers) {
         return ApiRefusal::from(refusal).into_response();
     }
-    let model = |model: &Arc<dyn Responder>| {
-        json!({"id": model.name(), "object": "model", "created": 0, "owned_by": "rlaif",
-            "max_model_len": model.context()})
-    };
-    let data: Vec<Value> = app.models.iter().map(model).collect();
+    let data: Vec<Value> = app.models.iter().map(described).collect();
     Json(json!({"object": "list", "data": data})).into_response()
+}
+
+/// `GET /v1/models/NAME`.
+async fn one_model(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Json, ApiRefusal> {
+    app.owner(&headers)?;
+    let missing = |reason| ApiRefusal::new(StatusCode::NOT_FOUND, reason);
+    Ok(Json(described(model(&app, &name).map_err(missing)?)))
+}
+
+/// A model in OpenAI's form.
+fn described(model: &Arc<dyn Responder>) -> Value {
+    json!({"id": model.name(), "object": "model", "created": 0, "owned_by": "rlaif",
+        "max_model_len": model.context()})
 }
 
 /// `POST /v1/completions`.

@@ -81,7 +81,11 @@ impl Frame {
                 let content = shown.into_iter().map(|(token, shown)| {
                     let mut own = one(&text(token, shown), token.log_prob);
                     let others = shown.alternatives.iter();
-                    own["top_logprobs"] = others.map(|(text, p)| one(text, *p)).collect();
+                    // A sampled token need not be among the most probable ones.
+                    let sampled = (!shown.alternatives.is_empty() && !is_among(token, shown))
+                        .then(|| one(&shown.text, token.log_prob));
+                    own["top_logprobs"] =
+                        others.map(|(text, p)| one(text, *p)).chain(sampled).collect();
                     own
                 });
                 json!({"content": content.collect::<Vec<_>>()})
@@ -93,17 +97,22 @@ impl Frame {
                     offsets.push(at);
                     at += shown.text.chars().count();
                 }
-                let top = |shown: &ShownToken| -> Value {
-                    let others = shown.alternatives.iter();
-                    others
-                        .map(|(text, p)| (text.clone(), finite(*p)))
-                        .collect::<serde_json::Map<_, _>>()
-                        .into()
+                // As in OpenAI's interface, the sampled token is one of them.
+                let top = |(token, shown): &(&ResponseToken, &ShownToken)| -> Value {
+                    let mut top = serde_json::Map::new();
+                    for (text, p) in &shown.alternatives {
+                        // Of two tokens with one text, the more probable one comes first.
+                        top.entry(text.as_str()).or_insert_with(|| finite(*p));
+                    }
+                    if !is_among(token, shown) {
+                        top.insert(shown.text.clone(), finite(token.log_prob));
+                    }
+                    top.into()
                 };
                 json!({
                     "tokens": shown.iter().map(|(token, shown)| text(token, shown)).collect::<Vec<_>>(),
                     "token_logprobs": shown.iter().map(|(token, _)| finite(token.log_prob)).collect::<Vec<_>>(),
-                    "top_logprobs": shown.iter().map(|(_, shown)| top(shown)).collect::<Vec<_>>(),
+                    "top_logprobs": shown.iter().map(top).collect::<Vec<_>>(),
                     "text_offset": offsets,
                 })
             }
@@ -175,6 +184,11 @@ impl Frame {
         piece["usage"] = self.usage(tokens);
         piece
     }
+}
+
+/// `true` if the sampled token is one of the most probable ones.
+fn is_among(token: &ResponseToken, shown: &ShownToken) -> bool {
+    shown.alternatives.iter().any(|(text, p)| *text == shown.text && *p == token.log_prob)
 }
 
 /// The reason for the end, as OpenAI and vLLM tell it.

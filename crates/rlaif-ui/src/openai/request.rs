@@ -7,7 +7,8 @@ use rlaif_people::random_token;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::fields::{ApiRefusal, Fields};
+use super::refusal::ApiRefusal;
+use crate::fields::Fields;
 
 /// Maximum length of a completion in tokens if the request names none, as in OpenAI's interface.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -214,7 +215,7 @@ fn completion(fields: &mut Fields, request: &mut ResponseRequest) -> Result<(), 
     request.alternatives = count.map(|count| alternatives("logprobs", count)).transpose()?;
     fields.without("best_of", &[json!(request.responses)], "ask for `n` responses")?;
     fields.without("echo", &[json!(false)], "a response does not repeat its prompt")?;
-    fields.without("suffix", &[json!("")], "no text follows a response")
+    Ok(fields.without("suffix", &[json!("")], "no text follows a response")?)
 }
 
 /// The fields of chats.
@@ -265,5 +266,5 @@ fn chat(fields: &mut Fields, request: &mut ResponseRequest) -> Result<(), ApiRef
     fields.without("functions", &[json!([])], tools)?;
     fields.without("function_call", &[json!("none"), json!("auto")], tools)?;
     fields.without("store", &[json!(false)], "responses are not stored")?;
-    fields.without("modalities", &[json!(["text"])], "responses are texts")
+    Ok(fields.without("modalities", &[json!(["text"])], "responses are texts")?)
 }

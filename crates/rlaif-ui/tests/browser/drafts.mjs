@@ -21,7 +21,7 @@ await run(async () => {
   };
   const next = async (before) => until(tab, `${number} !== ${before} && document.querySelector('#answer-1') !== null`, "another item");
   await until(tab, "document.querySelector('#answer-1') !== null", "the first item");
-  await tab.run("{ const real = window.fetch; window.fetch = (...all) => (window.offline ? Promise.reject(new TypeError('offline')) : real(...all)); }");
+  await tab.run("{ const real = window.fetch; window.lost = 0; window.fetch = (...all) => (window.offline ? Promise.reject(new TypeError('offline')) : String(all[0]) === '/api/undo' && window.lost-- > 0 ? real(...all).then(() => { throw new TypeError('lost'); }) : real(...all)); }");
   const first = await tab.run(number);
   await key(tab, "1");
   await next(first);
@@ -51,6 +51,16 @@ await run(async () => {
   await key(tab, "1");
   await until(tab, `${number} === ${second}`, "the second item once more");
   check((await tab.run(note)) === "abc", `the undo saves what was just written (${await tab.run(note)})`);
+
+  // The replies of an undo are lost: the same request again takes nothing more back.
+  await key(tab, "1");
+  await next(second);
+  await tab.run("window.lost = 3");
+  await key(tab, "u");
+  await until(tab, `/^Not undone yet/.test(${status})`, "the page says that the undo has no reply");
+  await until(tab, `${number} === ${second}`, "the undo after lost replies");
+  const left = await tab.run("document.querySelector('#progress progress').value");
+  check(left === 1, `one answer is undone (${left} left)`);
 
   const edit = (at) => tab.run(`document.querySelectorAll(".edit")[${at}].click()`);
   const shown = async () => JSON.parse(await tab.run("JSON.stringify([...document.querySelectorAll('.answer textarea')].map((one) => (one.hidden ? null : one.value.slice(-2))))"));

@@ -110,6 +110,11 @@ await run(async () => {
   await until(tab, "document.querySelectorAll('main input[type=checkbox]').length === 9", "the list of runs");
   await tab.run("[...document.querySelectorAll('main input[type=checkbox]')].slice(0, 2).forEach((one) => one.click())");
   await until(tab, "document.querySelectorAll('figure svg polyline').length === 4", "curves of two runs");
+  check((await tab.run("document.querySelectorAll('figure').length")) === 2, "owner: two runs share a figure for each number");
+  const legend = JSON.parse(await tab.run("JSON.stringify([...document.querySelectorAll('.legend li')].map((one) => [one.textContent, getComputedStyle(one.querySelector('polyline')).stroke]))"));
+  check(legend[0][0] === "run-1" && legend[1][0] === "run-2" && legend[0][1] !== legend[1][1], `owner: the legend names the lines (${legend})`);
+  const strokes = JSON.parse(await tab.run("JSON.stringify([...document.querySelectorAll('figure:first-of-type polyline')].map((one) => getComputedStyle(one).stroke))"));
+  check(String(strokes) === String(legend.map((one) => one[1])), `owner: lines have the colours of the legend (${strokes})`);
   const drawn = await tab.run("document.querySelector('figure svg').getBoundingClientRect().height");
   check(drawn > 50, `owner: curves are drawn (${drawn})`);
   await shot(tab, "runs-1280-light");
@@ -117,6 +122,9 @@ await run(async () => {
   await tab.run("[...document.querySelectorAll('main input[type=checkbox]')].slice(2).forEach((one) => one.click())");
   await until(tab, "document.querySelectorAll('figure svg polyline').length === 18", "curves of nine runs");
   await until(tab, "document.querySelectorAll('main details pre').length === 9", "run files of nine runs");
+  const kinds = await tab.run("new Set([...document.querySelectorAll('.legend polyline')].map((one) => getComputedStyle(one).stroke + getComputedStyle(one).strokeDasharray)).size");
+  check(kinds === 9, `owner: nine lines can be told apart (${kinds})`);
+  await shot(tab, "runs-nine-1280-light");
   await clean(tab, "owner");
   await tab.close();
 

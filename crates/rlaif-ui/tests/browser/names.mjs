@@ -9,7 +9,18 @@ import { accessible, check, clean, plan, run, shot, uncovered, until } from "./s
 await run(async () => {
   const tab = await open(plan.owner, 390, 844, "light");
   const view = (name) => tab.run(`[...document.querySelectorAll('nav button')].find((one) => one.textContent === '${name}').click()`);
-  await until(tab, "document.querySelectorAll('nav button').length === 2", "the views");
+  await until(tab, "document.querySelectorAll('nav button').length === 2 && document.querySelectorAll('table').length >= 2", "the views");
+  // The study on a phone: no button stands over the content, and no word of a table is broken.
+  await shot(tab, "owner-390-light");
+  await accessible(tab, "the study on a phone");
+  const fixed = await tab.run("[...document.querySelectorAll('main *')].filter((one) => ['sticky', 'fixed'].includes(getComputedStyle(one).position)).length");
+  check(fixed === 0, `the study: nothing stands over the content (${fixed})`);
+  const broken = await tab.run(`[...document.querySelectorAll('.wide td:nth-child(2), .wide th')].filter((one) => {
+    const range = document.createRange();
+    range.selectNodeContents(one);
+    return !one.textContent.includes(" ") && new Set([...range.getClientRects()].map((box) => box.top)).size > 1;
+  }).map((one) => one.textContent).join()`);
+  check(broken === "", `the study: words of tables are whole (${broken})`);
   await view("Runs");
   await until(tab, "document.querySelectorAll('main input[type=checkbox]').length === 1", "the list of runs");
   await tab.run("document.querySelector('main input[type=checkbox]').click()");

@@ -49,6 +49,19 @@ export async function key(tab, name) {
   await tab.page("Input.dispatchKeyEvent", { type: "keyUp", ...event });
 }
 
+/** Clicks the element of an expression with the mouse. */
+export async function click(tab, element) {
+  const [x, y] = JSON.parse(await tab.run(`(() => {
+    const one = ${element};
+    one.scrollIntoView({ block: "center" });
+    const box = one.getBoundingClientRect();
+    return JSON.stringify([box.left + box.width / 2, box.top + box.height / 2]);
+  })()`));
+  const event = { x, y, button: "left", clickCount: 1 };
+  await tab.page("Input.dispatchMouseEvent", { type: "mousePressed", ...event });
+  await tab.page("Input.dispatchMouseEvent", { type: "mouseReleased", ...event });
+}
+
 /** A picture of the page, or of the screen alone. */
 export async function shot(tab, name, whole = true) {
   if (!screenshots) return;

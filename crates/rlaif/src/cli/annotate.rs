@@ -379,7 +379,7 @@ pub(crate) struct Export {
     /// Treatment of ties in preferences.
     #[arg(long, value_enum, default_value = "drop")]
     ties: TiedVotes,
-    /// Leaves out annotators with a lower share of right answers to items with known answers.
+    /// Leaves out annotators with a lower share of right answers to items with known answers, 0 to 1.
     #[arg(long)]
     least_known: Option<f64>,
     /// Items with known answers are exported too.
@@ -419,6 +419,7 @@ impl Export {
             least_known: self.least_known,
             keep_known: self.keep_known,
         };
+        options.check().map_err(CliError::Flag)?;
         let found = PeopleLabels::of(contents, &options);
         let votes: usize = found.labels.iter().map(|label| label.votes).sum();
         say(format_args!("{} labels of {votes} votes", found.labels.len()));

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use rlaif_core::{Interrupted, Responder, say};
 use rlaif_people::{AnnotatorRole, Study};
 use rlaif_run::{JudgeFile, RunError, Work, command::ResponderModel};
@@ -16,11 +16,12 @@ use rlaif_ui::{Page, Rewards, UiServer};
 use super::{error::CliError, model::Placement, print::print};
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("content").args(["study", "runs", "model"]).required(true).multiple(true))]
 pub(crate) struct Ui {
     /// The study that people answer; `rlaif annotate add STUDY FILE` makes one.
     study: Option<PathBuf>,
     /// A folder with runs to watch, up to two levels below it.
-    #[arg(long, required_unless_present_any = ["study", "model"])]
+    #[arg(long)]
     runs: Option<PathBuf>,
     /// A model that answers in OpenAI's form, below /v1: folder, hub id, or LoRA adapter, or NAME=MODEL for another name than
     /// that; may be given several times.

@@ -190,4 +190,24 @@ fn files_that_do_not_fit_end_with_code_2() {
     assert!(said.contains("not a study"), "{said}");
     let said = refusal(&annotate(folder, &["add", "new.sqlite", "--overlap", "2"]), 2);
     assert!(said.contains("`overlap` is 2"), "{said}");
+    let item = json!({"prompt": "Why?", "responses": ["Because.", "No."]});
+    write_rows(&folder.join("items.jsonl"), &[item]);
+    succeeded(&annotate(folder, &["add", "people.sqlite", "items.jsonl"]));
+    for share in ["7", "-0.5", "NaN"] {
+        let share = format!("--least-known={share}");
+        let export = ["export", "people.sqlite", "--out", "out.jsonl", &share];
+        let said = refusal(&annotate(folder, &export), 2);
+        assert!(said.contains("expected a share from 0 to 1"), "{said}");
+    }
+    assert!(!folder.join("out.jsonl").exists());
+}
+
+#[cfg(feature = "ui")]
+#[test]
+fn a_page_of_nothing_is_refused_with_its_choices() {
+    let output = Command::new(env!("CARGO_BIN_EXE_rlaif")).arg("ui").output().unwrap();
+    let said = refusal(&output, 2);
+    for choice in ["STUDY", "--runs", "--model"] {
+        assert!(said.contains(choice), "{said}");
+    }
 }

@@ -16,6 +16,7 @@ client = openai.OpenAI(base_url=api, api_key=key, max_retries=0, timeout=120)
 
 models = [model.id for model in client.models.list()]
 assert models == ["llama"], models
+assert client.models.retrieve("llama") == client.models.list().data[0]
 
 
 def prompt(case):
