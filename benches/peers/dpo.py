@@ -71,7 +71,7 @@ def measure_trl(arguments) -> dict:
             return SequentialSampler(self.train_dataset)
 
     config = DPOConfig(
-        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=arguments.batch, max_steps=arguments.steps + 1, learning_rate=1e-6, report_to=[],
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=arguments.batch_size, max_steps=arguments.steps + 1, learning_rate=1e-6, report_to=[],
         logging_steps=1, save_strategy="no", gradient_checkpointing=False, bf16=arguments.dtype == "bf16", use_cpu=True, max_length=CONTEXT,
         dataloader_pin_memory=False, optim="adamw_torch_fused", disable_tqdm=True, lr_scheduler_type="constant", warmup_steps=0,
         precompute_ref_log_probs=arguments.precompute,
@@ -87,14 +87,14 @@ def compare(arguments) -> None:
     table = []
     with tempfile.TemporaryDirectory() as scratch:
         rows = Path(scratch) / "pairs.jsonl"
-        write_rows(rows, arguments.batch, arguments.steps, arguments.length)
-        shape = ["--batch", str(arguments.batch), "--steps", str(arguments.steps)]
+        write_rows(rows, arguments.batch_size, arguments.steps, arguments.length)
+        shape = ["--batch-size", str(arguments.batch_size), "--steps", str(arguments.steps)]
         for dtype in arguments.dtypes:
             child = [arguments.python, str(Path(__file__).resolve()), folder, "--child", "--rows", str(rows), "--dtype", dtype, *shape]
             child += ["--threads", str(arguments.threads)]
             commands = {"TRL": child, "TRL, precomputed reference": [*child, "--precompute"]}
             if arguments.rlaif:
-                ours = [arguments.rlaif, "bench", "dpo", "--policy", folder, "--input", str(rows), "--dtype", dtype, *shape]
+                ours = [arguments.rlaif, "bench", "dpo", "--model", folder, "--input", str(rows), "--dtype", dtype, *shape]
                 ours += ["--threads", str(arguments.threads), "--json"]
                 commands |= {f"rlaif, {name}": [*ours, *flags] for name, flags in VARIANTS.items()}
             commands = {name: command for name, command in commands.items() if not arguments.only or any(part in name for part in arguments.only)}
@@ -111,7 +111,7 @@ def main() -> None:
     parser = side_by_side.parser(__doc__, "trl 1.16.0")
     parser.add_argument("--dtypes", nargs="+", choices=["f32", "bf16"], default=["f32", "bf16"])
     parser.add_argument("--only", nargs="+", help="programs whose name contains one of these; TRL itself is needed for the ratios")
-    parser.add_argument("--batch", type=int, default=8, help="pairs of a step")
+    parser.add_argument("--batch-size", type=int, default=8, help="pairs of a step")
     parser.add_argument("--length", type=int, default=64, help="ids of a prompt or response at most; half of it at least")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of one process")
     child = parser.add_argument_group("one measurement of TRL, started by this script itself")

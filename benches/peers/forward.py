@@ -2,20 +2,20 @@
 
     python forward.py MODELS --python PYTHON --rlaif RLAIF
 
-MODELS is what make_models.py wrote. PYTHON is an interpreter with torch and transformers. Without --rlaif only transformers is timed.
+MODELS is what make_models.py and make_families.py wrote. PYTHON is an interpreter with torch and transformers. Without --rlaif only transformers is timed.
 What is timed, on random ids without padding, dropout off, gradients dropped before each pass:
 
 | model | rows | forward | forward+backward |
 |---|---|---|---|
 | t5-small | prompt 128, response 32 | log-probs of the 32 response tokens, no gradient | mean of -log-prob over all response tokens; gradients of every parameter |
-| llama-small | prompt 128, response 32 (160 ids) | the same; logits at the 32 predicting positions only | the same |
-| roberta-base | 128 ids | logits | mean cross-entropy of random labels; gradients of every parameter |
+| llama-small, other language models | prompt 128, response 32 (160 ids) | the same; logits at the 32 predicting positions only | the same |
+| roberta-base, other classifiers | 128 ids | logits | mean cross-entropy of random labels; gradients of every parameter |
 
 Each process makes one pass of either kind before it measures, and reports the median of its passes; the table has the median of the rounds. Ours is called as
 
-    rlaif bench forward --model DIR --batch B --prompt-len P --response-len N --dtype f32|bf16 --repeats R --threads T --json
+    rlaif bench forward --model DIR --batch-size B --prompt-len P --new-tokens N --dtype f32|bf16 --steps R --threads T --json
 
-(a classifier: the sequence length as --prompt-len, and --response-len 0) and prints {"forward_s", "forward_backward_s", "peak_memory_bytes"}.
+(a classifier: the sequence length as --prompt-len, and --new-tokens 0) and prints {"forward_s", "forward_backward_s", "peak_memory_bytes"}.
 """
 
 import inspect
@@ -26,8 +26,14 @@ from pathlib import Path
 
 import side_by_side
 
-SHAPES = {"t5-small": (128, 32), "llama-small": (128, 32), "roberta-base": (128, 0)}
+MODELS = ["t5-small", "llama-small", "roberta-base"]
 DTYPES = {"f32": "float32", "bf16": "bfloat16"}
+
+
+def tokens(folder: Path) -> tuple[int, int]:
+    """The tokens of a prompt and of a response; a classifier has no response."""
+    architecture = json.loads((folder / "config.json").read_text())["architectures"][0]
+    return 128, 0 if architecture.endswith("ForSequenceClassification") else 32
 
 
 def load(folder: str, dtype: str):
@@ -88,7 +94,7 @@ def measure_transformers(arguments) -> dict:
 
     torch.set_num_threads(arguments.threads)
     model = load(arguments.models, arguments.dtype)
-    loss = loss_function(model, arguments.batch, arguments.prompt_len, arguments.response_len)
+    loss = loss_function(model, arguments.batch_size, arguments.prompt_len, arguments.new_tokens)
 
     def forward():
         with torch.no_grad():
@@ -99,23 +105,25 @@ def measure_transformers(arguments) -> dict:
         loss().backward()
 
     return {
-        "forward_s": median_seconds(forward, arguments.repeats),
-        "forward_backward_s": median_seconds(forward_backward, arguments.repeats),
+        "forward_s": median_seconds(forward, arguments.steps),
+        "forward_backward_s": median_seconds(forward_backward, arguments.steps),
         "peak_memory_bytes": side_by_side.peak_memory_bytes(),
     }
 
 
 def compare(arguments) -> None:
     rows = []
-    names = arguments.only or list(SHAPES)
-    # With lengths, prompts of so many ids, and as short a response as there is.
-    shapes = [(name, shape) for name in names for shape in ([(length, SHAPES[name][1] and 1) for length in arguments.lengths or []] or [SHAPES[name]])]
-    for name, (prompt_len, response_len) in shapes:
+    shapes = []
+    for name in arguments.only or MODELS:
+        prompt_len, response_len = tokens(Path(arguments.models) / name)
+        # With lengths, prompts of so many ids, and as short a response as there is.
+        shapes += [(name, length, min(response_len, 1)) for length in arguments.lengths or []] or [(name, prompt_len, response_len)]
+    for name, prompt_len, response_len in shapes:
         for dtype in arguments.dtypes:
             folder = str(Path(arguments.models) / name)
             shape = [
-                "--batch", str(arguments.batch), "--prompt-len", str(prompt_len), "--response-len", str(response_len),
-                "--dtype", dtype, "--repeats", str(arguments.repeats), "--threads", str(arguments.threads),
+                "--batch-size", str(arguments.batch_size), "--prompt-len", str(prompt_len), "--new-tokens", str(response_len),
+                "--dtype", dtype, "--steps", str(arguments.steps), "--threads", str(arguments.threads),
             ]
             commands = {"transformers": [arguments.python, str(Path(__file__).resolve()), folder, "--child", *shape]}
             if arguments.rlaif:
@@ -133,15 +141,15 @@ def compare(arguments) -> None:
 
 def main() -> None:
     parser = side_by_side.parser(__doc__, "torch and transformers")
-    parser.add_argument("--only", nargs="+", choices=SHAPES, help="these models only")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these folders of MODELS only, such as those of make_families.py")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--lengths", nargs="+", type=int, help="prompts of so many ids each, instead of the table's")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=5, help="timed passes of either kind in one process")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=5, help="timed passes of either kind in one process")
     child = parser.add_argument_group("one measurement of transformers, started by this script itself")
     child.add_argument("--child", action="store_true")
     child.add_argument("--prompt-len", type=int)
-    child.add_argument("--response-len", type=int)
+    child.add_argument("--new-tokens", type=int)
     child.add_argument("--dtype", choices=DTYPES)
     arguments = parser.parse_args()
     if arguments.child:

@@ -6,7 +6,7 @@ MODELS is what make_models.py wrote; each PYTHON an interpreter with torch and t
 What is timed: 16 prompts of random ids, 64 to 128 long (the same lengths for everyone), 32 new tokens for each, sampled at temperature 1 from the
 whole vocabulary, end of sequence ignored. One call is made before those that count. Ours is called as
 
-    rlaif bench generate --policy DIR --batch 16 --prompt-len 64,101,.. --new-tokens 32 --steps S --dtype f32|bf16 --threads T --json
+    rlaif bench generate --model DIR --batch-size 16 --prompt-len 64,101,.. --new-tokens 32 --steps S --dtype f32|bf16 --threads T --json
 
 with one length for each row, and prints {"sec_per_step", .., "tokens_per_s", "peak_memory_bytes"}. CTranslate2 takes part with T5 in f32.
 """
@@ -33,7 +33,7 @@ def prompt_lengths(batch: int) -> list[int]:
 
 def prompts(arguments, vocab_size: int) -> list[list[int]]:
     ids = random.Random(2)
-    return [[ids.randrange(FIRST_ID, vocab_size) for _ in range(length)] for length in prompt_lengths(arguments.batch)]
+    return [[ids.randrange(FIRST_ID, vocab_size) for _ in range(length)] for length in prompt_lengths(arguments.batch_size)]
 
 
 def report(call, arguments) -> dict:
@@ -42,11 +42,11 @@ def report(call, arguments) -> dict:
         start = time.perf_counter()
         produced = call()
         seconds.append(time.perf_counter() - start)
-        if produced != arguments.batch * arguments.new_tokens:
-            raise SystemExit(f"{produced} tokens were generated, not {arguments.batch} x {arguments.new_tokens}")
+        if produced != arguments.batch_size * arguments.new_tokens:
+            raise SystemExit(f"{produced} tokens were generated, not {arguments.batch_size} x {arguments.new_tokens}")
     step = statistics.median(seconds[1:])
     return {
-        "sec_per_step": step, "tokens_per_s": arguments.batch * arguments.new_tokens / step,
+        "sec_per_step": step, "tokens_per_s": arguments.batch_size * arguments.new_tokens / step,
         "peak_memory_bytes": side_by_side.peak_memory_bytes(),
     }
 
@@ -127,7 +127,7 @@ MEASURES = {"transformers": measure_transformers, "ctranslate2": measure_ctransl
 
 def commands_for(arguments, name: str, dtype: str) -> dict[str, list[str]]:
     folder = str(Path(arguments.models) / name)
-    sizes = ["--batch", str(arguments.batch), "--new-tokens", str(arguments.new_tokens), "--steps", str(arguments.steps), "--threads", str(arguments.threads)]
+    sizes = ["--batch-size", str(arguments.batch_size), "--new-tokens", str(arguments.new_tokens), "--steps", str(arguments.steps), "--threads", str(arguments.threads)]
     script = [str(Path(__file__).resolve()), folder, "--dtype", dtype, *sizes]
     commands = {}
     for entry in arguments.python:
@@ -138,8 +138,8 @@ def commands_for(arguments, name: str, dtype: str) -> dict[str, list[str]]:
     if arguments.ctranslate2 and (name, dtype) == ("t5-small", "f32"):
         commands["CTranslate2"] = [arguments.ctranslate2, *script, "--child", "ctranslate2"]
     if arguments.rlaif:
-        lengths = ",".join(map(str, prompt_lengths(arguments.batch)))
-        commands["rlaif"] = [arguments.rlaif, "bench", "generate", "--policy", folder, "--prompt-len", lengths, "--dtype", dtype, *sizes, "--json"]
+        lengths = ",".join(map(str, prompt_lengths(arguments.batch_size)))
+        commands["rlaif"] = [arguments.rlaif, "bench", "generate", "--model", folder, "--prompt-len", lengths, "--dtype", dtype, *sizes, "--json"]
     return commands
 
 
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--rlaif", help="the rlaif binary, built with --release")
     parser.add_argument("--only", nargs="+", choices=MODELS, help="these models only")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--steps", type=int, default=3, help="timed calls in one process")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each program")

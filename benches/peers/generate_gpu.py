@@ -91,7 +91,7 @@ def transformers_seconds(model, batch: int, new_tokens: int) -> float:
 
 
 def rlaif_seconds(rlaif: str, folder: Path, device: str, batch: int, new_tokens: int) -> float:
-    command = [rlaif, "bench", "generate", "--policy", str(folder), "--device", device, "--batch", str(batch), "--prompt-len", str(PROMPT)]
+    command = [rlaif, "bench", "generate", "--model", str(folder), "--device", device, "--batch-size", str(batch), "--prompt-len", str(PROMPT)]
     return side_by_side.run_json([*command, "--new-tokens", str(new_tokens), "--steps", "3", "--json"], 8)["sec_per_step"]
 
 

@@ -69,7 +69,7 @@ def measure_trl(arguments) -> dict:
 def measure_rlaif(arguments) -> dict:
     sizes = ["--batch-size", arguments.prompts * arguments.group, "--group-size", arguments.group, "--prompt-len", arguments.prompt_len]
     sizes += ["--new-tokens", arguments.new_tokens, "--steps", arguments.steps, "--dtype", arguments.dtype, "--threads", arguments.threads]
-    command = [arguments.rlaif, "bench", "reinforce", "--policy", arguments.models, "--algorithm", arguments.algorithm, *sizes, "--json"]
+    command = [arguments.rlaif, "bench", "reinforce", "--model", arguments.models, "--algorithm", arguments.algorithm, *sizes, "--json"]
     found = side_by_side.run_json([str(part) for part in command], arguments.threads)
     return {"sec_per_step": found["sec_per_step"], **found["phases"], "peak_memory_bytes": found["peak_memory_bytes"]}
 

@@ -9,7 +9,7 @@ values of policy and reference, and 4 epochs of minibatches of 4, all weights tr
 TRL runs its own code unchanged, in eval mode and with its own defaults; it reads scores from a table of ids, since random ids are no text.
 Ours is called as
 
-    rlaif bench ppo --policy DIR --reward DIR --batch 16 --minibatch 4 --epochs 4 --prompt-len 64-128 --new-tokens 32 --steps S \\
+    rlaif bench ppo --model DIR --reward DIR --batch-size 16 --minibatch-size 4 --epochs 4 --prompt-len 64-128 --new-tokens 32 --steps S \\
         --dtype f32|bf16 --threads T --json
 
 and prints {"sec_per_step", "phases": {"generate", "reward", "update"}, .., "peak_memory_bytes"}. With bf16, TRL keeps the optimizer's
@@ -50,7 +50,7 @@ def measure_trl(arguments) -> dict:
     policy = auto.from_pretrained(str(folder), torch_dtype=dtype)
     reward = AutoModelForSequenceClassification.from_pretrained(Path(arguments.models) / "roberta-base", torch_dtype=dtype).eval()
     settings = PPOConfig(
-        learning_rate=1.41e-5, ppo_epochs=arguments.epochs, batch_size=arguments.batch, mini_batch_size=arguments.minibatch, log_with=None
+        learning_rate=1.41e-5, ppo_epochs=arguments.epochs, batch_size=arguments.batch_size, mini_batch_size=arguments.minibatch_size, log_with=None
     )
     trainer = PPOTrainer(config=settings, model=policy, ref_model=create_reference_model(policy), tokenizer=tokenizer)
     draw = torch.Generator().manual_seed(1)
@@ -58,10 +58,10 @@ def measure_trl(arguments) -> dict:
     sampling = dict(min_new_tokens=new, max_new_tokens=new, top_k=0.0, top_p=1.0, do_sample=True, pad_token_id=0)
     totals = {"generate": 0.0, "reward": 0.0, "update": 0.0}
     for step in range(arguments.steps + 1):
-        lengths = torch.randint(64, 129, (arguments.batch,), generator=draw)
+        lengths = torch.randint(64, 129, (arguments.batch_size,), generator=draw)
         queries = [torch.randint(FIRST_ID, config["vocab_size"], (int(n),), generator=draw) for n in lengths]
         marks = [time.perf_counter()]
-        responses = trainer.generate(queries, batch_size=arguments.batch, return_prompt=False, **sampling)
+        responses = trainer.generate(queries, batch_size=arguments.batch_size, return_prompt=False, **sampling)
         marks.append(time.perf_counter())
         ids = torch.stack([r.clamp(3, 50000)[-new:] for r in responses])
         with torch.no_grad():
@@ -78,8 +78,8 @@ def measure_trl(arguments) -> dict:
 def measure_rlaif(arguments) -> dict:
     root = Path(arguments.models)
     command = [
-        arguments.rlaif, "bench", "ppo", "--policy", root / arguments.model, "--reward", root / "roberta-base", "--batch", arguments.batch,
-        "--minibatch", arguments.minibatch, "--epochs", arguments.epochs, "--prompt-len", "64-128", "--new-tokens", arguments.new_tokens,
+        arguments.rlaif, "bench", "ppo", "--model", root / arguments.model, "--reward", root / "roberta-base", "--batch-size", arguments.batch_size,
+        "--minibatch-size", arguments.minibatch_size, "--epochs", arguments.epochs, "--prompt-len", "64-128", "--new-tokens", arguments.new_tokens,
         "--steps", arguments.steps, "--dtype", arguments.dtype, "--threads", arguments.threads, "--json",
     ]
     found = side_by_side.run_json([str(part) for part in command], arguments.threads)
@@ -92,8 +92,8 @@ def main() -> None:
     parser.add_argument("--python", help="interpreter with TRL; without it ours alone is timed")
     parser.add_argument("--rlaif", required=False, default="../../target/release/rlaif")
     parser.add_argument("--only", action="append", help="MODEL:DTYPE, such as t5-small:f32; may be given several times")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--minibatch", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--minibatch-size", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--steps", type=int, default=2)

@@ -67,7 +67,7 @@ def measure_trl(models: Path, model: str, steps: int, device: str) -> dict:
 def measure_rlaif(rlaif: str, models: Path, model: str, steps: int, device: str) -> dict:
     batch, minibatch, lora = CASES[model]
     command = [
-        rlaif, "bench", "ppo", "--policy", models / model, "--device", device, "--dtype", "bf16", "--batch", batch, "--minibatch", minibatch, "--epochs", EPOCHS,
+        rlaif, "bench", "ppo", "--model", models / model, "--device", device, "--dtype", "bf16", "--batch-size", batch, "--minibatch-size", minibatch, "--epochs", EPOCHS,
         "--prompt-len", PROMPT, "--new-tokens", NEW, "--steps", steps, "--json", *(["--lora", RANK] if lora else []),
     ]
     found = side_by_side.run_json([str(part) for part in command], 8)

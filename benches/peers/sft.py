@@ -57,7 +57,7 @@ def measure(arguments) -> dict:
             losses.extend([logs["loss"]] if logs and "loss" in logs else [])
 
     shared = dict(
-        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=arguments.batch, max_steps=arguments.steps + 1, learning_rate=1e-5, report_to=[],
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=arguments.batch_size, max_steps=arguments.steps + 1, learning_rate=1e-5, report_to=[],
         logging_steps=1, save_strategy="no", gradient_checkpointing=False, bf16=arguments.dtype == "bf16", use_cpu=True, dataloader_pin_memory=False,
         optim="adamw_torch_fused", disable_tqdm=True, lr_scheduler_type="constant", warmup_steps=0, max_grad_norm=1.0,
     )
@@ -93,7 +93,7 @@ def measure(arguments) -> dict:
         config = transformers.Seq2SeqTrainingArguments(**shared)
         trainer = InOrder(model=model, args=config, train_dataset=data, data_collator=collate, callbacks=[Clock()])
     trainer.train()
-    timed = rows[arguments.batch :][: arguments.batch * arguments.steps]
+    timed = rows[arguments.batch_size :][: arguments.batch_size * arguments.steps]
     tokens = sum(len(row["prompt_ids"]) + len(row["response_ids"]) for row in timed)
     seconds = ends[-1] - ends[0]
     return {
@@ -107,14 +107,14 @@ def compare(arguments) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for model in arguments.only or SHAPES:
             rows = Path(scratch) / f"{model}.jsonl"
-            write_rows(rows, model, arguments.batch, arguments.steps)
+            write_rows(rows, model, arguments.batch_size, arguments.steps)
             folder = str(Path(arguments.models) / model)
-            shape = ["--batch", str(arguments.batch), "--steps", str(arguments.steps), "--threads", str(arguments.threads)]
+            shape = ["--batch-size", str(arguments.batch_size), "--steps", str(arguments.steps), "--threads", str(arguments.threads)]
             for dtype in arguments.dtypes:
                 child = [arguments.python, str(Path(__file__).resolve()), folder, "--child", "--rows", str(rows), "--dtype", dtype, *shape]
                 commands = {"TRL" if "llama" in model else "transformers": child}
                 if arguments.rlaif:
-                    ours = [arguments.rlaif, "bench", "sft", "--policy", folder, "--input", str(rows), "--dtype", dtype, "--json", *shape]
+                    ours = [arguments.rlaif, "bench", "sft", "--model", folder, "--input", str(rows), "--dtype", dtype, "--json", *shape]
                     commands |= {"rlaif": ours}
                     if "llama" in model:
                         commands |= {"rlaif, packed": [*ours, "--batching", "packed"]}
@@ -133,7 +133,7 @@ def main() -> None:
     parser = side_by_side.parser(__doc__, "trl 1.16.0")
     parser.add_argument("--dtypes", nargs="+", choices=["f32", "bf16"], default=["f32", "bf16"])
     parser.add_argument("--only", nargs="+", choices=list(SHAPES))
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=8, help="timed steps of one process")
     child = parser.add_argument_group("one measurement of a peer, started by this script itself")
     child.add_argument("--child", action="store_true")

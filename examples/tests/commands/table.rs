@@ -210,23 +210,23 @@ pub(crate) const TABLE: &[(&str, How)] = &[
     ("target/old/bin/python benches/peers/make_models.py ..", With("--tiny")),
     (
         "python3 benches/peers/forward.py ..",
-        With("--dtypes f32 --rounds 1 --repeats 1 --only t5-small"),
+        With("--dtypes f32 --rounds 1 --steps 1 --only t5-small"),
     ),
     (
         "python3 benches/peers/generate.py ..",
-        With("--dtypes f32 --rounds 1 --steps 1 --batch 2 --new-tokens 4 --only t5-small"),
+        With("--dtypes f32 --rounds 1 --steps 1 --batch-size 2 --new-tokens 4 --only t5-small"),
     ),
     (
         "python3 benches/peers/sft.py ..",
-        With("--dtypes f32 --rounds 1 --steps 1 --batch 2 --only llama-small"),
+        With("--dtypes f32 --rounds 1 --steps 1 --batch-size 2 --only llama-small"),
     ),
     (
         "python3 benches/peers/ppo.py ..",
-        With("--only llama-small:f32 --rounds 1 --steps 1 --batch 4 --new-tokens 4 --epochs 1"),
+        With("--only llama-small:f32 --rounds 1 --steps 1 --batch-size 4 --new-tokens 4 --epochs 1"),
     ),
     (
         "python3 benches/peers/dpo.py ..",
-        With("--dtypes f32 --rounds 1 --steps 1 --batch 2 --only TRL like"),
+        With("--dtypes f32 --rounds 1 --steps 1 --batch-size 2 --only TRL like"),
     ),
     (
         "python3 benches/peers/grpo.py ..",
