@@ -102,11 +102,10 @@ fn cpp() -> cc::Build {
 fn compile_tiles(out: &Path) {
     const AVX2: &[&str] = &["-mavx2", "-mfma"];
     const AVX512: &[&str] = &["-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"];
-    const AVX512_BF16: &[&str] =
-        &["-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16"];
+    let avx512_bf16 = &[AVX512, &["-mavx512bf16"]].concat();
     let mut sets: Vec<(&str, &[&str])> = vec![("portable", &[])];
     if env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
-        sets.extend([("avx2", AVX2), ("avx512", AVX512), ("avx512bf16", AVX512_BF16)]);
+        sets.extend([("avx2", AVX2), ("avx512", AVX512), ("avx512bf16", avx512_bf16)]);
     }
     for (name, flags) in sets {
         // Objects have the name of their source, so each set has a folder of its own.

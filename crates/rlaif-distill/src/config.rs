@@ -74,7 +74,7 @@ fn optimizer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OptimizerConf
 impl DistillConfig {
     /// Responses of one forward and backward pass.
     pub fn microbatch(&self) -> usize {
-        if self.microbatch_size == 0 { self.batch_size } else { self.microbatch_size }
+        rlaif_train::rows_of_pass(self.microbatch_size, self.batch_size)
     }
 
     /// Checks every setting.

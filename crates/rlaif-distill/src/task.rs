@@ -3,9 +3,8 @@
 use rlaif_core::{BadSetting, TextCodec};
 use rlaif_lm::{LocalSampler, Policy, RecordedSampler, Sampled, Sampler};
 use rlaif_rl::torch::dist::World;
-use rlaif_rl::{Prompt, RankedSampler, RlError};
+use rlaif_rl::{Prompt, RankedSampler, RlError, sample_row};
 use rlaif_train::{CheckpointFiles, Fit, Saved, Stepped, TrainError};
-use serde_json::json;
 
 use crate::trainer::DistillTrainer;
 
@@ -95,7 +94,9 @@ impl<P: Policy> Fit for DistillTask<'_, P> {
             step.metrics.set("distill/on_policy", f64::from(u8::from(on_policy)));
         }
         let number = self.trainer.steps_done();
-        let sample = |(prompt, response): (&Prompt, &Sampled)| json!({"step": number, "prompt": prompt.record.prompt, "response": response.text});
+        let sample = |(prompt, response): (&Prompt, &Sampled)| {
+            sample_row(number, &prompt.record, &response.text, response.finish, None)
+        };
         let samples = prompts.iter().zip(&step.sampled).take(self.samples).map(sample).collect();
         Ok(Stepped { samples, ..Stepped::from(step.metrics) })
     }

@@ -165,7 +165,7 @@ impl DpoConfig {
 
     /// Rows per backward pass.
     pub(crate) fn microbatch(&self, rows: usize) -> usize {
-        if self.microbatch_size == 0 { rows.max(1) } else { self.microbatch_size }
+        rlaif_train::rows_of_pass(self.microbatch_size, rows.max(1))
     }
 
     /// Rows per forward pass without a backward pass.

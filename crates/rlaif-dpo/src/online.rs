@@ -166,7 +166,7 @@ impl<P: Policy> DpoTrainer<P> {
         // Two responses to each prompt, adjacent.
         let twice: Vec<Prompt> =
             prompts.iter().flat_map(|prompt| [prompt.clone(), prompt.clone()]).collect();
-        let weights = Weights { version: self.steps(), ..Weights::of(self.policy()) };
+        let weights = Weights { version: self.steps_done(), ..Weights::of(self.policy()) };
         let sampled =
             sample(sampler, &twice, SamplerCall { weights, how: &config.generation, draw })?;
         let given = score(&twice, &sampled, reward)?;

@@ -118,7 +118,7 @@ impl<P: Policy> DpoTrainer<P> {
     }
 
     /// Updates so far.
-    pub fn steps(&self) -> u64 {
+    pub fn steps_done(&self) -> u64 {
         self.optimizer.progress().step
     }
 

@@ -379,7 +379,7 @@ fn a_restored_trainer_goes_on_bit_by_bit() {
     let mut second = start();
     let saved = checkpoints.newest_valid().unwrap().saved.unwrap();
     second.restore(&saved).unwrap();
-    assert_eq!(second.steps(), 3);
+    assert_eq!(second.steps_done(), 3);
     let rest: Vec<_> = (3..6).map(|_| second.update_pairs(&batch, None).unwrap()).collect();
     assert_eq!(rest, whole[3..]);
     for (a, b) in weights(straight.policy()).iter().zip(&weights(second.policy())) {

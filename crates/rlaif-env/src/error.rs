@@ -10,7 +10,7 @@ pub enum EnvironmentError {
     #[error(transparent)]
     Setting(#[from] BadSetting),
     /// No answer within the time limit.
-    #[error("the environment `{environment}` did not answer within {seconds} s (`time_limit_s`)")]
+    #[error("the environment `{environment}` did not answer within {seconds} s (`timeout_s`)")]
     TimedOut {
         /// The environment.
         environment: String,

@@ -1,7 +1,6 @@
 //! Values measured so far, kept on disk.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
@@ -82,8 +81,5 @@ fn key(info: &MetricInfo, sample: &Sample) -> String {
     };
     let text = text.expect("text, numbers and JSON are JSON");
     let hash = Sha256::digest(&text);
-    hash[..16].iter().fold(String::new(), |mut hex, byte| {
-        write!(hex, "{byte:02x}").expect("a string takes any text");
-        hex
-    })
+    rlaif_files::hex(&hash[..16])
 }

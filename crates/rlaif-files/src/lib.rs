@@ -14,6 +14,7 @@
 //! | a file that grows by lines | [`open_growing`], cut back to its whole lines by its reader |
 //! | the same with one writer, of results as JSON | [`Journal`] |
 //! | an SQLite database that several processes share | `DatabaseKind`, with the feature `sqlite` |
+//! | the key of a content | [`Digest`] |
 //! | a file that is read | [`open_file`], [`read_text`]: no pipe, no device, bounded |
 
 // Each has one place: rlaif_core::say, rlaif_files.
@@ -25,6 +26,7 @@
 mod aside;
 #[cfg(feature = "sqlite")]
 mod database;
+mod digest;
 mod folder;
 mod growing;
 mod journal;
@@ -37,6 +39,7 @@ pub use aside::{
 };
 #[cfg(feature = "sqlite")]
 pub use database::{CreateTables, DatabaseKind};
+pub use digest::{Digest, hex};
 pub use folder::replace_folder;
 pub use growing::{lock_folder, open_growing};
 pub use journal::{Journal, JournalLines};

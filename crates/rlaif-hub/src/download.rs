@@ -218,8 +218,7 @@ impl Transfer<'_> {
             return Err(corrupted("size in bytes", expected, found));
         }
         let Some(expected) = &self.metadata.sha256 else { return Ok(()) };
-        let found: String =
-            part.hash.clone().finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let found: String = rlaif_files::hex(&part.hash.clone().finalize());
         if *expected == found { Ok(()) } else { Err(corrupted("SHA-256", expected.clone(), found)) }
     }
 }

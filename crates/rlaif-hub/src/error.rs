@@ -287,14 +287,15 @@ impl Fault for HubError {
             | Self::InvalidFileName { .. }
             | Self::RepoNotFound { .. }
             | Self::RevisionNotFound { .. }
-            | Self::FileNotFound { .. } => true,
-            // This machine's environment, its account at the hub, and the network.
-            Self::InvalidEndpoint { .. }
+            | Self::FileNotFound { .. }
+            // What the user set: the endpoint, the token, and the access of its account.
+            | Self::InvalidEndpoint { .. }
             | Self::InvalidToken { .. }
-            | Self::NoCacheFolder
-            | Self::Gated { .. }
             | Self::BadToken { .. }
-            | Self::Forbidden { .. }
+            | Self::Gated { .. }
+            | Self::Forbidden { .. } => true,
+            // This machine and the network.
+            Self::NoCacheFolder
             | Self::NotCached { .. }
             | Self::RateLimited { .. }
             | Self::Status { .. }

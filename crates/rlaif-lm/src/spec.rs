@@ -70,6 +70,24 @@ impl LmSpec {
         }
     }
 
+    /// Returns how much of the context a prompt and its response take, in tokens: their sum. For an
+    /// encoder-decoder model it is the longer of the two, which are limited separately.
+    pub fn positions(&self, prompt: usize, response: usize) -> usize {
+        match self.decoder_start_id {
+            None => prompt.saturating_add(response),
+            Some(_) => prompt.max(response),
+        }
+    }
+
+    /// Returns how many of `limit` tokens a prompt of `taken` tokens leaves to its response, or a
+    /// response to its prompt. For an encoder-decoder model these are all.
+    pub fn remaining(&self, limit: usize, taken: usize) -> usize {
+        match self.decoder_start_id {
+            None => limit.saturating_sub(taken),
+            Some(_) => limit,
+        }
+    }
+
     /// Checks that a sequence of `length` tokens fits the context.
     ///
     /// # Errors

@@ -545,5 +545,5 @@ fn now_ms() -> i64 {
 pub fn random_token() -> Result<String, PeopleError> {
     let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes).map_err(|e| PeopleError::Random(e.to_string()))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(rlaif_files::hex(&bytes))
 }

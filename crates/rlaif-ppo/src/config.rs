@@ -208,7 +208,7 @@ impl<'a> From<&'a PpoConfig> for Watched<'a> {
 impl PpoConfig {
     /// Responses per forward and backward pass.
     pub fn microbatch(&self) -> usize {
-        if self.microbatch_size == 0 { self.minibatch_size } else { self.microbatch_size }
+        rlaif_train::rows_of_pass(self.microbatch_size, self.minibatch_size)
     }
 
     /// Optimizer steps per update.

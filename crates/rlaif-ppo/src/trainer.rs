@@ -131,9 +131,7 @@ impl<P: Policy> PpoTrainer<P> {
                 let found = format!("with nothing to learn in row {at}");
                 return Err(setting("pretraining.data", found, "a token to learn in each row"));
             }
-            if spec.decoder_start_id.is_none() {
-                spec.check_length(at, row.prompt.len() + row.response.len())?;
-            }
+            spec.check_length(at, spec.positions(row.prompt.len(), row.response.len()))?;
         }
         self.pretraining = rows;
         Ok(self)

@@ -210,7 +210,7 @@ impl ReinforceConfig {
 
     /// Responses of one forward and backward pass.
     pub fn microbatch(&self) -> usize {
-        if self.microbatch_size == 0 { self.minibatch() } else { self.microbatch_size }
+        rlaif_train::rows_of_pass(self.microbatch_size, self.minibatch())
     }
 
     /// Most optimizer steps of one update; dynamic sampling may leave fewer groups.

@@ -5,8 +5,7 @@ use std::time::Instant;
 use rlaif_core::stats::mean_std;
 use rlaif_lm::{Mask, Policy, RouterLoss, policy_log_probs};
 use rlaif_rl::{
-    Average, PolicyObjective, PolicyTokens, RlError, Stats, host, host_scalars, pick, real,
-    rollout_statistics,
+    Average, PolicyObjective, PolicyTokens, RlError, Stats, host, pick, real, rollout_statistics,
 };
 use rlaif_torch::dist::World;
 use tch::{Kind, Tensor, no_grad};
@@ -21,61 +20,79 @@ use crate::{
 #[derive(Debug, Default)]
 struct Progress {
     /// Numbers of each optimizer step.
-    steps: Vec<Numbers>,
+    steps: Vec<Numbers<f64>>,
     ratios: Vec<f64>,
     grad_norms: Vec<f64>,
     not_finite: usize,
     learning_rate: f64,
 }
 
-/// Metrics of an optimizer step, summed over its passes.
+/// The name of the loss of routers, which models with experts have.
+const ROUTERS: &str = "router_aux_loss";
+
+/// Metrics of an optimizer step, summed over its passes. [`Tensor`]s while on the device.
 #[derive(Debug, Clone, Copy, Default)]
-struct Numbers {
-    total: f64,
-    policy: f64,
-    likelihood: f64,
-    kl: f64,
-    entropy: f64,
-    ratio: f64,
-    clipped: f64,
-    approx_kl: f64,
-    routers: f64,
+struct Numbers<T> {
+    total: T,
+    policy: T,
+    likelihood: T,
+    kl: T,
+    entropy: T,
+    ratio: T,
+    clipped: T,
+    approx_kl: T,
+    routers: T,
 }
 
-impl Numbers {
-    fn add(&mut self, other: Self) {
-        self.total += other.total;
-        self.policy += other.policy;
-        self.likelihood += other.likelihood;
-        self.kl += other.kl;
-        self.entropy += other.entropy;
-        self.ratio += other.ratio;
-        self.clipped += other.clipped;
-        self.approx_kl += other.approx_kl;
-        self.routers += other.routers;
+impl<T> Numbers<T> {
+    /// Converts each number; `f` also gets its name among the metrics.
+    fn map<U>(self, mut f: impl FnMut(&'static str, T) -> U) -> Numbers<U> {
+        Numbers {
+            total: f("ppo/loss/total", self.total),
+            policy: f("ppo/loss/policy", self.policy),
+            likelihood: f("ppo/loss/likelihood", self.likelihood),
+            kl: f("ppo/loss/kl", self.kl),
+            entropy: f("ppo/policy/entropy", self.entropy),
+            ratio: f("ppo/policy/ratio", self.ratio),
+            clipped: f("ppo/policy/clipfrac", self.clipped),
+            approx_kl: f("ppo/policy/approxkl", self.approx_kl),
+            routers: f(ROUTERS, self.routers),
+        }
+    }
+
+    /// The numbers, in the order of the fields.
+    fn values(self) -> Vec<T> {
+        let mut all = Vec::new();
+        self.map(|_, number| all.push(number));
+        all
+    }
+
+    /// Exchanges the numbers for others in the order of [`Self::values`].
+    fn exchanged<U>(self, values: Vec<U>) -> Numbers<U> {
+        let mut values = values.into_iter();
+        self.map(|_, _| values.next().expect("a value for each number"))
+    }
+}
+
+impl Numbers<f64> {
+    fn plus(self, other: Self) -> Self {
+        let sums = self.values().into_iter().zip(other.values()).map(|(a, b)| a + b).collect();
+        self.exchanged(sums)
     }
 
     /// The sums over all ranks.
     fn summed(self, world: &World) -> Result<Self, RlError> {
-        let Self { total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl, routers } =
-            self;
-        let mut all = [total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl, routers];
+        let mut all = self.values();
         world.sum(&mut all)?;
-        let [total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl, routers] = all;
-        Ok(Self { total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl, routers })
+        Ok(self.exchanged(all))
     }
+}
 
-    fn named(self) -> [(&'static str, f64); 8] {
-        [
-            ("ppo/loss/total", self.total),
-            ("ppo/loss/policy", self.policy),
-            ("ppo/loss/likelihood", self.likelihood),
-            ("ppo/loss/kl", self.kl),
-            ("ppo/policy/entropy", self.entropy),
-            ("ppo/policy/ratio", self.ratio),
-            ("ppo/policy/clipfrac", self.clipped),
-            ("ppo/policy/approxkl", self.approx_kl),
-        ]
+impl Numbers<Tensor> {
+    /// Moves the numbers to the host, in one copy.
+    fn on_host(self) -> Numbers<f64> {
+        let numbers = self.map(|_, x| x.detach().to_kind(Kind::Double)).values();
+        Numbers::<()>::default().exchanged(host(&Tensor::stack(&numbers, 0)))
     }
 }
 
@@ -161,7 +178,7 @@ impl<P: Policy> ReinforceTrainer<P> {
         let mut stats = no_grad(|| statistics(experience, &objective, &progress));
         if self.config.router_aux_loss_coef != 0. {
             let of_steps: Vec<f64> = progress.steps.iter().map(|step| step.routers).collect();
-            stats.push("router_aux_loss", mean_std(&of_steps).0);
+            stats.push(ROUTERS, mean_std(&of_steps).0);
         }
         stats.step = self.step;
         stats.measure(rollout, &[("optimize_step", optimize_s)]);
@@ -193,7 +210,7 @@ impl<P: Policy> ReinforceTrainer<P> {
         for rows in passes {
             let rows = &rows[world.share(rows.len())];
             if rollout.tokens_of(rows) > 0 {
-                numbers.add(self.pass(experience, &shares, objective, rows, progress)?);
+                numbers = numbers.plus(self.pass(experience, &shares, objective, rows, progress)?);
             }
         }
         progress.steps.push(numbers.summed(&world)?);
@@ -212,7 +229,7 @@ impl<P: Policy> ReinforceTrainer<P> {
         objective: &PolicyObjective,
         rows: &[usize],
         progress: &mut Progress,
-    ) -> Result<Numbers, RlError> {
+    ) -> Result<Numbers<f64>, RlError> {
         let rollout = &experience.rollout;
         let (x, y) = (rollout.prompts.select(rows)?, rollout.responses.select(rows)?);
         let width = y.width();
@@ -278,30 +295,28 @@ impl<P: Policy> ReinforceTrainer<P> {
         let _guard = tch::no_grad_guard();
         let mean = |x: &Tensor| mask.sum(&x.detach()) / shares.tokens;
         let difference = mask.apply(&(log_probs - &old));
-        let numbers = [
+        let numbers = Numbers {
+            entropy: mean(&found.entropy),
+            ratio: mean(&losses.ratio),
+            clipped: mean(&losses.clipped),
+            approx_kl: mean(&(difference.square() * 0.5)),
             total,
             policy,
             likelihood,
             kl,
-            mean(&found.entropy),
-            mean(&losses.ratio),
-            mean(&losses.clipped),
-            mean(&(difference.square() * 0.5)),
-            of_routers,
-        ];
-        let numbers = numbers.map(|x| x.detach().to_kind(Kind::Double));
+            routers: of_routers,
+        };
         progress.ratios.extend(real(&losses.ratio, &mask));
-        let [total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl, routers] =
-            host_scalars(&numbers);
-        Ok(Numbers { total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl, routers })
+        Ok(numbers.on_host())
     }
 }
 
 fn statistics(experience: &Experience, objective: &PolicyObjective, progress: &Progress) -> Stats {
     let mut stats = rollout_statistics(&experience.rollout, objective.kl.coef());
-    let steps: Vec<_> = progress.steps.iter().map(|numbers| numbers.named()).collect();
-    for (at, (name, _)) in Numbers::default().named().into_iter().enumerate() {
-        let of_steps: Vec<f64> = steps.iter().map(|numbers| numbers[at].1).collect();
+    let steps: Vec<Vec<f64>> = progress.steps.iter().map(|numbers| numbers.values()).collect();
+    let names = Numbers::<()>::default().map(|name, ()| name).values();
+    for (at, name) in names.into_iter().enumerate().filter(|(_, name)| *name != ROUTERS) {
+        let of_steps: Vec<f64> = steps.iter().map(|numbers| numbers[at]).collect();
         stats.push(name, mean_std(&of_steps).0);
     }
     let largest = progress.ratios.iter().copied().fold(0., f64::max);

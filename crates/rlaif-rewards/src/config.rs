@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rlaif_eval::text::LengthUnit;
 use rlaif_sandbox::interpreter_path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use crate::input::RewardInput;
 use crate::judge::JudgeConfig;
 #[cfg(feature = "neural")]
 use crate::neural::{ClassifierConfig, Input, LocalModel};
-use crate::rules::{Against, OverlapMeasure, Unit};
+use crate::rules::{Against, OverlapMeasure};
 use crate::verify::{
     AnswerPlace, InstructionCheck, SandboxLimits, TestScore, TextComparison, Truth,
 };
@@ -61,7 +62,7 @@ pub enum RewardConfig {
         per: f32,
         /// The unit of lengths.
         #[serde(default)]
-        unit: Unit,
+        unit: LengthUnit,
     },
     /// [`crate::Repetition`].
     Repetition {

@@ -94,12 +94,6 @@ pub fn host(x: &Tensor) -> Vec<f64> {
     Vec::<f64>::try_from(flat).expect("a vector of f64")
 }
 
-/// Scalars on the host, in one transfer.
-pub fn host_scalars<const N: usize>(scalars: &[Tensor; N]) -> [f64; N] {
-    let mut values = host(&Tensor::stack(scalars, 0)).into_iter();
-    std::array::from_fn(|_| values.next().unwrap_or(f64::NAN))
-}
-
 pub(crate) fn int(n: usize) -> i64 {
     i64::try_from(n).expect("a size fits 63 bits")
 }

@@ -74,9 +74,7 @@ pub fn check_prompts(
     }
     for (row, prompt) in prompts.iter().enumerate() {
         spec.check(row, &prompt.ids)?;
-        if spec.decoder_start_id.is_none() {
-            spec.check_length(row, prompt.ids.len() + generation.max_new_tokens)?;
-        }
+        spec.check_length(row, spec.positions(prompt.ids.len(), generation.max_new_tokens))?;
     }
     Ok(())
 }

@@ -61,7 +61,7 @@ mod watch;
 
 pub use advantage::{Advantage, Gae, Whitening};
 pub use ask::{Asking, KeptPass, TokenQuantities};
-pub use batch::{counted, host, host_scalars, passes, permutation, pick, score_tensor};
+pub use batch::{counted, host, passes, permutation, pick, score_tensor};
 pub use combination::{Combination, CombinationUse};
 pub use concern::CombinationConcern;
 pub use correction::{Correction, Mismatch, OffPolicyMask};

@@ -546,6 +546,8 @@ mod tests {
             ("[data]\nreference = 'x'", "`data.reference`: renamed to `data.reference_column`"),
             ("[ppo.pretraining]\nrows = 2", "renamed to `ppo.pretraining.batch_size`"),
             ("centring = 0.1", "`centring`: renamed to `centring_coef`"),
+            ("[rounds]\nmost = 2", "`rounds.most`: renamed to `rounds.max_rounds`"),
+            ("[episodes]\ntime_limit_s = 9", "renamed to `episodes.timeout_s`"),
             ("prompts = 3", "`prompts`: renamed to `new_prompts`"),
             ("examples = 3", "`examples`: renamed to `shown_examples`"),
             ("rows = 'last'", "`rows`: renamed to `revisions`"),

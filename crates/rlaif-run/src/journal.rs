@@ -9,9 +9,9 @@ use std::{
 };
 
 use rlaif_core::Interrupted;
+use rlaif_files::Digest;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Map;
-use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 
 use crate::{
@@ -48,12 +48,7 @@ impl Header {
     ) -> Result<Self, RunError> {
         let settings = Table::try_from(settings)
             .map_err(|source| RunError::Unwritable { source: source.into() })?;
-        let mut hash = Sha256::new();
-        for text in texts {
-            hash.update((text.len() as u64).to_le_bytes());
-            hash.update(text.as_bytes());
-        }
-        let hash = hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = Digest::of(texts.into_iter().map(str::as_bytes)).hex(16);
         Ok(Self { section, settings, rows, hash })
     }
 

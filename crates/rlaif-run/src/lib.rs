@@ -129,7 +129,7 @@ pub use fetch::{FetchError, model_files, model_folder};
 pub use file::{OpenRun, RunFile, RunRequest};
 pub use judge::{JudgeData, JudgeFile, JudgeSummary};
 pub use label::{LabelData, LabelFile, LabelSummary};
-pub use memory::{WeightsInMemory, longest, rows_of_pass};
+pub use memory::{WeightsInMemory, longest};
 pub use model::{
     LoraBias, LoraInit, LoraSection, LoraTargets, ModelSection, Placement, tell_of_slow_dtype,
     tell_of_unread, tokenizer,
@@ -155,7 +155,8 @@ pub use rl::{
     ToolConfig,
 };
 pub use schema::{
-    Key, commands_with_files, commands_with_runs, key_lines, key_table, keys, reward_table, schema,
+    Key, api_table, commands_with_files, commands_with_runs, key_lines, key_table, keys,
+    reward_key_table, reward_keys, reward_table, schema,
 };
 pub use sft::SftFile;
 pub use skipped::SkippedRows;

@@ -62,11 +62,6 @@ pub(crate) fn reward_models<'a>(
     Ok(own.rewards)
 }
 
-/// Rows of one forward and backward pass, from a setting whose 0 means the whole batch.
-pub fn rows_of_pass(microbatch: usize, batch: usize) -> usize {
-    if microbatch == 0 { batch } else { microbatch.min(batch) }
-}
-
 /// The largest of these lengths; 0 if there are none.
 pub fn longest(lengths: impl IntoIterator<Item = usize>) -> usize {
     lengths.into_iter().max().unwrap_or(0)

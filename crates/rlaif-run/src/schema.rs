@@ -146,18 +146,51 @@ pub struct Key {
 pub fn keys(command: &str) -> Vec<Key> {
     let Some(schema) = schema(command) else { return Vec::new() };
     let mut all = Vec::new();
-    // A judge's file may hold any reward; its keys are those of a judge.
-    let table = if command == "judge" { &schema["$defs"]["JudgeConfig"] } else { &schema };
+    // A judge's file may have the keys of its reward alone.
+    let table = if command == "judge" { &schema["$defs"]["JudgeFile"] } else { &schema };
     Walk { root: &schema, all: &mut all }.table("", table, None);
+    if command == "judge" {
+        // Its reward is one of several kinds, mostly a judge.
+        let of_judge = reward_keys("judge").into_iter();
+        all.extend(of_judge.map(|key| Key { path: format!("reward.{}", key.path), ..key }));
+    }
+    all
+}
+
+/// The keys of a reward of this kind.
+///
+/// ```
+/// let keys = rlaif_run::reward_keys("classifier");
+/// assert!(keys.iter().any(|key| key.path == "preset"));
+/// ```
+pub fn reward_keys(kind: &str) -> Vec<Key> {
+    let Some(schema) = schema("judge") else { return Vec::new() };
+    let mut kinds = schema["$defs"]["RewardConfig"]["oneOf"].as_array().into_iter().flatten();
+    let Some(found) = kinds.find(|form| form["properties"]["kind"]["const"] == kind) else {
+        return Vec::new();
+    };
+    let mut all = Vec::new();
+    Walk { root: &schema, all: &mut all }.table("", found, None);
+    all.retain(|key| key.path != "kind");
     all
 }
 
 /// The kinds of reward, and the keys of each, as a table in Markdown.
 pub fn reward_table() -> String {
+    kind_table("RewardConfig")
+}
+
+/// The kinds of `api`, and the keys of each, as a table in Markdown.
+pub fn api_table() -> String {
+    kind_table("ApiConfig")
+}
+
+/// The kinds of a definition in the schema of a judge's file.
+fn kind_table(definition: &str) -> String {
     let mut table = "| `kind` | keys | meaning |\n|---|---|---|\n".to_owned();
     let Some(schema) = schema("judge") else { return table };
     let walk = Walk { root: &schema, all: &mut Vec::new() };
-    for kind in schema["$defs"]["RewardConfig"]["oneOf"].as_array().into_iter().flatten() {
+    for kind in schema["$defs"][definition]["oneOf"].as_array().into_iter().flatten() {
         let properties = kind["properties"].as_object().into_iter().flatten();
         let keys = properties.filter(|(name, _)| *name != "kind").map(|(name, property)| {
             let default = property.get("default").filter(|default| !default.is_null());
@@ -182,7 +215,6 @@ pub fn reward_table() -> String {
 /// assert!(table.contains("| `placement.device` | text | `\"auto\"` |"));
 /// ```
 pub fn key_table(command: &str, below: &str) -> String {
-    let mut table = "| key | value | default | meaning |\n|---|---|---|---|\n".to_owned();
     let wanted = |path: &str| {
         let mut prefixes = below.split_whitespace();
         let is_below = |prefix| {
@@ -190,7 +222,17 @@ pub fn key_table(command: &str, below: &str) -> String {
         };
         below.is_empty() || prefixes.any(is_below)
     };
-    for key in keys(command).into_iter().filter(|key| wanted(&key.path)) {
+    table_of(keys(command).into_iter().filter(|key| wanted(&key.path)))
+}
+
+/// The keys of a reward of this kind, as a table in Markdown.
+pub fn reward_key_table(kind: &str) -> String {
+    table_of(reward_keys(kind))
+}
+
+fn table_of(keys: impl IntoIterator<Item = Key>) -> String {
+    let mut table = "| key | value | default | meaning |\n|---|---|---|---|\n".to_owned();
+    for key in keys {
         let default = match key.default.as_deref() {
             None => "needed".to_owned(),
             Some("") => String::new(),
@@ -358,7 +400,7 @@ mod tests {
 
     #[test]
     fn every_key_says_what_it_means() {
-        for command in commands_with_files().filter(|command| *command != "judge") {
+        for command in commands_with_files() {
             let keys = keys(command);
             assert!(keys.len() > 2, "{command}");
             for key in keys {

@@ -7,7 +7,7 @@ use rlaif_train::{FitConfig, LearnConfig, Supervised, SupervisedTask, TrainError
 use crate::{
     data::{DataRows, ShuffledBatches},
     error::RunError,
-    memory::{WeightsInMemory, longest, rows_of_pass},
+    memory::{WeightsInMemory, longest},
     recipe::{OngoingRun, Outline, Recipe, Start},
     skipped::SkippedRows,
 };
@@ -91,7 +91,7 @@ impl<T: EncodedRow> SupervisedRows<'_, T> {
         let Self { sections, train, held_out, mut batches, skipped, notes, rendering, total_steps } =
             self;
         let batch = sections.train.batch_size.min(train.len());
-        let rows = rows_of_pass(sections.learn.microbatch_size, batch);
+        let rows = rlaif_train::rows_of_pass(sections.learn.microbatch_size, batch).min(batch);
         let tokens = longest(train.iter().map(T::tokens));
         let memory = MemoryPlan { microbatch_size: T::SEQUENCES * rows, tokens, ..memory };
         start.check_memory(&memory, WeightsInMemory::Loaded)?;

@@ -10,7 +10,7 @@ use crate::{
     checkpoints::{CheckpointFiles, Saved},
     ema::Ema,
     error::TrainError,
-    microbatch::Batching,
+    microbatch::{Batching, rows_of_pass},
     optimizer::{Optimizer, OptimizerConfig, OptimizerProgress, StepReport},
     ranks::same_weights,
     trainable::{Trainable, restore_parameters},
@@ -73,7 +73,7 @@ impl LearnConfig {
         rows: &[&'r R],
         length: impl Fn(&R) -> usize,
     ) -> Vec<Vec<&'r R>> {
-        let most = if self.microbatch_size == 0 { rows.len().max(1) } else { self.microbatch_size };
+        let most = rows_of_pass(self.microbatch_size, rows.len().max(1));
         let lengths: Vec<usize> = rows.iter().map(|row| length(row)).collect();
         let passes = self.batching.divide(&lengths, most).into_iter();
         passes.map(|pass| pass.into_iter().map(|i| rows[i]).collect()).collect()
@@ -88,7 +88,7 @@ impl LearnConfig {
     ) -> Vec<(Vec<usize>, Vec<&'r R>)> {
         /// The default number of rows per forward pass.
         const ROWS: usize = 16;
-        let most = if self.microbatch_size == 0 { ROWS } else { self.microbatch_size };
+        let most = rows_of_pass(self.microbatch_size, ROWS);
         let mut rows: Vec<(usize, &R)> = rows.into_iter().enumerate().collect();
         rows.sort_by_key(|(_, row)| length(row));
         rows.chunks(most).map(|pass| pass.iter().copied().unzip()).collect()

@@ -54,7 +54,7 @@ pub use interrupt::Interrupt;
 pub use kl::{KlControl, KlController, KlEstimator, full_kl};
 pub use learner::{LearnConfig, Learner};
 pub use metrics::{JsonLines, JsonlMetrics, TensorBoard, Terminal};
-pub use microbatch::Batching;
+pub use microbatch::{Batching, rows_of_pass};
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerProgress, StepReport};
 pub use preference::{PreferenceEvaluation, PreferenceRow, PreferenceStats, PreferenceTrainer};
 pub use ranks::same_weights;

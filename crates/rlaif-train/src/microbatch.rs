@@ -18,6 +18,18 @@ pub enum Batching {
     Packed,
 }
 
+/// Returns the rows of one forward and backward pass, from the setting `microbatch_size`, in which 0
+/// means the whole batch of `rows`.
+///
+/// ```
+/// use rlaif_train::rows_of_pass;
+/// assert_eq!((rows_of_pass(0, 32), rows_of_pass(4, 32)), (32, 4));
+/// ```
+#[must_use]
+pub fn rows_of_pass(microbatch_size: usize, rows: usize) -> usize {
+    if microbatch_size == 0 { rows } else { microbatch_size }
+}
+
 /// Cost of an additional pass besides its tokens (accumulating gradients, launching kernels), in
 /// tokens.
 const PASS: usize = 24;

@@ -222,7 +222,9 @@ pub(crate) const TABLE: &[(&str, How)] = &[
     ),
     (
         "python3 benches/peers/ppo.py ..",
-        With("--only llama-small:f32 --rounds 1 --steps 1 --batch-size 4 --new-tokens 4 --epochs 1"),
+        With(
+            "--only llama-small:f32 --rounds 1 --steps 1 --batch-size 4 --new-tokens 4 --epochs 1",
+        ),
     ),
     (
         "python3 benches/peers/dpo.py ..",

@@ -111,7 +111,7 @@ impl Content {
         Ok(Origin {
             source: self.name,
             revision: self.revision,
-            sha256: Some(hashed.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            sha256: Some(rlaif_files::hex(&hashed.hash.finalize())),
             bytes: Some(hashed.bytes),
         })
     }

@@ -42,12 +42,7 @@ impl Ask {
             let found = format!("0 for row {row}");
             return Err(BadSetting::new("max_new_tokens", found, "at least 1").into());
         }
-        // For an encoder-decoder model, prompt and response are limited separately.
-        let length = match spec.decoder_start_id {
-            None => self.prompt.len().saturating_add(limit),
-            Some(_) => self.prompt.len().max(limit),
-        };
-        spec.check_length(row, length)
+        spec.check_length(row, spec.positions(self.prompt.len(), limit))
     }
 }
 

@@ -198,7 +198,7 @@ fn environments_that_misbehave_cost_their_own_episode() {
             Prompt::new(PromptRecord::new(id, prompt.record.prompt.clone()), prompt.ids.to_vec());
     }
     all.extend(prompts(10, 1));
-    let limit = EpisodeConfig { time_limit_s: 1., ..EpisodeConfig::default() };
+    let limit = EpisodeConfig { timeout_s: 1., ..EpisodeConfig::default() };
     let config = || {
         let mut config = turns_of_three(NamedAlgorithm::Grpo);
         (config.batch_size, config.minibatch_size) = (20, None);

@@ -4,8 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Scores, Tell};
+use rlaif_files::Digest;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::member::checked;
 use crate::sync::lock;
@@ -73,7 +73,6 @@ impl<R: RewardModel> Cached<R> {
 
 /// A hash of everything that a verdict on a row depends on.
 pub(super) fn key(exchange: &Exchange<'_>) -> [u8; 32] {
-    let mut hash = Sha256::new();
     // A map without entries is equivalent to none.
     let metadata = exchange.metadata.filter(|m| !m.is_empty());
     let metadata = metadata.map(|m| serde_json::Value::Object(m.clone()).to_string());
@@ -86,13 +85,8 @@ pub(super) fn key(exchange: &Exchange<'_>) -> [u8; 32] {
         metadata.as_deref(),
         messages.as_deref(),
     ];
-    for field in fields.into_iter().chain(said.as_deref().map(Some)) {
-        // The length before the text, so that no two rows run together into the same bytes.
-        let field = field.map(str::as_bytes);
-        hash.update(field.map_or(u64::MAX, |f| f.len() as u64).to_le_bytes());
-        hash.update(field.unwrap_or_default());
-    }
-    hash.finalize().into()
+    let fields = fields.into_iter().chain(said.as_deref().map(Some));
+    Digest::of_optional(fields.map(|field| field.map(str::as_bytes))).bytes()
 }
 
 impl<R: RewardModel> RewardModel for Cached<R> {

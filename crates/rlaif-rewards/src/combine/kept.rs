@@ -115,7 +115,7 @@ impl Kept {
         let mut hash = Sha256::new();
         hash.update((self.number as u64).to_le_bytes());
         hash.update(key(exchange));
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        rlaif_files::hex(&hash.finalize())
     }
 
     fn scores(&self, line: &Line, row: usize) -> Result<Scores, RewardError> {

@@ -10,10 +10,9 @@ use std::sync::Mutex;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use rlaif_core::BadSetting;
-use rlaif_files::DatabaseKind;
+use rlaif_files::{DatabaseKind, Digest};
 
 use crate::ProviderError;
 use crate::rubric::{Answer, Finish, TokenAlternatives};
@@ -35,12 +34,7 @@ pub(super) fn key(url: &str, body: &Value, sample: u32) -> Key {
     // The key does not depend on the order of the fields.
     let mut body = body.clone();
     body.sort_all_objects();
-    let mut hash = Sha256::new();
-    for part in [url.as_bytes(), body.to_string().as_bytes(), &sample.to_le_bytes()] {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
+    Digest::of([url.as_bytes(), body.to_string().as_bytes(), &sample.to_le_bytes()]).bytes()
 }
 
 impl Cache {

@@ -42,28 +42,28 @@ with_service_keys! {
 /// ```
 #[non_exhaustive]
 pub struct JudgeConfig<A = ApiConfig> {
-    /// Name in metrics, errors and parts; by default, `judge`.
+    /// Name in metrics, errors and parts.
     #[serde(default = "default_name")]
     pub name: String,
-    /// A built-in rubric.
+    /// A built-in rubric: `toxicity`, `quality`, `helpfulness`, `honesty`, `harmlessness` or `summary`.
     pub rubric: Option<String>,
     /// The judge's instructions, instead of a built-in rubric.
     pub instructions: Option<String>,
-    /// The template of a question, with `{response}`.
+    /// The template of a question, with `{response}`; it may contain `{prompt}` and `{reference}`.
     pub template: Option<String>,
     /// The scale of the verdicts.
     pub scale: Option<Scale>,
-    /// The form of the answer.
+    /// The form of the answer: `expectation` is the mean over score tokens; by default, that of the rubric.
     pub answer: Option<AnswerForm>,
-    /// Treatment of a number outside the scale.
+    /// Treatment of a number outside the scale: no verdict (the default), or the nearer end of the scale.
     pub out_of_range: Option<OutOfRange>,
-    /// Conversion of a verdict to a score.
+    /// Conversion of a verdict to a score: itself, to [0, 1], or to [−1, 1]; by default, that of the rubric.
     pub reward: Option<Reward>,
-    /// For expectations: the minimum probability of the numbers of the scale.
+    /// For expectations: the minimum probability of the numbers of the scale; 0.5 by default.
     pub min_coverage: Option<f64>,
-    /// Number of verdicts for each row; their mean counts. 1 by default.
+    /// Number of verdicts for each row, whose mean counts; 1 by default.
     pub samples: Option<u32>,
-    /// Number of repeated questions after an answer without a verdict. 1 by default.
+    /// Number of repeated questions after an answer without a verdict; 1 by default.
     pub reasks: Option<u32>,
     /// The grade without which no training with this reward starts.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -120,9 +120,9 @@ impl Default for LimitsConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PriceConfig {
-    /// Per million tokens of questions.
+    /// The price of a million tokens of questions.
     pub input_per_million: f64,
-    /// Per million tokens of answers.
+    /// The price of a million tokens of answers.
     pub output_per_million: f64,
 }
 
@@ -130,9 +130,9 @@ pub struct PriceConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BudgetConfig {
-    /// In the currency of the prices.
+    /// The limit in the currency of the prices.
     pub money: Option<f64>,
-    /// In tokens, of questions and answers.
+    /// The limit in tokens, of questions and answers.
     pub tokens: Option<u64>,
 }
 

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use hmac::{Hmac, KeyInit, Mac};
+use rlaif_files::hex;
 use rlaif_http::Secret;
 use sha2::{Digest, Sha256};
 
@@ -78,10 +79,6 @@ fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     mac.update(message);
     mac.finalize().into_bytes().to_vec()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Percent-encodes a path segment: all but letters, digits and `-._~`.

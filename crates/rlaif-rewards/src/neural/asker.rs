@@ -107,13 +107,9 @@ impl PolicyAsker {
     /// Tells if a question does not fit the policy beside an answer of up to `new` tokens.
     pub(crate) fn fits(&self, prompt: &[u32], new: usize) -> Result<(), String> {
         let spec = self.policy.spec();
-        let answer = match spec.decoder_start_id {
-            None => new,
-            Some(_) => 0,
-        };
         match spec.context {
-            Some(context) if prompt.len() + answer > context => Err(format!(
-                "the question has {} tokens and the answer up to {answer}, more than the judge's \
+            Some(context) if spec.positions(prompt.len(), new) > context => Err(format!(
+                "the question has {} tokens and the answer up to {new}, more than the judge's \
                  context of {context}",
                 prompt.len()
             )),

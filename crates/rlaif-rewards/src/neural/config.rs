@@ -87,17 +87,17 @@ pub struct ClassifierConfig {
     pub adapter: Option<String>,
     /// Base of the adapter in `model`; by default, the base in its configuration.
     pub base: Option<String>,
-    /// A preset of settings; other keys override its values.
+    /// A preset of settings, whose values other keys override.
     pub preset: Option<Preset>,
     /// Name in metrics and errors; by default, the label's name.
     pub name: Option<String>,
-    /// The label for the score, by name or index.
+    /// The label for the score, by name or index; by default, the only one.
     pub label: Option<LabelChoice>,
-    /// The form of the score.
+    /// The form of the score; `logit` by default.
     pub output: Option<Output>,
-    /// Input of the classifier.
+    /// Input of the classifier; `response` by default.
     pub input: Option<Input>,
-    /// Text between prompt and response, if they form one text.
+    /// Text between prompt and response, if they form one text; empty by default.
     pub separator: Option<String>,
     /// The name of the model's chat template, where its tokenizer has several.
     pub chat_template: Option<String>,

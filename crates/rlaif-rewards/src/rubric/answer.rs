@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scale {
-    /// The worst.
+    /// The worst verdict.
     pub low: f64,
-    /// The best.
+    /// The best verdict.
     pub high: f64,
 }
 

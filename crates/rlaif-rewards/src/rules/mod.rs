@@ -4,4 +4,4 @@ mod overlap;
 mod text;
 
 pub use overlap::{Against, Overlap, OverlapMeasure};
-pub use text::{Format, Length, Repetition, Unit, Words};
+pub use text::{Format, Length, Repetition, Words};

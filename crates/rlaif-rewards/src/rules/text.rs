@@ -4,30 +4,9 @@ use std::collections::HashSet;
 
 use regex::{Regex, RegexBuilder};
 use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Scores};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use rlaif_eval::text::LengthUnit;
 
 use crate::ProviderError;
-
-/// Unit of lengths.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Unit {
-    /// Runs of anything but white space.
-    #[default]
-    Words,
-    /// Unicode scalar values.
-    Characters,
-}
-
-impl Unit {
-    fn count(self, text: &str) -> usize {
-        match self {
-            Self::Words => text.split_whitespace().count(),
-            Self::Characters => text.chars().count(),
-        }
-    }
-}
 
 /// Distance of a response's length n from the wanted length, as a penalty of at most 0.
 ///
@@ -44,7 +23,7 @@ pub struct Length {
     shortest: usize,
     longest: usize,
     per: f32,
-    unit: Unit,
+    unit: LengthUnit,
 }
 
 impl Length {
@@ -83,12 +62,12 @@ impl Length {
                 format!("at most `longest`, {longest}"),
             )));
         }
-        Ok(Self { shortest, longest, per, unit: Unit::Words })
+        Ok(Self { shortest, longest, per, unit: LengthUnit::Words })
     }
 
     /// The same rule with lengths in `unit`.
     #[must_use]
-    pub fn counted_in(self, unit: Unit) -> Self {
+    pub fn counted_in(self, unit: LengthUnit) -> Self {
         Self { unit, ..self }
     }
 }
@@ -109,7 +88,7 @@ impl RewardModel for Length {
 
     fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
         of_responses(self.name(), batch, |response| {
-            let n = self.unit.count(response);
+            let n = self.unit.of(response);
             let off = self.shortest.saturating_sub(n) + n.saturating_sub(self.longest);
             // 0 - x instead of -x: a response of the right length scores 0, not -0.
             0. - off as f32 / self.per

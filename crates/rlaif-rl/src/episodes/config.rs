@@ -13,7 +13,7 @@ pub struct EpisodeConfig {
     /// Maximum length of an episode behind its prompt, in tokens, those of the environment included.
     pub max_tokens: usize,
     /// Seconds that the environment has for each answer.
-    pub time_limit_s: f64,
+    pub timeout_s: f64,
     /// Treatment of a chat template that rewrites earlier turns.
     pub history: History,
     /// Text before a message of the environment, for prompts without a chat template.
@@ -38,7 +38,7 @@ impl Default for EpisodeConfig {
         Self {
             max_turns: 10,
             max_tokens: 2048,
-            time_limit_s: 60.,
+            timeout_s: 60.,
             history: History::Strict,
             before: "\n".to_owned(),
             after: "\n".to_owned(),
@@ -57,10 +57,10 @@ impl EpisodeConfig {
                 return Err(BadSetting::new(field, found, "at least 1"));
             }
         }
-        let limit = self.time_limit_s;
+        let limit = self.timeout_s;
         // A longer limit does not fit a duration.
         if !(limit > 0. && limit <= 1e9) {
-            return Err(BadSetting::new("time_limit_s", limit, "above 0 and at most 1e9"));
+            return Err(BadSetting::new("timeout_s", limit, "above 0 and at most 1e9"));
         }
         Ok(())
     }

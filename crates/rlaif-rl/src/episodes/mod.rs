@@ -89,7 +89,7 @@ impl Stage<'_> {
 
     /// Begins an episode for each row. They begin at the same time.
     fn begin(&self, rows: &[NumberedPrompt], step: u64) -> Result<Vec<Row<'_>>, LmError> {
-        let limit = Duration::from_secs_f64(self.config.time_limit_s);
+        let limit = Duration::from_secs_f64(self.config.timeout_s);
         let seed = self.seed.derive("episodes", step);
         let open = |row: &NumberedPrompt| {
             let record = &row.prompt.record;

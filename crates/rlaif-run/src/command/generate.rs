@@ -92,10 +92,9 @@ fn fits(
     config: &GenerationConfig,
     spec: &LmSpec,
 ) -> Result<(), RowFault> {
-    // The encoder's input does not shorten the response.
-    let (None, Some(context)) = (spec.decoder_start_id, spec.context) else { return Ok(()) };
+    let Some(context) = spec.context else { return Ok(()) };
     let new = own.unwrap_or(config.max_new_tokens);
-    if prompt.len() + new <= context {
+    if spec.positions(prompt.len(), new) <= context {
         return Ok(());
     }
     let key = if own.is_some() { "the row's max_new_tokens" } else { "--max-new-tokens" };

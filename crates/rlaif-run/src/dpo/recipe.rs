@@ -11,7 +11,7 @@ use rlaif_train::RunFolder;
 use crate::{
     dpo::{file::DpoFile, rows::DpoRows},
     error::RunError,
-    memory::{WeightsInMemory, longest, reward_models, rows_of_pass},
+    memory::{WeightsInMemory, longest, reward_models},
     model::tokenizer,
     recipe::{Basics, Outline, Recipe, Start},
     skipped::SkippedRows,
@@ -160,8 +160,9 @@ impl DpoFile {
         };
         let Some(rows) = rows else { return Ok(plan) };
         // Both responses of a pair, or both prompts of an unpaired one, are rows of one pass.
+        let batch = self.train.batch_size.min(rows.train.len());
         plan.microbatch_size =
-            2 * rows_of_pass(self.dpo.microbatch_size, self.train.batch_size.min(rows.train.len()));
+            2 * rlaif_train::rows_of_pass(self.dpo.microbatch_size, batch).min(batch);
         plan.tokens = match &rows.train {
             TrainRows::Pairs(rows) => longest(rows.iter().map(TokenPair::len)),
             TrainRows::Responses(rows) => longest(

@@ -325,11 +325,7 @@ fn prompts_to_answer(
     }
     let prompts = Prompt::of_records(prompts, &Joiner::new(codec, spec))?;
     let answer = online.pairs.generation.max_new_tokens;
-    // An encoder's input does not share the limit with the response.
-    let room = |limit: usize| match spec.decoder_start_id {
-        Some(_) => limit,
-        None => limit.saturating_sub(answer),
-    };
+    let room = |limit| spec.remaining(limit, answer);
     let limits = [config.max_prompt_tokens, config.max_tokens.map(room), spec.context.map(room)];
     let limit = limits.into_iter().flatten().min().unwrap_or(usize::MAX);
     let mut kept = Vec::with_capacity(prompts.len());

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 
 use rlaif_core::{Interrupted, PromptRecord};
 use rlaif_eval::Metric;
+use rlaif_files::Digest;
 use rlaif_lm::{
     Draw, Joiner, LmError, LocalSampler, Padding, Prompt, Sampled, Sampler, SamplerCall,
     TokenBatch, Weights, policy_log_probs, sample,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor, no_grad};
 
 use super::response::Response;
@@ -259,13 +259,13 @@ impl Evaluate<'_> {
         prompts: &[PromptRecord],
         own_sampler: bool,
     ) -> Header {
-        let mut of_prompts = Hash::default();
+        let mut of_prompts = Digest::default();
         for record in prompts {
             of_prompts.add(record.id.as_bytes());
             of_prompts.add(record.prompt.as_bytes());
             of_prompts.add(format!("{:?}", record.kind.specials()).as_bytes());
         }
-        let mut weights = Hash::default();
+        let mut weights = Digest::default();
         for (name, tensor) in who.policy.parameters().iter() {
             weights.add(name.as_bytes());
             checksums(tensor).iter().for_each(|sum| weights.add(&sum.to_le_bytes()));
@@ -284,22 +284,7 @@ impl Evaluate<'_> {
             let generation = generation.into_iter().filter(|(key, _)| decides(key));
             settings.extend(generation.map(|(key, value)| (format!("generation.{key}"), value)));
         }
-        Header { weights: weights.hex(), prompts: of_prompts.hex(), settings }
-    }
-}
-
-/// A hash of parts that cannot run into one another.
-#[derive(Default)]
-struct Hash(Sha256);
-
-impl Hash {
-    fn add(&mut self, part: &[u8]) {
-        self.0.update((part.len() as u64).to_le_bytes());
-        self.0.update(part);
-    }
-
-    fn hex(self) -> String {
-        self.0.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+        Header { weights: weights.hex(16), prompts: of_prompts.hex(16), settings }
     }
 }
 

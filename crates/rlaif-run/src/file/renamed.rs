@@ -8,7 +8,7 @@ use toml::{Table, Value};
 use crate::{error::RunError, resume::lookup};
 
 /// Keys of earlier versions, by their path, and their replacements.
-const RENAMED: [(&str, &str); 22] = [
+const RENAMED: [(&str, &str); 24] = [
     ("data.chat", "`prompt.plain`, which is `chat` or `text`"),
     ("device", "`placement.device`"),
     ("model.precision", "`model.dtype`"),
@@ -34,6 +34,8 @@ const RENAMED: [(&str, &str); 22] = [
     ("ppo.pretraining.rows", "`ppo.pretraining.batch_size`"),
     ("reward.exam.reference", "`reward.exam.reference_column`"),
     ("centring", "`centring_coef`"),
+    ("rounds.most", "`rounds.max_rounds`"),
+    ("episodes.time_limit_s", "`episodes.timeout_s`"),
 ];
 
 /// `true` for a value that an earlier version had.

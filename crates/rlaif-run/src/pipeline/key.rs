@@ -7,7 +7,8 @@ use std::{
 };
 
 use rlaif_data::{Source, builtin::Part};
-use sha2::{Digest, Sha256};
+use rlaif_files::Digest;
+use sha2::{Digest as _, Sha256};
 use toml::Table;
 
 use crate::{error::RunError, resume::without_always, source::is_pattern};
@@ -19,16 +20,7 @@ const VERSION: &str = concat!("1 ", env!("CARGO_PKG_VERSION"));
 pub(crate) fn key(command: &str, settings: &Table) -> Result<String, RunError> {
     let text = toml::to_string(&without_always(settings))
         .map_err(|source| RunError::Unwritable { source: source.into() })?;
-    let mut hash = Sha256::new();
-    for part in [VERSION, command, &text] {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part.as_bytes());
-    }
-    Ok(hex(hash, 8))
-}
-
-fn hex(hash: Sha256, bytes: usize) -> String {
-    hash.finalize()[..bytes].iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(Digest::of([VERSION, command, &text].map(str::as_bytes)).hex(8))
 }
 
 /// A text that differs where the content of a location differs: a hash of a file, of the files that fit a
@@ -49,7 +41,7 @@ pub(crate) fn fingerprint(location: &str) -> Result<String, RunError> {
     } else {
         return Ok(location.to_owned());
     }
-    Ok(format!("sha256:{}", hex(hash, 32)))
+    Ok(format!("sha256:{}", rlaif_files::hex(&hash.finalize())))
 }
 
 /// Adds the content of a file, or the names and the content of the files in a folder.

@@ -17,12 +17,12 @@ pub struct Rounds {
     /// round before.
     pub stages: Vec<String>,
     /// The largest number of rounds.
-    pub most: u32,
+    pub max_rounds: u32,
     /// Inputs of the first round in place of outputs of the round before, by stage: `{ dpo = "MODEL" }`.
     #[serde(default)]
     pub first: BTreeMap<String, String>,
     /// The evaluation that ends the rounds: there is no next one if the metric did not gain, by its 95 %
-    /// interval. Without it, there are `most` rounds.
+    /// interval. Without it, there are `max_rounds` rounds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gain: Option<RoundGain>,
 }
@@ -55,9 +55,9 @@ impl Rounds {
             key,
             problem,
         };
-        if !(1..=100).contains(&self.most) {
-            let problem = format!("is {}; expected a number from 1 to 100", self.most);
-            return Err(refuse("rounds.most".to_owned(), problem));
+        if !(1..=100).contains(&self.max_rounds) {
+            let problem = format!("is {}; expected a number from 1 to 100", self.max_rounds);
+            return Err(refuse("rounds.max_rounds".to_owned(), problem));
         }
         let mut repeated = BTreeMap::new();
         for name in &self.stages {
@@ -82,7 +82,7 @@ impl Rounds {
                 return Err(refuse("rounds.gain.stage".to_owned(), problem));
             }
         }
-        for round in 1..=self.most {
+        for round in 1..=self.max_rounds {
             for (name, table) in &repeated {
                 let mut table = table.clone();
                 each_text_mut(&format!("stages.{name}"), &mut table, &mut |key, text| {

@@ -63,7 +63,7 @@ pub(super) const KEYS: &[(AtResume, &[&str])] = &[
         ],
     ),
     // A run that stopped because of a missing score can continue.
-    (FromHere, &["ppo.scores.missing", "reinforce.scores.missing", "episodes.time_limit_s"]),
+    (FromHere, &["ppo.scores.missing", "reinforce.scores.missing", "episodes.timeout_s"]),
     (Longer, &["train.steps", "train.epochs", "ppo.steps", "reinforce.steps", "distill.steps"]),
     (IfLast, &["data.held_out", "train.eval_every"]),
     (

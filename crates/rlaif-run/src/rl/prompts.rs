@@ -87,8 +87,7 @@ impl PromptData {
         let records: Vec<PromptRecord> = records.into_iter().flatten().collect();
         let conversations = records.iter().any(|record| record.kind == TextKind::Rendered);
         let rendering = of_rows(prompt, conversations);
-        let new = if spec.decoder_start_id.is_some() { 0 } else { needed.new_tokens };
-        let context = spec.context.map_or(usize::MAX, |context| context.saturating_sub(new));
+        let context = spec.context.map_or(usize::MAX, |all| spec.remaining(all, needed.new_tokens));
         let limit = match self.max_tokens {
             0 => context,
             limit => limit.min(context),

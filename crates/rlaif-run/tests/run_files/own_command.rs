@@ -8,9 +8,9 @@ use rlaif_lm::Policy;
 use rlaif_models::MemoryPlan;
 use rlaif_run::{
     Basics, DataSection, Encoder, ModelSection, Outline, Placement, Recipe, RunError, RunFile,
-    RunRequest, ShuffledBatches, Start, WeightsInMemory, longest, rows_of_pass, tokenizer, train,
+    RunRequest, ShuffledBatches, Start, WeightsInMemory, longest, tokenizer, train,
 };
-use rlaif_train::{FitConfig, LearnConfig, SftRow, SftTrainer, SupervisedTask};
+use rlaif_train::{FitConfig, LearnConfig, SftRow, SftTrainer, SupervisedTask, rows_of_pass};
 use serde::{Deserialize, Serialize};
 
 /// The run file: trains a policy to answer a prompt with the prompt.

@@ -85,8 +85,9 @@ fn stages_that_cannot_be_are_refused_by_name() {
         let error = open(folder, &text, &[]).unwrap_err().to_string();
         assert!(error.contains(says), "{text}\n{error}");
     }
-    let rounds =
-        |more: &str, stages: &str| format!("[rounds]\nstages = ['a']\nmost = 2\n{more}{stages}");
+    let rounds = |more: &str, stages: &str| {
+        format!("[rounds]\nstages = ['a']\nmax_rounds = 2\n{more}{stages}")
+    };
     for (text, says) in [
         (
             rounds("", &format!("[stages.a]\n{}", sft("@previous.a", &rows))),
@@ -188,7 +189,7 @@ fn the_plan_has_rows_costs_and_the_order_of_stages() {
 #[test]
 fn rounds_repeat_stages_on_the_outputs_of_the_round_before() {
     let folder = tempfile::tempdir().unwrap();
-    let text = "[rounds]\nstages = ['answers', 'dpo']\nmost = 3\nfirst = { dpo = 'org/first' }\n\
+    let text = "[rounds]\nstages = ['answers', 'dpo']\nmax_rounds = 3\nfirst = { dpo = 'org/first' }\n\
                 [stages.answers]\ncommand = 'candidates'\ndata.file = 'builtin:train'\n\
                 writers = [{ api = { kind = 'policy', model = '@previous.dpo' } }]\n\
                 [stages.dpo]\ncommand = 'dpo'\nmodel.path = '@previous.dpo.model'\ndata.train = '@answers'\n\

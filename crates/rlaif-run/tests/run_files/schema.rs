@@ -310,6 +310,8 @@ fn the_tables_of_keys_are_those_of_the_schemas() {
             let (_, rest) = rest.split_once(END).expect("a table has an end");
             let table = match of.split_once(' ') {
                 _ if of == "rewards" => rlaif_run::reward_table(),
+                _ if of == "apis" => rlaif_run::api_table(),
+                Some(("rewards", kind)) => rlaif_run::reward_key_table(kind),
                 Some(("trl", trainer)) => rlaif_run::trl_table(trainer),
                 Some((command, below)) => rlaif_run::key_table(command, below),
                 None => rlaif_run::key_table(of, ""),
@@ -325,6 +327,21 @@ fn the_tables_of_keys_are_those_of_the_schemas() {
         }
     }
     assert!(tables >= 5, "{tables} tables");
+}
+
+/// The pages have the keys of every command with a file; `--help` lists the same.
+#[test]
+fn every_command_with_a_file_has_a_table_of_keys() {
+    let texts: String = pages().into_iter().map(|(_, _, text)| text).collect();
+    for command in rlaif_run::commands_with_files() {
+        // The reward of a judge's file has a table for each kind.
+        let marker = if command == "judge" { "rewards judge" } else { command };
+        assert!(
+            texts.contains(&format!("<!-- keys: {marker} -->"))
+                || texts.contains(&format!("<!-- keys: {marker} ")),
+            "{command}"
+        );
+    }
 }
 
 /// Everything that may go wrong in a run of `T` goes wrong, and the advice names keys that its run

@@ -226,7 +226,7 @@ mod tests {
                 .into(),
                 2,
             ),
-            // Issue 25: a judge's cache on a full or read-only disk.
+            // A judge's cache on a full or read-only disk.
             (RunError::Reward(cache(false)).into(), 1),
             (RunError::Reward(cache(true)).into(), 2),
             // Errors of the machine.
@@ -257,6 +257,25 @@ mod tests {
                     id: "a/b/c".to_owned(),
                     reason: "",
                 }))
+                .into(),
+                2,
+            ),
+            // A key or a token that a server does not accept, at the hub and at a judge.
+            (
+                RunError::from(FetchError::from(HubError::BadToken {
+                    endpoint: "https://hub".to_owned(),
+                    origin: "HF_TOKEN".to_owned(),
+                }))
+                .into(),
+                2,
+            ),
+            (
+                RunError::Reward(ProviderError::Unauthorised {
+                    api: "https://judge".to_owned(),
+                    key: "JUDGE_KEY".to_owned(),
+                    status: 401,
+                    message: "expired".to_owned(),
+                })
                 .into(),
                 2,
             ),

@@ -269,7 +269,7 @@ fn a_run_file_names_the_rows_and_flags_override_it() {
     }
 }
 
-/// Issue 18: an interruption lost every verdict of the last 4,096 rows.
+/// An interruption lost every verdict of the last 4,096 rows.
 #[test]
 fn no_verdict_that_was_paid_for_is_lost_to_a_kill() {
     interrupted(false);

@@ -182,7 +182,7 @@ fn rounds_end_when_the_judge_finds_no_gain_and_every_rounds_model_is_kept() {
     let (model, rows) = (model.display(), rows.display());
     // The judge's score is the same for every response.
     let text = format!(
-        "[rounds]\nstages = ['answers', 'labels', 'dpo', 'gain']\nmost = 3\nfirst = {{ dpo = '{model}' }}\n\
+        "[rounds]\nstages = ['answers', 'labels', 'dpo', 'gain']\nmax_rounds = 3\nfirst = {{ dpo = '{model}' }}\n\
          gain = {{ stage = 'gain', metric = 'judge' }}\n\
          [stages.answers]\ncommand = 'candidates'\ndata.file = '{rows}'\n\
          [[stages.answers.writers]]\nresponses = 2\nsampling = {{ temperature = 1.0, max_new_tokens = 8 }}\n\

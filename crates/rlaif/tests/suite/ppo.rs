@@ -359,7 +359,7 @@ fn bench_ppo_times_the_phases_of_a_step() {
     }
 }
 
-/// Issue 25: Ctrl-C waited for the judge, for as long as its answer took.
+/// Ctrl-C waited for the judge, for as long as its answer took.
 #[test]
 fn ctrl_c_is_heard_while_a_judge_is_waited_for_and_nothing_is_lost() {
     let root = tempfile::tempdir().unwrap();

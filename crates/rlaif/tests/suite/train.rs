@@ -417,7 +417,7 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
     same_outcome(&folder.join("out"), &folder.join("again"));
 }
 
-/// Issue 18: nothing could be changed when a run was resumed.
+/// Nothing could be changed when a run was resumed.
 #[test]
 fn a_resumed_run_takes_other_settings_where_the_result_does_not_depend_on_them() {
     let place = workplace("llama");

@@ -357,10 +357,7 @@ impl Responder for ModelResponder {
         for (at, prompt) in request.prompts.into_iter().enumerate() {
             let ids = self.prompt(prompt);
             let ids = ids.map_err(|problem| ResponderError::Prompt { prompt: at, problem })?;
-            let rest = match self.spec.decoder_start_id {
-                None => self.context.saturating_sub(ids.len()).max(1),
-                Some(_) => self.context,
-            };
+            let rest = self.spec.remaining(self.context, ids.len()).max(1);
             let limit = request.max_new_tokens.unwrap_or(rest);
             let config = GenerationConfig { max_new_tokens: limit, ..config.clone() };
             for choice in 0..request.responses {
