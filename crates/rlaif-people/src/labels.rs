@@ -285,14 +285,14 @@ impl StudyContents {
             self.answers.iter().filter(|stored| holds(stored)).count()
         };
         let counts = [
-            (count(|stored| stored.answer.edited.is_some()), "edited responses", "demonstrations"),
-            (count(|stored| !stored.answer.reasons.is_empty()), "answers with reasons", "answers"),
+            ("edited responses", count(|stored| stored.answer.edited.is_some()), "demonstrations"),
+            ("answers with reasons", count(|stored| !stored.answer.reasons.is_empty()), "answers"),
         ];
-        let counts = counts.iter().filter(|(count, ..)| *count > 0);
+        let counts = counts.iter().filter(|(_, count, _)| *count > 0);
         let counts: Vec<String> = counts
-            .map(|(count, what, form)| format!("{count} {what} (the format `{form}` has them)"))
+            .map(|(what, count, form)| format!("{what}: {count} (format `{form}`)"))
             .collect();
-        (!counts.is_empty()).then(|| format!("not in preferences: {}", counts.join(", ")))
+        (!counts.is_empty()).then(|| format!("not in preferences: {}", counts.join("; ")))
     }
 
     /// Prompts with the responses that people have made better, for supervised fine-tuning.

@@ -154,6 +154,22 @@ fn an_answer_is_stored_once_and_undone_to_a_draft() {
     assert_eq!((undo("undo c"), undo("undo c")), (Some(shown.number), Some(shown.number)));
     assert_eq!(undo("undo d"), None);
     assert!(study.undo(&ann, "").unwrap_err().to_string().contains("`key` is 0 bytes long"));
+    study
+        .import_answers(
+            &ann,
+            &[(
+                "q1".to_owned(),
+                PeopleAnswer {
+                    edited: Some(EditedResponse { response: 0, text: "Better.".to_owned() }),
+                    ..PeopleAnswer::new(PeopleChoice::Tie)
+                },
+            )],
+        )
+        .unwrap();
+    let beside = study.contents().unwrap().beside_preferences().unwrap();
+    assert_eq!(beside, "not in preferences: edited responses: 1 (format `demonstrations`)");
+    study.undo(&ann, "undo e").unwrap();
+    assert_eq!(study.contents().unwrap().beside_preferences(), None);
     for (field, answer) in [
         ("facets", json!({"choice": "first", "facets": {"other": "first"}})),
         ("reasons", json!({"choice": "first", "reasons": ["other"]})),
@@ -285,7 +301,7 @@ fn conflicts_have_one_definition() {
     give(&ref_one, vec![choice(Skip)]);
     assert_eq!(counts(), (2, [1, 2]));
     assert_eq!(study.next(&ref_one).unwrap().unwrap().item.id, "q1");
-    // A conflict that one has decided is none for the other.
+    // A conflict that one referee has decided is not one for the other.
     give(&ref_two, vec![choice(BothBad)]);
     assert_eq!(counts(), (1, [1, 1]));
     study.import_answers(&ref_one, &[("q1".to_owned(), ranked([2, 1, 0]))]).unwrap();

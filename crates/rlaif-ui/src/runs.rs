@@ -182,7 +182,7 @@ struct Watch {
     metrics: PathBuf,
     /// The size of the file that was read last.
     size: Option<u64>,
-    /// Its curves, or the reason why it has none.
+    /// The run's curves, or the reason why there are none.
     curves: Result<Vec<Curve>, String>,
 }
 

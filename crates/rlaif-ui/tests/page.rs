@@ -94,6 +94,15 @@ fn answers_are_stored_in_the_studys_order_and_makers_stay_unknown() {
     assert_eq!((status, &overview["people"][0]["done"]), (200, &json!(11)));
     let (status, labels) = served.ask("GET", "/api/export/preferences", &served.owner, "");
     assert!(status == 200 && labels.to_string().contains("chosen_maker"), "{labels}");
+    // The head of an export tells what its form has no place for.
+    for (form, left_out) in [
+        ("argilla", "\r\nx-left-out: not in this form: 1 item without an answer (the format"),
+        ("answers", "\r\nx-left-out: \r\n"),
+    ] {
+        let path = format!("/api/export/{form}");
+        let export = served.raw(&request(served.address, "GET", &path, &served.owner, "", ""));
+        assert!(export.status == 200 && export.head.contains(left_out), "{}", export.head);
+    }
 }
 
 #[test]

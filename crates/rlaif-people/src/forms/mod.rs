@@ -35,12 +35,12 @@ pub struct WrittenAnswers {
 impl WrittenAnswers {
     /// Content that the form has no place for, with its count, in a sentence; `None` if everything is there.
     pub fn left_out(&self) -> Option<String> {
-        let count = self.unanswered;
-        (count > 0).then(|| {
-            format!(
-                "not in this form: {count} items without an answer (the format `answers` has them)"
-            )
-        })
+        let found = match self.unanswered {
+            0 => return None,
+            1 => "1 item without an answer (the format `answers` has it)".to_owned(),
+            count => format!("{count} items without an answer (the format `answers` has them)"),
+        };
+        Some(format!("not in this form: {found}"))
     }
 }
 

@@ -88,7 +88,7 @@ pub(super) fn of_answer_row(row: Value) -> Found {
     Ok((item, vec![answer]))
 }
 
-/// `true` for a preference pair, which forms of answers have not.
+/// `true` for a row of a preference pair, as `rlaif label` writes it.
 pub(super) fn is_label(row: &Value) -> bool {
     row.get("chosen").is_some() && row.get("rejected").is_some() && !is_answer_row(row)
 }
