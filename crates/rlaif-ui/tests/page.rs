@@ -1,7 +1,7 @@
-//! The page over its own protocol: answers, refusals, kills; and in a headless browser, if there is one.
+//! The page over its own protocol: answers, refusals, kills.
 
-mod browser;
 mod served;
+mod studies;
 
 use std::{
     collections::BTreeMap,
@@ -17,42 +17,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use browser::browse;
-use rlaif_people::{AnnotatorRole, PeopleChoice, Study, StudyAgreement, StudyItem, StudySettings};
+use rlaif_people::{AnnotatorRole, PeopleChoice, Study, StudyItem};
 use rlaif_ui::{Page, UiServer};
 use serde_json::{Value, json};
 use served::{Response, Served, exchange, request};
-use tempfile::TempDir;
-
-fn settings() -> StudySettings {
-    StudySettings { overlap: 1., known_every: 0, ..StudySettings::default() }
-}
-
-/// A study in which each item's first response is the better one.
-fn study(items: usize) -> (TempDir, Study) {
-    let folder = tempfile::tempdir().unwrap();
-    let study = Study::create(&folder.path().join("people.sqlite"), &settings()).unwrap();
-    let item = |at: usize| {
-        let markup =
-            "<script>window.pwned = 1</script><img src=x onerror=\"window.pwned = 2\"> # *Title*";
-        let mut item = StudyItem::pair(
-            format!("secret-{at}"),
-            format!("Prompt {at} {markup} \u{202e}turned"),
-            format!("a good answer {at} {markup}\n\n- one\n- two"),
-            format!("a poor answer {at} \u{2066}hidden\u{0}"),
-        );
-        item.responses[0].maker = Some("maker-a".to_owned());
-        item.responses[1].maker = Some("maker-b".to_owned());
-        item.toxic = at % 10 == 4;
-        item
-    };
-    study.add_items(&(0..items).map(item).collect::<Vec<_>>()).unwrap();
-    (folder, study)
-}
-
-fn of(study: Study) -> Page {
-    Page { study: Some(study), ..Page::default() }
-}
+use studies::{of, settings, study, write_run};
 
 /// The place of the good answer on the page, as a choice.
 fn good(item: &Value) -> &'static str {
@@ -298,27 +267,6 @@ fn bodies_that_do_not_come_hold_no_connection() {
         assert_eq!(status(stream), "HTTP/1.1 408");
     }
     assert!(since.elapsed() > Duration::from_secs(9), "{:?}", since.elapsed());
-}
-
-/// A run of `steps` steps, with findings and samples.
-fn write_run(folder: &Path, steps: usize) {
-    std::fs::create_dir_all(folder).unwrap();
-    let row = |step| {
-        format!("{}\n", json!({"step": step, "loss": 1. / step as f64, "objective/kl": step}))
-    };
-    std::fs::write(folder.join("metrics.jsonl"), (1..=steps).map(row).collect::<String>()).unwrap();
-    let finding =
-        json!([{"step": 2, "symptom": "kl-runaway", "seen": "KL 9", "cause": "c", "advice": "a"}]);
-    std::fs::write(folder.join("findings.json"), finding.to_string()).unwrap();
-    let sample = |step: usize, prompt: &str| {
-        format!(
-            "{}\n",
-            json!({"step": step, "prompt": prompt, "response": "<b>\u{202e}", "score": 0.5})
-        )
-    };
-    let samples: String = [sample(1, "p"), sample(1, "q"), sample(2, "p"), sample(2, "q")].concat();
-    std::fs::write(folder.join("samples.jsonl"), samples).unwrap();
-    std::fs::write(folder.join("run.toml"), "seed = 1\n").unwrap();
 }
 
 #[test]
@@ -581,120 +529,4 @@ fn kills_lose_no_acknowledged_answer_and_store_none_twice() {
     }
     // At most the three answers that were on their way were stored and not acknowledged.
     assert!(stored.len() <= acknowledged.len() + 3, "{} and {}", stored.len(), acknowledged.len());
-}
-
-#[test]
-fn two_people_label_thirty_pairs_by_keys_alone() {
-    let (folder, study) = study(30);
-    let path = folder.path().join("people.sqlite");
-    let runs = folder.path().join("runs");
-    // A browser opens at most six connections to a server.
-    (1..=9).for_each(|n| write_run(&runs.join(format!("run-{n}")), 50 * n));
-    let served = Served::new(Page { runs: Some(runs), ..of(study) }, &["ann", "bob"]);
-    let link = |token: &str| format!("http://{}/#{token}", served.address);
-    let annotator = |at: usize, name, width, height, scheme| {
-        json!({"link": link(&served.tokens[at]), "name": name, "width": width, "height": height,
-            "scheme": scheme, "items": 30})
-    };
-    let plan = json!({
-        "owner": link(&served.owner),
-        "annotators": [annotator(0, "ann", 1280, 900, "light"), annotator(1, "bob", 390, 844, "dark")],
-        "forged": link("00000000000000000000000000000000"),
-    });
-    if browse("label.mjs", plan).is_none() {
-        return;
-    }
-    let contents = Study::open(&path).unwrap().contents().unwrap();
-    assert_eq!(contents.answers.len(), 60);
-    for stored in &contents.answers {
-        assert_eq!(stored.answer.choice, PeopleChoice::First, "{stored:?}");
-        assert!(stored.answer.strength.is_none_or(|strength| strength == -2), "{stored:?}");
-    }
-    let with = |holds: &dyn Fn(&rlaif_people::StoredAnswer) -> bool| {
-        contents.answers.iter().filter(|stored| holds(stored)).count()
-    };
-    assert!(with(&|stored| stored.answer.strength == Some(-2)) >= 8);
-    assert!(with(&|stored| stored.answer.note.contains("ok")) >= 8);
-    assert!(with(&|stored| stored.order == [1, 0]) > 15, "answers were shown in both orders");
-    assert_eq!(StudyAgreement::of(&contents).choice.raw, Some(1.));
-}
-
-#[test]
-fn a_tab_that_answers_too_late_says_so() {
-    let (folder, study) = study(4);
-    let path = folder.path().join("people.sqlite");
-    let served = Served::new(of(study), &["ann"]);
-    let link = |token: &str| format!("http://{}/#{token}", served.address);
-    let plan = json!({"owner": link(&served.owner), "link": link(&served.tokens[0])});
-    if browse("tabs.mjs", plan).is_none() {
-        return;
-    }
-    let contents = Study::open(&path).unwrap().contents().unwrap();
-    let answers: Vec<_> = contents.answers.iter().map(|stored| &stored.answer).collect();
-    assert_eq!(answers.len(), 2, "those of the first tab");
-    assert!(answers.iter().all(|answer| answer.note.is_empty()), "{answers:?}");
-}
-
-#[test]
-fn drafts_are_saved_before_an_undo_and_edits_are_not_dropped_unasked() {
-    let (folder, study) = study(4);
-    let path = folder.path().join("people.sqlite");
-    let served = Served::new(of(study), &["ann"]);
-    let link = |token: &str| format!("http://{}/#{token}", served.address);
-    let plan = json!({"owner": link(&served.owner), "link": link(&served.tokens[0])});
-    if browse("drafts.mjs", plan).is_none() {
-        return;
-    }
-    let contents = Study::open(&path).unwrap().contents().unwrap();
-    let answers: Vec<_> = contents.answers.iter().map(|stored| &stored.answer).collect();
-    assert_eq!(answers.len(), 2);
-    assert!(answers[0].edited.is_none() && answers[0].note.is_empty(), "{answers:?}");
-    assert_eq!(answers[1].note, "abc");
-    assert!(answers[1].edited.as_ref().is_some_and(|edited| edited.text.contains('z')));
-}
-
-#[test]
-fn facets_and_reasons_are_clicked_and_time_counts_while_the_page_is_visible() {
-    let (folder, study) = study(3);
-    let path = folder.path().join("people.sqlite");
-    let served = Served::new(of(study), &["ann", "bob"]);
-    let link = |token: &String| format!("http://{}/#{token}", served.address);
-    let links: Vec<String> = served.tokens.iter().map(link).collect();
-    let plan = json!({"owner": links[0], "links": links});
-    if browse("details.mjs", plan).is_none() {
-        return;
-    }
-    let contents = Study::open(&path).unwrap().contents().unwrap();
-    assert_eq!(contents.answers.len(), 4);
-    for who in &contents.annotators {
-        let own = contents.answers.iter().filter(|stored| stored.annotator == who.number);
-        let own: Vec<_> = own.map(|stored| &stored.answer).collect();
-        // The good response is the study's first one, wherever it was shown.
-        let facets = [
-            ("harmless", PeopleChoice::BothBad),
-            ("helpful", PeopleChoice::First),
-            ("honest", PeopleChoice::Tie),
-        ];
-        let facets = facets.map(|(name, choice)| (name.to_owned(), choice));
-        assert_eq!(own[0].facets, BTreeMap::from(facets), "{}", who.name);
-        assert_eq!(own[0].reasons.iter().collect::<Vec<_>>(), ["clearer"]);
-        // Two seconds before a reload, two after it without the hidden minute, one after the undo.
-        assert_eq!((own[0].seconds, own[1].seconds), (5., 0.7), "{}", who.name);
-        assert!(own[1].facets.is_empty() && own[1].reasons.is_empty());
-    }
-}
-
-#[test]
-fn names_with_hidden_characters_are_codes_and_messages_cover_nothing() {
-    let (folder, study) = study(2);
-    let run = folder.path().join("runs/a\u{202e}b");
-    std::fs::create_dir_all(&run).unwrap();
-    let row = |step: u32| format!("{}\n", json!({"step": step, "loss\u{202e}": step}));
-    std::fs::write(run.join("metrics.jsonl"), (1..=3).map(row).collect::<String>()).unwrap();
-    let finding = json!([{"step": 2, "symptom": "kl-runaway", "seen": "loss\u{202e} 9", "cause": "c", "advice": "a"}]);
-    std::fs::write(run.join("findings.json"), finding.to_string()).unwrap();
-    study.add_annotator("a referee of a long name", AnnotatorRole::Referee).unwrap();
-    let page = Page { runs: Some(folder.path().join("runs")), ..of(study) };
-    let served = Served::new(page, &["annotator@example.org"]);
-    browse("names.mjs", json!({"owner": format!("http://{}/#{}", served.address, served.owner)}));
 }

@@ -1,4 +1,4 @@
-// Facets and reasons by clicks, and the time on an item by a clock of the test. `page.rs` starts the server, and compares
+// Facets and reasons by clicks, and the time on an item by a clock of the test. `labelling.rs` starts the server, and compares
 // the study with what was clicked.
 //
 //     node details.mjs PLAN.json [SCREENSHOT_FOLDER]

@@ -1,4 +1,4 @@
-// Drafts of one annotator while the server does not answer, before an undo, and while an answer is edited. `page.rs`
+// Drafts of one annotator while the server does not answer, before an undo, and while an answer is edited. `labelling.rs`
 // starts the server, and compares the study with what was typed.
 //
 //     node drafts.mjs PLAN.json [SCREENSHOT_FOLDER]

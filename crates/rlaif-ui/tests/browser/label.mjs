@@ -1,5 +1,5 @@
 // Labels pairs as a person would, by keys alone: at desktop and phone width, in light and dark, with a reload in
-// the middle and two annotators at once. `page.rs` starts the server, and compares the study with what was typed.
+// the middle and two annotators at once. `labelling.rs` starts the server, and compares the study with what was typed.
 //
 //     node label.mjs PLAN.json [SCREENSHOT_FOLDER]
 

@@ -1,5 +1,5 @@
 // The owner's page on a phone: names of runs and metrics with hidden characters, and messages that cover nothing.
-// `page.rs` starts the server.
+// `labelling.rs` starts the server.
 //
 //     node names.mjs PLAN.json [SCREENSHOT_FOLDER]
 

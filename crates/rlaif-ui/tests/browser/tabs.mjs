@@ -1,4 +1,4 @@
-// Two tabs of one annotator on the same item: the later answer is not stored, and its tab says so. `page.rs` starts the
+// Two tabs of one annotator on the same item: the later answer is not stored, and its tab says so. `labelling.rs` starts the
 // server, and compares the study with what was typed.
 //
 //     node tabs.mjs PLAN.json [SCREENSHOT_FOLDER]
