@@ -19,7 +19,7 @@ use crate::{
     load::{Build, LoadOptions, from_folder},
     lora::ModelAdapters,
     save::{self, SaveOptions},
-    sort::{ModelSort, wrong_sort},
+    sort::{ModelSort, class, of_tokens, wrong_sort},
     weights::ModelTensors,
 };
 
@@ -62,6 +62,12 @@ impl Classifier {
     /// The row of the table that built it.
     pub fn family(&self) -> &'static Family {
         self.family
+    }
+
+    /// `true` for a head on tokens, which reads the last token of a row: special tokens that a tokenizer adds behind
+    /// a text are to be left out.
+    pub fn has_token_head(&self) -> bool {
+        of_tokens(class(&self.frame.config))
     }
 
     /// The names of the tensors in the folder that this model has no use for, such as a value head.

@@ -217,7 +217,7 @@ impl Config {
     }
 
     /// Every field, and the defaults of transformers' configuration class of `model_type` for others.
-    fn with_defaults(&self, model_type: &str) -> Map<String, Value> {
+    pub(crate) fn with_defaults(&self, model_type: &str) -> Map<String, Value> {
         let Some(class) = DEFAULTS.get(model_type) else { return self.fields.clone() };
         let mut fields = class.defaults.clone();
         fields.extend(self.fields.clone());

@@ -1,4 +1,4 @@
-//! DeBERTa v2 and v3 with a sequence-classification head.
+//! DeBERTa v2 and v3 with a head on texts or on tokens.
 //!
 //! Papers: [DeBERTa, 2020](https://arxiv.org/abs/2006.03654), [DeBERTaV3, 2021](https://arxiv.org/abs/2111.09543).
 //! BERT's blocks with disentangled attention: to the scores of words on words are added those of words on
@@ -20,6 +20,7 @@ use crate::{
     layers::{Activation, Bias, Embedding, LayerNorm, Linear, dropout, hide, in_heads},
     recompute::{Shallow, recompute},
     roberta::{Block, BlockShape, TensorNames, segments},
+    sort::{class, of_tokens},
     weights::{Init, ModelTensors, TensorTree},
 };
 
@@ -355,7 +356,7 @@ fn apply(activation: Option<Activation>, x: &Tensor) -> Tensor {
     activation.map_or_else(|| x.tanh(), |activation| activation.apply(x))
 }
 
-/// DeBERTa with a sequence-classification head.
+/// DeBERTa with a head.
 #[derive(Debug)]
 struct Deberta {
     words: Embedding,
@@ -368,7 +369,8 @@ struct Deberta {
     /// The table of relative positions, and its norm.
     relative: Option<(Embedding, Option<LayerNorm>, Buckets)>,
     convolution: Option<Convolution>,
-    pooler: Linear,
+    /// Absent from a head on tokens.
+    pooler: Option<Linear>,
     pooler_activation: Option<Activation>,
     classifier: Linear,
     /// Number of segments.
@@ -405,6 +407,10 @@ pub(crate) fn build(
         std,
     };
     let layers = trunk.at(NAMES.layers);
+    let tokens = of_tokens(class(config));
+    if tokens {
+        source.leave("pooler.");
+    }
     let normed = raw.norm_rel_ebd.as_deref().unwrap_or("none").to_lowercase();
     let normed = normed.split('|').any(|part| part.trim() == "layer_norm");
     let relative = raw.relative().map(|buckets| {
@@ -430,12 +436,15 @@ pub(crate) fn build(
             0 => None,
             _ => Some(Convolution::load(&encoder.at("conv"), &raw)?),
         },
-        pooler: linear("pooler.dense", hidden),
+        pooler: (!tokens).then(|| linear("pooler.dense", hidden)),
         pooler_activation: activation("pooler_hidden_act", &raw.pooler_hidden_act)?,
         classifier: linear("classifier", labels.count()),
         types: raw.type_vocab_size,
         dropout: raw.hidden_dropout_prob,
-        head_dropouts: [raw.pooler_dropout, raw.cls_dropout.unwrap_or(raw.hidden_dropout_prob)],
+        head_dropouts: match tokens {
+            true => [0., raw.hidden_dropout_prob],
+            false => [raw.pooler_dropout, raw.cls_dropout.unwrap_or(raw.hidden_dropout_prob)],
+        },
     };
     let absolute = raw.position_biased_input;
     let parameters = source.finish(|name| {
@@ -515,19 +524,23 @@ impl ClassifierLayers for Deberta {
         let layers = self.layers.iter_mut().flat_map(Layer::linears);
         let trunk = self.projection.iter_mut().chain(layers).collect();
         let others = self.positions.iter_mut().chain(&mut self.segments).collect();
-        frame
-            .parts(trunk, vec![&mut self.pooler, &mut self.classifier])
-            .embeddings(vec![&mut self.words], others)
+        let head = self.pooler.iter_mut().chain([&mut self.classifier]).collect();
+        frame.parts(trunk, head).embeddings(vec![&mut self.words], others)
     }
 
-    fn read_token(&self, _: &[u32]) -> usize {
-        0
+    fn read_token(&self, row: &[u32]) -> usize {
+        if self.pooler.is_some() { 0 } else { row.len().saturating_sub(1) }
     }
 
     fn score(&self, first: Tensor, pass: Pass) -> Tensor {
         let [before, after] = self.head_dropouts;
-        let pooled = self.pooler.forward(&dropout(first, before, pass.dropout), pass);
-        let pooled = apply(self.pooler_activation, &pooled);
+        let pooled = match &self.pooler {
+            Some(pooler) => {
+                let pooled = pooler.forward(&dropout(first, before, pass.dropout), pass);
+                apply(self.pooler_activation, &pooled)
+            }
+            None => first,
+        };
         self.classifier.forward(&dropout(pooled, after, pass.dropout), pass)
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     llama::{self, Llama, LlamaClassifier, LlamaVariant},
     modernbert,
     roberta::{self, Roberta},
-    sort::{ModelSort, class, of_tokens},
+    sort::{ModelSort, class},
     t5,
     weights::ModelTensors,
 };
@@ -66,15 +66,27 @@ pub struct Classifies {
     /// The weight of a head that is one linear layer on the last token, without a bias: a possible
     /// start of a value function.
     pub linear_head: Option<&'static str>,
+    /// The head on tokens, if the family has one: the form of process reward models.
+    pub tokens: Option<TokenHead>,
     /// Builds the layers that config.json describes from the tensors of a source.
     pub build: fn(&Config, &Labels, ModelTensors<'_>) -> Result<BuiltClassifier, ModelError>,
+}
+
+/// A head on tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenHead {
+    /// The class in transformers, as `architectures` in config.json names it.
+    pub class: &'static str,
+    /// The prefix of its tensors.
+    pub head: &'static str,
 }
 
 impl Classifies {
     /// `true` if a checkpoint has a head of this family.
     pub(crate) fn has_head(&self, checkpoint: &Checkpoint) -> bool {
         let of_head = |head: &&str| checkpoint.tensors().keys().any(|name| name.starts_with(*head));
-        self.head.first().is_some_and(of_head)
+        let of_tokens = self.tokens.map(|tokens| tokens.head);
+        self.head.first().into_iter().chain(&of_tokens).any(of_head)
     }
 }
 
@@ -87,9 +99,9 @@ fn names_no_head(class: &str) -> bool {
 }
 
 impl Family {
-    /// `true` if a classifier of this family is a linear layer on the last token.
-    pub(crate) fn reads_last_token(&self) -> bool {
-        self.classifies.is_some_and(|classifies| classifies.linear_head.is_some())
+    /// The class with a head on tokens.
+    pub(crate) fn token_class(&self) -> Option<&'static str> {
+        Some(self.classifies?.tokens?.class)
     }
 
     /// The sort of model that a class of this family is. For a missing class, and for a trunk, the
@@ -103,7 +115,7 @@ impl Family {
             Some(ModelSort::LanguageModel)
         } else if classifies == Some(class) {
             Some(ModelSort::Classifier)
-        } else if of_tokens(class) && self.reads_last_token() {
+        } else if self.token_class() == Some(class) {
             // Such as a process reward model: its score at the end of a step is that of the text up to there.
             Some(ModelSort::Classifier)
         } else {
@@ -117,10 +129,11 @@ impl Family {
 }
 
 impl fmt::Display for Family {
-    /// `LlamaForCausalLM, LlamaForSequenceClassification (llama)`.
+    /// `LlamaForCausalLM, LlamaForSequenceClassification, LlamaForTokenClassification (llama)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let generates = self.generates.map(|generates| generates.class);
-        let classes = [generates, self.classifies.map(|classifies| classifies.class)];
+        let classifies = self.classifies.map(|classifies| classifies.class);
+        let classes = [generates, classifies, self.token_class()];
         let classes: Vec<&str> = classes.into_iter().flatten().collect();
         write!(f, "{} ({})", classes.join(", "), self.model_type)
     }
@@ -273,6 +286,8 @@ macro_rules! t5 {
                 class: $classifies,
                 head: &["classification_head."],
                 linear_head: None,
+                // transformers' class reads the encoder alone.
+                tokens: None,
                 build: |config, labels, source| {
                     t5::build_classifier(config, labels, source, t5::Member::$member)
                 },
@@ -307,6 +322,7 @@ macro_rules! bart {
                 class: concat!($class, "ForSequenceClassification"),
                 head: &["classification_head."],
                 linear_head: None,
+                tokens: None,
                 build: |config, labels, source| {
                     bart::build_classifier(config, labels, source, bart::Member::$member)
                 },
@@ -315,26 +331,28 @@ macro_rules! bart {
     };
 }
 
-/// A row of the Llama family: `model_type`, prefix of the class names (or the names), variant, and of its
-/// GGUF files the architecture, the order of rows, and what else they have.
+/// A row of the Llama family: `model_type`, prefix of the class names (or the names, and the head on tokens),
+/// variant, and of its GGUF files the architecture, the order of rows, and what else they have.
 macro_rules! llama {
-    ($model_type:literal, $class:literal, $variant:expr $(, $gguf:literal, $rotary:ident, $files:expr)?) => {
+    ($model_type:literal, $class:literal, $($rest:tt)*) => {
         llama!(
             $model_type,
-            concat!($class, "ForCausalLM"),
-            concat!($class, "ForSequenceClassification"),
-            $variant $(, $gguf, $rotary, $files)?
+            [
+                concat!($class, "ForCausalLM"),
+                concat!($class, "ForSequenceClassification"),
+                Some(TokenHead { class: concat!($class, "ForTokenClassification"), head: "score." }),
+            ],
+            $($rest)*
         )
     };
-    ($model_type:literal, $generates:expr, $classifies:expr, $variant:expr) => {
-        llama!(@row $model_type, $generates, $classifies, $variant, None)
+    ($model_type:literal, $classes:tt, $variant:expr) => {
+        llama!(@row $model_type, $classes, $variant, None)
     };
-    ($model_type:literal, $generates:expr, $classifies:expr, $variant:expr, $gguf:literal, $rotary:ident, $files:expr) => {
+    ($model_type:literal, $classes:tt, $variant:expr, $gguf:literal, $rotary:ident, $files:expr $(,)?) => {
         llama!(
             @row
             $model_type,
-            $generates,
-            $classifies,
+            $classes,
             $variant,
             Some(GgufLayout {
                 architecture: $gguf,
@@ -344,7 +362,7 @@ macro_rules! llama {
             })
         )
     };
-    (@row $model_type:literal, $generates:expr, $classifies:expr, $variant:expr, $gguf:expr) => {
+    (@row $model_type:literal, [$generates:expr, $classifies:expr, $tokens:expr $(,)?], $variant:expr, $gguf:expr) => {
         Family {
             model_type: $model_type,
             generates: Some(Generates {
@@ -358,6 +376,7 @@ macro_rules! llama {
                 class: $classifies,
                 head: &["score."],
                 linear_head: Some("score.weight"),
+                tokens: $tokens,
                 build: |config, labels, source| {
                     LlamaClassifier::build(config, labels, source, &$variant)
                 },
@@ -365,6 +384,13 @@ macro_rules! llama {
             dimensions: |config| llama::dimensions(config, &$variant),
             written: as_read,
         }
+    };
+}
+
+/// A head on tokens called `classifier`: the prefix of its class.
+macro_rules! classifier_on_tokens {
+    ($class:literal) => {
+        Some(TokenHead { class: concat!($class, "ForTokenClassification"), head: "classifier." })
     };
 }
 
@@ -378,6 +404,7 @@ macro_rules! encoder {
                 class: concat!($class, "ForSequenceClassification"),
                 head: $head,
                 linear_head: None,
+                tokens: classifier_on_tokens!($class),
                 build: |config, labels, source| {
                     Roberta::build(config, labels, source, roberta::Style::$style)
                 },
@@ -416,22 +443,41 @@ static TABLE: [Family; 29] = [
     llama!("mistral", "Mistral", LlamaVariant::MISTRAL, "llama", Pairs, GgufLayout::LLAMA),
     llama!("qwen2", "Qwen2", LlamaVariant::QWEN2, "qwen2", Halves, GgufLayout::LLAMA),
     llama!("qwen3", "Qwen3", LlamaVariant::QWEN3, "qwen3", Halves, GgufLayout::LLAMA),
-    llama!("gpt2", "GPT2LMHeadModel", "GPT2ForSequenceClassification", LlamaVariant::GPT2),
-    llama!("gpt_neox", "GPTNeoX", LlamaVariant::GPT_NEOX),
+    llama!(
+        "gpt2",
+        ["GPT2LMHeadModel", "GPT2ForSequenceClassification", classifier_on_tokens!("GPT2")],
+        LlamaVariant::GPT2
+    ),
+    llama!(
+        "gpt_neox",
+        [
+            "GPTNeoXForCausalLM",
+            "GPTNeoXForSequenceClassification",
+            classifier_on_tokens!("GPTNeoX")
+        ],
+        LlamaVariant::GPT_NEOX
+    ),
     llama!("gemma2", "Gemma2", LlamaVariant::GEMMA2, "gemma2", Halves, GEMMA2_FILES),
     llama!(
         "gemma3_text",
-        "Gemma3ForCausalLM",
-        "Gemma3TextForSequenceClassification",
+        ["Gemma3ForCausalLM", "Gemma3TextForSequenceClassification", None],
         LlamaVariant::GEMMA3,
         "gemma3",
         Halves,
         GEMMA3_FILES
     ),
     llama!("phi3", "Phi3", LlamaVariant::PHI3),
-    llama!("olmo2", "Olmo2", LlamaVariant::OLMO2),
+    llama!(
+        "olmo2",
+        ["Olmo2ForCausalLM", "Olmo2ForSequenceClassification", None],
+        LlamaVariant::OLMO2
+    ),
     llama!("smollm3", "SmolLM3", LlamaVariant::SMOLLM3),
-    llama!("granite", "Granite", LlamaVariant::GRANITE),
+    llama!(
+        "granite",
+        ["GraniteForCausalLM", "GraniteForSequenceClassification", None],
+        LlamaVariant::GRANITE
+    ),
     llama!("mixtral", "Mixtral", LlamaVariant::MIXTRAL),
     llama!("qwen2_moe", "Qwen2Moe", LlamaVariant::QWEN2_MOE),
     llama!("qwen3_moe", "Qwen3Moe", LlamaVariant::QWEN3_MOE),
@@ -450,6 +496,7 @@ static TABLE: [Family; 29] = [
             class: "DebertaV2ForSequenceClassification",
             head: &["classifier.", "pooler."],
             linear_head: None,
+            tokens: classifier_on_tokens!("DebertaV2"),
             build: deberta::build,
         }),
         dimensions: deberta::dimensions,
@@ -462,6 +509,7 @@ static TABLE: [Family; 29] = [
             class: "ModernBertForSequenceClassification",
             head: &["classifier.", "head."],
             linear_head: None,
+            tokens: classifier_on_tokens!("ModernBert"),
             build: modernbert::build,
         }),
         dimensions: modernbert::dimensions,

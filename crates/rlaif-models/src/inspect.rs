@@ -85,7 +85,7 @@ impl Capability {
         let all = [
             (Self::Policy, sort == ModelSort::LanguageModel),
             (Self::Classifier, family.classifies.is_some()),
-            (Self::TokenClassifier, family.reads_last_token()),
+            (Self::TokenClassifier, family.token_class().is_some()),
             (Self::AllWeights, !is_quantized),
             (Self::Lora, true),
             (Self::Dora, true),
@@ -277,7 +277,8 @@ mod tests {
         }
         assert!(!has("pegasus", Capability::Classifier));
         assert!(has("qwen3-token", Capability::TokenClassifier));
-        assert!(!has("roberta", Capability::TokenClassifier));
+        assert!(has("roberta", Capability::TokenClassifier));
+        assert!(!has("olmo2", Capability::TokenClassifier));
         assert!(has("llama3", Capability::Gguf) && !has("gpt2", Capability::Gguf));
         assert!(has("llama3", Capability::AllWeights));
         for name in ["nf4-llama3", "int8-llama3"] {

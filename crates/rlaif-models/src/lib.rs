@@ -91,7 +91,7 @@ pub mod extend {
         adapter::Pass,
         architecture::{BuiltClassifier, ClassifierLayers, Framed, LanguageLayers},
         dimensions::Dimensions,
-        family::{Classifies, Generates, as_read},
+        family::{Classifies, Generates, TokenHead, as_read},
         frame::{Frame, Parts},
         labels::Labels,
         layers::{Bias, Embedding, LayerNorm, Linear, RmsNorm},

@@ -45,7 +45,7 @@ use attention::Context;
 use block::{Block, Made, before};
 pub use config::dimensions;
 pub(crate) use config::{Outline, same_computation};
-use config::{Plan, RawConfig, Shape};
+use config::{Plan, RawConfig, Shape, head_dropout};
 pub use variant::{
     BiasRule, ExpertRule, GateRule, LlamaNames, LlamaVariant, NormPlaces, NormRule, Positions,
     Projections, QueryKeyNorm, RopeNames, ScalingRule, WindowRule,
@@ -450,18 +450,19 @@ impl LlamaClassifier {
         let raw = RawConfig::read(config, variant)?;
         let trunk = Trunk::load(&source.root(), &raw, variant)?;
         let tokens = of_tokens(class(config));
-        let field = |name: &str| config.fields().get(name).filter(|value| !value.is_null());
+        let fields = config.with_defaults(variant.defaults);
+        let field = |name: &str| fields.get(name).filter(|value| !value.is_null());
         // transformers reads the field, which no class has.
         let off = field("token_classification_bias").and_then(Value::as_bool) == Some(false);
         let score = Linear::load(
-            &source.root().at("score"),
+            &source.root().at(if tokens { variant.names.token_head } else { "score" }),
             raw.hidden_size,
             labels.count(),
             (tokens && !off).into(),
             raw.initializer_range,
         );
         let dropout = match tokens {
-            true => raw.head_dropout(field("classifier_dropout"))?,
+            true => head_dropout(field("classifier_dropout").or(field("hidden_dropout")))?,
             false => 0.,
         };
         let spec = raw.spec(&trunk.shape, trunk.embeddings.weight(), config.ends()?);

@@ -1,4 +1,4 @@
-//! ModernBERT with a sequence-classification head.
+//! ModernBERT with a head on texts or on tokens.
 //!
 //! Paper: [Warner et al. 2024](https://arxiv.org/abs/2412.13663). An encoder with rotary positions, norms before
 //! the layers, gated feed-forward layers, and attention to all tokens in every third layer, to near ones in
@@ -21,6 +21,7 @@ use crate::{
     },
     recompute::{Shallow, recompute},
     rope::{Angles, RawRope, Rope, RopeContext, RopeNames, RopeSpec, turn},
+    sort::{class, of_tokens},
     weights::{ModelTensors, TensorTree},
 };
 
@@ -88,6 +89,8 @@ enum Pooling {
     Cls,
     /// The mean of all tokens.
     Mean,
+    /// The last token, for a head on tokens.
+    Last,
 }
 
 impl RawConfig {
@@ -136,7 +139,10 @@ impl RawConfig {
         Ok(raw)
     }
 
-    fn pooling(&self) -> Result<Pooling, ModelError> {
+    fn pooling(&self, config: &Config) -> Result<Pooling, ModelError> {
+        if of_tokens(class(config)) {
+            return Ok(Pooling::Last);
+        }
         match self.classifier_pooling.as_str() {
             "cls" => Ok(Pooling::Cls),
             "mean" => Ok(Pooling::Mean),
@@ -332,7 +338,7 @@ pub(crate) fn build(
             Bias::Present,
             std,
         ),
-        pooling: raw.pooling()?,
+        pooling: raw.pooling(config)?,
         embedding_dropout: raw.embedding_dropout,
         classifier_dropout: raw.classifier_dropout,
     };
@@ -402,12 +408,12 @@ impl ClassifierLayers for ModernBert {
             .embeddings(vec![&mut self.words], Vec::new())
     }
 
-    fn read_token(&self, _: &[u32]) -> usize {
-        0
+    fn read_token(&self, row: &[u32]) -> usize {
+        if self.pooling == Pooling::Last { row.len().saturating_sub(1) } else { 0 }
     }
 
     fn pooled(&self, hidden: &Tensor, input: &TokenBatch) -> Option<Tensor> {
-        if self.pooling == Pooling::Cls {
+        if self.pooling != Pooling::Mean {
             return None;
         }
         let real = input.mask().to_kind(Kind::Int64).unsqueeze(-1);

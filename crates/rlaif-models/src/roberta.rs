@@ -1,4 +1,4 @@
-//! BERT and its kin with a sequence-classification head.
+//! BERT and its kin with a head on texts or on tokens.
 //!
 //! Papers: [BERT, 2018](https://arxiv.org/abs/1810.04805), [RoBERTa, 2019](https://arxiv.org/abs/1907.11692),
 //! [DistilBERT, 2019](https://arxiv.org/abs/1910.01108), [ALBERT, 2019](https://arxiv.org/abs/1909.11942),
@@ -26,6 +26,7 @@ use crate::{
         Activation, Bias, Embedding, LayerNorm, Linear, Visible, attention, dropout, hide, in_heads,
     },
     recompute::{Shallow, recompute},
+    sort::{self, of_tokens},
     weights::{ModelTensors, TensorTree},
 };
 
@@ -406,24 +407,51 @@ impl Shallow for Block {
     }
 }
 
-/// Maps the first token's hidden state to logits.
+/// Maps the hidden state of the first token to logits, or that of any token.
 #[derive(Debug)]
 struct Head {
-    /// RoBERTa's `classifier.dense`, BERT's `pooler.dense`: a tanh layer either way.
-    dense: Linear,
+    /// RoBERTa's `classifier.dense`, BERT's `pooler.dense`: a tanh layer either way. A head on tokens has none.
+    dense: Option<Linear>,
     out: Linear,
     style: Style,
     dropout: f64,
 }
 
 impl Head {
+    fn load(
+        config: &Config,
+        raw: &RawConfig,
+        style: Style,
+        labels: i64,
+        source: &ModelTensors<'_>,
+    ) -> Self {
+        let size = raw.hidden_size;
+        let linear = |path, outputs| {
+            let place = source.root().at(path);
+            Linear::load(&place, size, outputs, Bias::Present, raw.initializer_range)
+        };
+        let tokens = of_tokens(sort::class(config));
+        let given = match (style, tokens) {
+            // transformers has `seq_classif_dropout` for texts alone.
+            (Style::DistilBert, true) => None,
+            _ => raw.classifier_dropout,
+        };
+        let dropout = given.unwrap_or(raw.hidden_dropout_prob);
+        if tokens {
+            return Self { dense: None, out: linear("classifier", labels), style, dropout };
+        }
+        let [dense, out] = style.head();
+        Self { dense: Some(linear(dense, size)), out: linear(out, labels), style, dropout }
+    }
+
     fn forward(&self, first: Tensor, pass: Pass) -> Tensor {
         let drop = |x| dropout(x, self.dropout, pass.dropout);
+        let Some(dense) = &self.dense else { return self.out.forward(&drop(first), pass) };
         let first = match self.style {
             Style::Roberta | Style::Electra => drop(first),
             Style::Bert | Style::DistilBert | Style::Albert => first,
         };
-        let dense = self.dense.forward(&first, pass);
+        let dense = dense.forward(&first, pass);
         let pooled = match self.style {
             Style::Bert | Style::Roberta | Style::Albert => dense.tanh(),
             Style::DistilBert => dense.relu(),
@@ -508,15 +536,9 @@ impl Roberta {
             std: raw.initializer_range,
         };
         let blocks = places.iter().map(|place| Block::load(place, &shape, &names)).collect();
-        let [dense, out] = style.head().map(|path| source.root().at(path));
-        let head = Head {
-            dense: linear(&dense, raw.hidden_size, raw.hidden_size),
-            out: linear(&out, raw.hidden_size, labels.count()),
-            style,
-            dropout: raw.classifier_dropout.unwrap_or(raw.hidden_dropout_prob),
-        };
-        if style == Style::Roberta {
-            source.leave("roberta.pooler.");
+        let head = Head::load(config, &raw, style, labels.count(), &source);
+        if head.dense.is_none() || style == Style::Roberta {
+            source.leave(&format!("{}.pooler.", names.trunk));
         }
         let parameters = source.finish(|name| name.ends_with("embeddings.position_ids"))?;
         let positions = raw.max_position_embeddings - first;
@@ -600,13 +622,12 @@ impl ClassifierLayers for Roberta {
         let trunk = self.projection.iter_mut().chain(blocks).collect();
         let Embeddings { words, positions, segments, .. } = &mut self.embeddings;
         let others = std::iter::once(positions).chain(segments).collect();
-        frame
-            .parts(trunk, vec![&mut self.head.dense, &mut self.head.out])
-            .embeddings(vec![words], others)
+        let head = self.head.dense.iter_mut().chain([&mut self.head.out]).collect();
+        frame.parts(trunk, head).embeddings(vec![words], others)
     }
 
-    fn read_token(&self, _: &[u32]) -> usize {
-        0
+    fn read_token(&self, row: &[u32]) -> usize {
+        if self.head.dense.is_some() { 0 } else { row.len().saturating_sub(1) }
     }
 
     fn score(&self, first: Tensor, pass: Pass) -> Tensor {

@@ -7,11 +7,11 @@ mod common;
 
 use common::{
     CAUSAL, CAUSAL_CLASSIFIERS, ENCODER_CLASSIFIERS, Goldens, SEQ2SEQ, SEQ2SEQ_CLASSIFIERS, close,
-    model, real, real_encoded, spelled, spellings, split,
+    gradient, model, real, real_encoded, spelled, spellings, split,
 };
 use rlaif_lm::{
-    Activations, CausalLm, Dropout, Forward, Layout, LmError, Padding, Parameters, Policy, Room,
-    Routers, SequenceClassifier, TokenBatch, token_log_probs,
+    Activations, CausalLm, Dropout, Forward, Layout, LmError, Padding, Policy, Room, Routers,
+    SequenceClassifier, TokenBatch, token_log_probs,
 };
 use rlaif_models::{Architecture, Classifier, LanguageModel, LoadOptions};
 use rlaif_torch::{Isa, isa};
@@ -64,16 +64,6 @@ fn causal_logits_and_hidden_states() {
             );
         }
     }
-}
-
-/// The gradient of a parameter as the checkpoint has it, which may be transposed.
-fn gradient(parameters: &Parameters, name: &str) -> Tensor {
-    // transformers 5 calls every head so.
-    let own = parameters
-        .get(name)
-        .map_or_else(|| name.replace("lm_head", "embed_out"), |_| name.to_owned());
-    let grad = parameters.get(&own).unwrap().grad();
-    if parameters.is_transposed(&own) { grad.tr() } else { grad }
 }
 
 /// Prompts and responses as a policy takes them.

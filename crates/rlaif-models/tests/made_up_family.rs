@@ -56,6 +56,7 @@ const GLIMMER: Family = Family {
         class: "GlimmerJudge",
         head: &["score."],
         linear_head: Some("score.weight"),
+        tokens: None,
         build: |config, labels, source| LlamaClassifier::build(config, labels, source, &VARIANT),
     }),
     dimensions: |config| llama_dimensions(config, &VARIANT),

@@ -65,7 +65,7 @@ pub use input::RewardInput;
 #[cfg(feature = "neural")]
 pub use neural::{
     ClassifierConfig, ClassifierOptions, ClassifierReward, Input, LabelChoice, Output, PolicyJudge,
-    Preset, encode_judged,
+    Preset, closing_tokens, encode_judged,
 };
 pub use rows::{
     Counted, ReadRows, RowVerdict, read_rows, score_each_row, score_in_order, score_rows,

@@ -190,24 +190,6 @@ impl RawConfig {
         Ok([full, sliding])
     }
 
-    /// Probability of dropout before a head on tokens, with `classifier_dropout` of the file, as transformers
-    /// finds it.
-    pub(super) fn head_dropout(&self, given: Option<&Value>) -> Result<f64, ModelError> {
-        let field = "classifier_dropout";
-        let given = match given {
-            Some(value) => Some(value.as_f64().ok_or_else(|| ModelError::BadField {
-                file: None,
-                field,
-                found: value.to_string(),
-                expected: "a number between 0 and 1".to_owned(),
-            })?),
-            None => None,
-        };
-        let p = given.or(self.residual_dropout).unwrap_or(0.1);
-        check_numbers([(field, Some(p), Range::Probability)])?;
-        Ok(p)
-    }
-
     /// The first end of a response that has an embedding.
     fn end(&self, eos_ids: &[u32]) -> Option<u32> {
         eos_ids.iter().copied().find(|&id| i64::from(id) < self.vocab_size)
@@ -291,6 +273,22 @@ pub(super) struct Plan<'a> {
     pub(super) raw: &'a RawConfig,
     pub(super) shape: &'a Shape,
     pub(super) names: &'a LlamaNames,
+}
+
+/// Probability of dropout before a head on tokens, from the value that config.json has, as transformers finds it.
+pub(super) fn head_dropout(given: Option<&Value>) -> Result<f64, ModelError> {
+    let field = "classifier_dropout";
+    let p = match given {
+        Some(value) => value.as_f64().ok_or_else(|| ModelError::BadField {
+            file: None,
+            field,
+            found: value.to_string(),
+            expected: "a number between 0 and 1".to_owned(),
+        })?,
+        None => 0.1,
+    };
+    check_numbers([(field, Some(p), Range::Probability)])?;
+    Ok(p)
 }
 
 /// Sizes of a layer of experts.

@@ -227,6 +227,8 @@ pub struct LlamaNames {
     pub feed_forward_post_norm: &'static str,
     /// The vocabulary head, if it has its own tensor.
     pub head: &'static str,
+    /// The head on tokens.
+    pub token_head: &'static str,
 }
 
 impl LlamaNames {
@@ -247,6 +249,7 @@ impl LlamaNames {
         expert_layers: ["gate_proj", "up_proj", "down_proj"],
         feed_forward_post_norm: "post_feedforward_layernorm",
         head: "lm_head",
+        token_head: "score",
     };
 
     /// The names of GPT-2.
@@ -262,6 +265,7 @@ impl LlamaNames {
         feed_forward_norm: "ln_2",
         feed_forward: "mlp",
         feed_forward_layers: ["", "c_fc", "c_proj"],
+        token_head: "classifier",
         ..Self::HUGGING_FACE
     };
 
@@ -274,6 +278,7 @@ impl LlamaNames {
         projections: ["query_key_value", "", "", "dense"],
         feed_forward_layers: ["", "dense_h_to_4h", "dense_4h_to_h"],
         head: "embed_out",
+        token_head: "classifier",
         ..Self::HUGGING_FACE
     };
 

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rlaif_lm::{EncodedTokens, EncoderStates, Padding, TokenBatch};
+use rlaif_lm::{EncodedTokens, EncoderStates, Padding, Parameters, TokenBatch};
 use tch::{Kind, Tensor};
 
 pub(crate) const CAUSAL: [&str; 20] = [
@@ -196,6 +196,16 @@ pub(crate) fn real_encoded(encoded: &EncoderStates, prompts: &TokenBatch) -> Ten
         EncodedTokens::Unpadded(_) => encoded.hidden.squeeze_dim(0),
         EncodedTokens::Full | EncodedTokens::Padded(_) => real(&encoded.hidden, prompts),
     }
+}
+
+/// The gradient of a parameter as the checkpoint has it, which may be transposed.
+pub(crate) fn gradient(parameters: &Parameters, name: &str) -> Tensor {
+    // transformers 5 calls every head so.
+    let own = parameters
+        .get(name)
+        .map_or_else(|| name.replace("lm_head", "embed_out"), |_| name.to_owned());
+    let grad = parameters.get(&own).unwrap().grad();
+    if parameters.is_transposed(&own) { grad.tr() } else { grad }
 }
 
 /// The largest difference, which must be below `tolerance`.

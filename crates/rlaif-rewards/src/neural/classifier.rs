@@ -14,7 +14,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
-use super::{folder::tokenizer_folder, judged::JudgedTexts};
+use super::{
+    folder::tokenizer_folder,
+    judged::{JudgedTexts, closing_tokens},
+};
 use crate::ProviderError;
 
 /// The hub id of the RoBERTa classifier of hate speech (Vidgen et al. 2021, arXiv 2012.15761)
@@ -391,6 +394,10 @@ impl ClassifierReward {
         batch: &[Exchange<'_>],
     ) -> Result<Vec<Sequence>, RewardError> {
         let tokenizer = &model.tokenizer;
+        let closing = match model.classifier.has_token_head() {
+            true => closing_tokens(tokenizer).map_err(self.failed())?,
+            false => Vec::new(),
+        };
         match self.options.input {
             Input::Response | Input::Pair => {
                 let pair = self.options.input == Input::Pair;
@@ -408,6 +415,7 @@ impl ClassifierReward {
                         shortened: row.dropped > 0,
                         refused: None,
                     }
+                    .without_end(&closing)
                 };
                 Ok(encoded.into_iter().map(sequence).collect())
             }
@@ -420,7 +428,7 @@ impl ClassifierReward {
                 // A model with one label is a reward model, and was trained on texts with an end of
                 // sequence, here and in TRL.
                 let reward_model = model.classifier.labels().len() == 1;
-                let judged = match reward_model {
+                let judged = match reward_model && !model.classifier.has_token_head() {
                     true => JudgedTexts::of_reward_model(tokenizer, self.limit),
                     false => JudgedTexts::of_classifier(tokenizer, self.limit),
                 };
@@ -437,7 +445,8 @@ impl ClassifierReward {
                         if chat && (exchange.messages.is_some() || exchange.said.is_some()) {
                             return self.chat(tokenizer, exchange);
                         }
-                        judged.plain(text, ids).map(Sequence::of).map_err(self.failed())
+                        let read = judged.plain(text, ids).map_err(self.failed())?;
+                        Ok(Sequence::of(read).without_end(&closing))
                     })
                     .collect()
             }
@@ -495,6 +504,13 @@ impl Output {
 impl Sequence {
     fn of((ids, shortened): (Vec<u32>, bool)) -> Self {
         Self { second_start: ids.len(), ids, shortened, refused: None }
+    }
+
+    /// The row without these tokens at its end.
+    fn without_end(mut self, closing: &[u32]) -> Self {
+        let kept = self.ids.strip_suffix(closing).map_or(self.ids.len(), <[u32]>::len);
+        self.ids.truncate(kept);
+        self
     }
 }
 

@@ -78,6 +78,17 @@ impl<'a> JudgedTexts<'a> {
     }
 }
 
+/// The tokens that the tokenizer adds behind a text. A head on tokens reads the last token before them.
+///
+/// # Errors
+/// [`CodecError::Tokenizer`].
+pub fn closing_tokens(tokenizer: &HfTokenizer) -> Result<Vec<u32>, CodecError> {
+    let whole = tokenizer.encode("a", Specials::Include)?;
+    let bare = tokenizer.encode("a", Specials::Exclude)?;
+    let start = (0..whole.len()).find(|&start| whole[start..].starts_with(&bare));
+    Ok(start.map_or_else(Vec::new, |start| whole[start + bare.len()..].to_vec()))
+}
+
 /// Token ids of a text as a reward model reads it, at most `limit`, and `true` if the text lost its beginning.
 ///
 /// A plain text ends in the tokenizer's end of sequence, as in TRL's reward trainer; a text from a chat template

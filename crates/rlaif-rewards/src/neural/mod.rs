@@ -13,5 +13,5 @@ pub use classifier::{
 };
 pub use config::{ClassifierConfig, Copies, FindModel, LocalModel, ModelDtype};
 pub use folder::tokenizer_folder;
-pub use judged::encode_judged;
+pub use judged::{closing_tokens, encode_judged};
 pub use policy_judge::PolicyJudge;

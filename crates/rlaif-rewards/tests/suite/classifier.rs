@@ -3,14 +3,16 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use rlaif_core::{ChatOptions, Exchange, Message, RewardError, RewardModel, TextKind};
+use rlaif_core::{
+    ChatOptions, Exchange, Message, RewardError, RewardModel, Specials, TextCodec, TextKind,
+};
 use rlaif_eval::{Better, Metric, MetricInfo, RewardMetric};
 use rlaif_hub::{HubBuilder, Network, RepoKind};
 use rlaif_lm::{Forward, Padding, SequenceClassifier, TokenBatch};
 use rlaif_models::{Classifier, LoadOptions, ModelNames};
 use rlaif_rewards::{
-    ClassifierOptions, ClassifierReward, Input, Output, Preset, ProviderError, RewardConfig,
-    RewardExt, Surroundings, WeightedSum, encode_judged,
+    ClassifierOptions, ClassifierReward, Input, Output, Preset, ProcessReward, ProviderError,
+    RewardConfig, RewardExt, Surroundings, WeightedSum, encode_judged,
 };
 use rlaif_text::{HfTokenizer, SequenceSide};
 use serde::Deserialize;
@@ -300,6 +302,58 @@ fn a_logit_that_is_no_number_is_an_error_that_names_the_row() {
     let reward = ClassifierReward::new(model, tokenizer, options).unwrap();
     let error = reward.score(&[Exchange::new("p", "y")]).unwrap_err();
     assert!(matches!(error, RewardError::NonFinite { row: 0, .. }), "{error}");
+}
+
+/// The trunk of a classifier, with a row of its last layer as a head on tokens.
+fn token_head(label: &str) -> Classifier {
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read(fixture("not-hate").join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    config["architectures"] = serde_json::json!(["RobertaForTokenClassification"]);
+    config["id2label"] = serde_json::json!({ "0": label });
+    config["label2id"] = serde_json::json!({ label: 0 });
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let tensors = tch::Tensor::read_safetensors(fixture("not-hate").join("model.safetensors"));
+    let tensors: Vec<_> = (tensors.unwrap().into_iter())
+        .filter(|(name, _)| !name.starts_with("classifier.dense."))
+        .map(|(name, tensor)| match name.strip_prefix("classifier.out_proj.") {
+            Some(part) => (format!("classifier.{part}"), tensor.narrow(0, 0, 1).copy()),
+            None => (name, tensor),
+        })
+        .collect();
+    tch::Tensor::write_safetensors(&tensors, folder.path().join("model.safetensors")).unwrap();
+    Classifier::load(folder.path(), LoadOptions::default()).unwrap()
+}
+
+/// A step of a process reward is read at its last token, before the special tokens of the tokenizer, also where the
+/// head has one label.
+#[test]
+fn a_head_on_tokens_reads_the_last_token_of_a_step() {
+    for label in ["right", "wrong"] {
+        let model = token_head(label);
+        let tokenizer = HfTokenizer::from_folder(fixture("not-hate")).unwrap();
+        let response = "I like you.\n\nYou like me.";
+        let want: Vec<f64> = [&response[..13], response]
+            .iter()
+            .map(|text| {
+                let ids = tokenizer.encode(text, Specials::Include).unwrap();
+                // `</s>` is the end of the row.
+                assert_eq!(ids.last(), Some(&2));
+                let ids = ids[..ids.len() - 1].to_vec();
+                let batch = TokenBatch::collate(vec![ids], model.spec(), Padding::Right).unwrap();
+                model.logits(&batch, None, Forward::default()).unwrap().double_value(&[0, 0])
+            })
+            .collect();
+        assert!((want[0] - want[1]).abs() > 1e-3, "{want:?}");
+        let input = if label == "right" { Input::Response } else { Input::PromptAndResponse };
+        let options = ClassifierOptions::default().output(Output::Logit).input(input);
+        let steps =
+            ProcessReward::new(ClassifierReward::new(model, tokenizer, options).unwrap(), "\n\n");
+        let scores = steps.unwrap().score(&[Exchange::new("", response)]).unwrap();
+        let (_, found) = &scores.steps[0];
+        let found: Vec<f64> = found.iter().map(|step| f64::from(step.score.get())).collect();
+        close(&found, want, 1e-5);
+    }
 }
 
 /// A sentence, and what of the hate-speech model's answer to it is known.

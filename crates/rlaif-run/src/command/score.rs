@@ -3,7 +3,7 @@
 use rlaif_core::{ChatOptions, Message, Metadata, Rendering, TextKind, TextOrMessages};
 use rlaif_lm::{Forward, Padding, SequenceClassifier, TokenBatch};
 use rlaif_models::Classifier;
-use rlaif_rewards::encode_judged;
+use rlaif_rewards::{closing_tokens, encode_judged};
 use rlaif_text::HfTokenizer;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
@@ -112,7 +112,7 @@ impl ScoreJob<'_> {
                 let second_start = encoded.type_ids.iter().position(|&t| t == 1);
                 Ok(Sequence {
                     second_start: second_start.unwrap_or(encoded.ids.len()),
-                    ids: encoded.ids,
+                    ids: self.read(tokenizer, encoded.ids)?,
                 })
             }
             _ => Err(RowFault::Fields { expected: Self::FIELDS }),
@@ -125,6 +125,16 @@ impl ScoreJob<'_> {
     fn limit(&self, tokenizer: &HfTokenizer) -> usize {
         let context = self.classifier.spec().context;
         context.into_iter().chain(tokenizer.max_length()).min().unwrap_or(usize::MAX)
+    }
+
+    /// The ids of a text without the special tokens at its end, for a head on tokens.
+    fn read(&self, tokenizer: &HfTokenizer, mut ids: Vec<u32>) -> Result<Vec<u32>, RowFault> {
+        if self.classifier.has_token_head() {
+            let closing = closing_tokens(tokenizer).map_err(RowFault::Codec)?;
+            let kept = ids.strip_suffix(&closing[..]).map_or(ids.len(), <[u32]>::len);
+            ids.truncate(kept);
+        }
+        Ok(ids)
     }
 
     /// A prompt with its response, in the format that `rlaif reward` trains on.
@@ -140,10 +150,12 @@ impl ScoreJob<'_> {
         let whole = [prompt, said.pop().unwrap_or_default()].concat();
         let limit = self.limit(tokenizer);
         // A reward model has one label; a classifier reads texts unchanged.
-        let ids = if kind == TextKind::Rendered || self.classifier.labels().len() == 1 {
+        let is_reward = self.classifier.labels().len() == 1 && !self.classifier.has_token_head();
+        let ids = if kind == TextKind::Rendered || is_reward {
             encode_judged(tokenizer, &whole, kind, limit).map_err(RowFault::Codec)?.0
         } else {
-            tokenizer.encode_truncated(&whole, None, limit).map_err(RowFault::Text)?.ids
+            let encoded = tokenizer.encode_truncated(&whole, None, limit);
+            self.read(tokenizer, encoded.map_err(RowFault::Text)?.ids)?
         };
         Ok(Sequence { second_start: ids.len(), ids })
     }
