@@ -323,7 +323,10 @@ impl ExamData {
         };
         let mut questions = match exam {
             ExamName::Pairs => self.pairs(columns, &mut unread)?,
-            exam => {
+            exam @ (ExamName::RewardBench
+            | ExamName::RewardBench2
+            | ExamName::JudgeBench
+            | ExamName::Hhh) => {
                 let columns = [
                     ("data.subset", &self.subset),
                     ("data.chosen_maker", &self.chosen_maker),

@@ -262,7 +262,7 @@ fn verdicts(
                 name.to_owned(),
                 json!({"chosen_first": right_first, "chosen_second": right_second}),
             )),
-            _ => None,
+            ExamVerdict::Scores(_) | ExamVerdict::OneOrder { .. } | ExamVerdict::Missing(_) => None,
         }
     });
     orders.collect()

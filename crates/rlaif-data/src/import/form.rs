@@ -276,7 +276,24 @@ impl RowForm {
                 let text = value("problem").is_some_and(Value::is_string);
                 text && (has("solution") || has("answer"))
             }
-            _ => self.all(first),
+            Self::UltraFeedbackResponses
+            | Self::HelpSteer2
+            | Self::HelpSteer2Preference
+            | Self::HelpSteer3
+            | Self::SafeRlhf
+            | Self::ArenaCsv
+            | Self::Arena
+            | Self::Shp
+            | Self::SummaryComparison
+            | Self::SummaryAxes
+            | Self::PrometheusPreference
+            | Self::PrometheusFeedback
+            | Self::Steps
+            | Self::Preference
+            | Self::ImplicitPreference
+            | Self::Alpaca
+            | Self::Text
+            | Self::Prompt => self.all(first),
         }
     }
 

@@ -213,8 +213,9 @@ fn read(answer: &Answer) -> Result<(String, bool), NoVerdict> {
     let text = answer.text.trim();
     match answer.finish {
         Finish::Refused => Err(NoVerdict::Refused),
-        _ if text.is_empty() => Err(NoVerdict::Empty),
-        finish => Ok((text.to_owned(), finish == Finish::Length)),
+        Finish::Complete | Finish::Length if text.is_empty() => Err(NoVerdict::Empty),
+        Finish::Complete => Ok((text.to_owned(), false)),
+        Finish::Length => Ok((text.to_owned(), true)),
     }
 }
 

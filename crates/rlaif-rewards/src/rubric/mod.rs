@@ -238,7 +238,9 @@ impl Rubric {
                 let (mean, coverage) = read::expectation(answer, self.scale, self.min_coverage)?;
                 (mean, Some(coverage))
             }
-            form => (read::number(answer, form, self.scale)?, None),
+            form @ (AnswerForm::Number | AnswerForm::NumberThenReason | AnswerForm::Json) => {
+                (read::number(answer, form, self.scale)?, None)
+            }
         };
         let Scale { low, high } = self.scale;
         if !(low..=high).contains(&verdict) && self.out_of_range == OutOfRange::Missing {

@@ -114,7 +114,13 @@ impl GgufType {
                     out.extend(block.iter().map(|x| ((x * inverse).round() as i8).cast_unsigned()));
                 }
             }
-            _ => return None,
+            Self::Q4_0
+            | Self::Q4_1
+            | Self::Q5_0
+            | Self::Q5_1
+            | Self::Q4K
+            | Self::Q5K
+            | Self::Q6K => return None,
         }
         Some(out)
     }

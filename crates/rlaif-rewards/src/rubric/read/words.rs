@@ -436,7 +436,9 @@ fn without_mentions(plain: &mut Plain, items: Vec<Item>, scale: Scale) -> (Vec<I
                     ENUMERATED.captures(before).is_some_and(|c| c.name("det").is_none());
                 anchor || equal || counts || names || (enumerated && !item.spelled)
             }
-            _ => false,
+            Kind::Of(..) | Kind::Percent(_) | Kind::Range(..) | Kind::NotFinite | Kind::Other => {
+                false
+            }
         };
         if mention { blanks.push(item.span) } else { kept.push(item) }
     }
