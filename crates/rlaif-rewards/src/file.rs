@@ -53,6 +53,30 @@ where
     Ok(parsed)
 }
 
+/// Keys of earlier versions, and their replacements in the same table. A key is one of an earlier version only where the
+/// table has the replacement: the same name may be right in another table.
+const RENAMED: [(&str, &str); 19] = [
+    ("max_length", "max_tokens"),
+    ("max_prompt_length", "max_prompt_tokens"),
+    ("max_response_length", "max_response_tokens"),
+    ("max_tokens", "max_new_tokens"),
+    ("microbatch", "microbatch_size"),
+    ("micro_batch_size", "microbatch_size"),
+    ("recompute", "activations"),
+    ("precision", "dtype"),
+    ("samples", "responses"),
+    ("reference", "reference_column"),
+    ("explains", "answer"),
+    ("critique", "critique_request"),
+    ("revision", "revision_request"),
+    ("with_prompt", "input"),
+    ("stem", "stemming"),
+    ("characters", "unit"),
+    ("loose", "check"),
+    ("most_kl", "max_kl"),
+    ("dual", "dual_clip"),
+];
+
 /// Rewords serde's message on TOML: with the nearest known key for an unknown one, and without
 /// texts of the file, one of which might be an API key in the wrong place.
 ///
@@ -60,6 +84,9 @@ where
 /// let said = "unknown field `modle`, expected one of `kind`, `model`";
 /// let told = rlaif_rewards::describe_toml(said);
 /// assert_eq!(told, "unknown key `modle`; did you mean `model`? (known: `kind`, `model`)");
+/// let said = "unknown field `samples`, expected one of `api`, `responses`";
+/// let told = rlaif_rewards::describe_toml(said);
+/// assert_eq!(told, "unknown key `samples`: renamed to `responses`");
 /// let said = "invalid value: integer `-1`, expected usize";
 /// let told = rlaif_rewards::describe_toml(said);
 /// assert_eq!(told, "found integer `-1`, expected a whole number of at least 0");
@@ -85,6 +112,10 @@ pub fn describe_toml(message: &str) -> String {
             "`{found}`: keys do not belong in files; put it into an environment variable and name \
              that in `api_key_env`"
         );
+    }
+    let renamed = RENAMED.iter().find(|(old, new)| old == found && known.contains(new));
+    if let Some((old, new)) = renamed.filter(|_| message.starts_with("unknown field")) {
+        return format!("unknown key `{old}`: renamed to `{new}`");
     }
     let near = |name: &&&str| strsim::damerau_levenshtein(found, name);
     let nearest = known.iter().min_by_key(near).filter(|name| near(name) <= name.len() / 2);
@@ -259,6 +290,25 @@ mod tests {
             let error = RewardConfig::from_toml(file, "r.toml").unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
             assert!(!error.contains("much"), "values may be keys: {error}");
+        }
+    }
+
+    #[test]
+    fn keys_of_earlier_versions_in_lists_are_refused_with_those_of_today() {
+        for (term, says) in [
+            ("kind = 'instructions', loose = true", "unknown key `loose`: renamed to `check`"),
+            #[cfg(feature = "neural")]
+            (
+                "kind = 'classifier', model = 'm', max_length = 8",
+                "unknown key `max_length`: renamed to `max_tokens`",
+            ),
+            // Names of earlier versions that another table has today.
+            ("kind = 'repetition', n = 2, reference = 'r'", "unknown key `reference` (known: "),
+        ] {
+            let sum = "kind = 'weighted-sum'\nname = 's'\n[[terms]]\nweight = 1\nreward";
+            let file = format!("{sum} = {{ {term} }}\n");
+            let error = RewardConfig::from_toml(&file, "r.toml").unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
         }
     }
 

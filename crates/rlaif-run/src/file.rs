@@ -533,6 +533,31 @@ mod tests {
     }
 
     #[test]
+    fn names_of_earlier_versions_in_lists_are_refused_with_those_of_today() {
+        let said = |text: &str, parse: fn(&Path, &Table) -> Result<(), RunError>| {
+            parse("run.toml".as_ref(), &text.parse().unwrap()).unwrap_err().to_string()
+        };
+        let api = "api = { kind = 'policy', model = 'm' }";
+        let writers = format!("[data]\nfile = 'p'\n[[writers]]\nsamples = 2\n{api}\n");
+        let found =
+            said(&writers, |path, table| parse::<crate::CandidatesFile>(path, table).map(|_| ()));
+        assert!(found.contains("`samples`: renamed to `responses`"), "{found}");
+        for (metric, says) in [
+            ("kind = 'rouge', stem = true", "`stem`: renamed to `stemming`"),
+            ("kind = 'length', characters = true", "`characters`: renamed to `unit`"),
+            (
+                "kind = 'reward', reward = { kind = 'classifier', model = 'm', max_length = 8 }",
+                "`max_length`: renamed to `max_tokens`",
+            ),
+        ] {
+            let text = format!("metrics = [{{ {metric} }}]\n");
+            let found =
+                said(&text, |path, table| parse::<crate::EvalFile>(path, table).map(|_| ()));
+            assert!(found.contains(says), "{found}");
+        }
+    }
+
+    #[test]
     fn names_of_earlier_versions_are_refused_with_those_of_today() {
         for (text, says) in [
             ("[learn]\nmicrobatch = 2", "`learn.microbatch`: renamed to `learn.microbatch_size`"),

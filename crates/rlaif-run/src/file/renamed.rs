@@ -8,7 +8,7 @@ use toml::{Table, Value};
 use crate::{error::RunError, resume::lookup};
 
 /// Keys of earlier versions, by their path, and their replacements.
-const RENAMED: [(&str, &str); 24] = [
+const RENAMED: [(&str, &str); 25] = [
     ("data.chat", "`prompt.plain`, which is `chat` or `text`"),
     ("device", "`placement.device`"),
     ("model.precision", "`model.dtype`"),
@@ -31,6 +31,7 @@ const RENAMED: [(&str, &str); 24] = [
         "data.responses",
         "`data.response_files` for candidates, `data.initial_responses` for revisions",
     ),
+    ("ppo.pretraining.path", "`ppo.pretraining.file`"),
     ("ppo.pretraining.rows", "`ppo.pretraining.batch_size`"),
     ("reward.exam.reference", "`reward.exam.reference_column`"),
     ("centring", "`centring_coef`"),
