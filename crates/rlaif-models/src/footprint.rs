@@ -1,20 +1,24 @@
 //! Estimates the memory of a run from config.json and the headers of its weights, before it starts.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+mod held;
+mod needed;
+mod sizes;
 
-use rlaif_checkpoint::Checkpoint;
-use rlaif_core::Fault;
+use std::path::PathBuf;
+
 use rlaif_lm::Activations;
 use rlaif_torch::Quantization;
 use tch::{Device, Kind};
 
-use crate::{
-    config::Config, dimensions::Dimensions, error::ModelError, family::Families, inspect::summary,
-    weights::dtype_name,
+pub use held::{AnswerBatch, HeldModel, HeldModels};
+pub use needed::{MemoryError, MemoryNeeded};
+
+use held::{bytes, caches_of};
+use sizes::{
+    ADAPTER_WIDTH, adapter_weights, cached_per_token, dimensions, gib, parameters, size, unsigned,
 };
+
+use crate::{config::Config, error::ModelError, family::Families};
 
 /// The trained weights of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,239 +92,6 @@ pub struct MemoryPlan {
     pub tokens: usize,
 }
 
-/// A model that is held in memory and not trained: a reward model, a judge, an evaluated policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeldModel {
-    /// The model's folder.
-    pub folder: PathBuf,
-    /// Folder of an adapter on the model.
-    pub adapter: Option<PathBuf>,
-    /// The dtype of the weights; by default, that of the checkpoint.
-    pub kind: Option<Kind>,
-    /// The format of the trunk's linear layers; `None` for that of the checkpoint.
-    pub quantization: Option<Quantization>,
-    /// The answers that it generates together, if it generates.
-    pub answers: Option<AnswerBatch>,
-}
-
-/// Answers that a model generates together. The length of their prompts is unknown before they are read, and
-/// not counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AnswerBatch {
-    /// Number of answers.
-    pub rows: usize,
-    /// Maximum length of an answer, in tokens.
-    pub tokens: usize,
-}
-
-impl HeldModel {
-    /// A model with the dtype of its checkpoint.
-    pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into(), adapter: None, kind: None, quantization: None, answers: None }
-    }
-
-    /// The same model in this dtype.
-    #[must_use]
-    pub fn in_kind(self, kind: Kind) -> Self {
-        Self { kind: Some(kind), ..self }
-    }
-
-    /// The size of its weights, in bytes, from configuration and headers.
-    ///
-    /// # Errors
-    /// [`ModelError`] when a folder cannot be read.
-    pub fn bytes(&self, families: Families) -> Result<u64, ModelError> {
-        let adapter = self.adapter.as_deref().map_or(Ok(0), adapter_weights)?;
-        let weights = parameters(families, &self.folder, self.quantization)?.bytes(self.width()?);
-        Ok(weights + adapter * ADAPTER_WIDTH)
-    }
-
-    /// The size of the keys and values of its answers, in bytes.
-    ///
-    /// # Errors
-    /// [`ModelError`] when the folder cannot be read.
-    pub fn cache(&self, families: Families) -> Result<u64, ModelError> {
-        let Some(AnswerBatch { rows, tokens }) = self.answers else { return Ok(0) };
-        let config = Config::read(&self.folder)?;
-        let shape = dimensions(families, &config)?;
-        Ok((rows * tokens) as u64 * cached_per_token(&shape) * self.width()?)
-    }
-
-    /// Bytes of a weight.
-    fn width(&self) -> Result<u64, ModelError> {
-        Ok(match self.kind {
-            Some(kind) => size(kind),
-            None => {
-                let checkpoint = Checkpoint::open(&self.folder)?;
-                let dtypes = checkpoint.tensors().values().map(|info| info.dtype);
-                let of_weights = dtypes.filter(|&dtype| dtype_name(dtype).is_some());
-                of_weights.map(|dtype| dtype.size() as u64).max().unwrap_or(0)
-            }
-        })
-    }
-}
-
-/// Models that a command holds without training any, all on one device.
-///
-/// ```
-/// use rlaif_models::{HeldModel, HeldModels};
-/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/flan");
-/// let models = HeldModels {
-///     policies: vec![HeldModel::new(folder), HeldModel::new(folder)],
-///     ..HeldModels::on(tch::Device::Cpu)
-/// };
-/// assert!(models.check_within(1 << 30)?.total() < 1 << 20);
-/// # Ok::<(), rlaif_models::MemoryError>(())
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct HeldModels {
-    /// Policies that respond.
-    pub policies: Vec<HeldModel>,
-    /// Reward models and judges.
-    pub rewards: Vec<HeldModel>,
-    /// The known families.
-    pub families: Families,
-    /// The device.
-    pub device: Device,
-}
-
-impl HeldModels {
-    /// No models yet.
-    pub fn on(device: Device) -> Self {
-        Self { policies: Vec::new(), rewards: Vec::new(), families: Families::BUILT_IN, device }
-    }
-
-    /// The memory of the weights and of the answers.
-    ///
-    /// # Errors
-    /// [`ModelError`] when a folder cannot be read.
-    pub fn needed(&self) -> Result<MemoryNeeded, ModelError> {
-        let caches = self.policies.iter().map(|model| model.cache(self.families));
-        // One policy answers after the other.
-        let caches: Vec<u64> = caches.collect::<Result<_, _>>()?;
-        Ok(MemoryNeeded {
-            weights: bytes(&self.policies, self.families)?,
-            cache: caches.into_iter().max().unwrap_or(0),
-            rewards: bytes(&self.rewards, self.families)?,
-            judging: caches_of(&self.rewards, self.families)?,
-            ..MemoryNeeded::default()
-        })
-    }
-
-    /// Compares this memory with a number of bytes.
-    ///
-    /// # Errors
-    /// [`MemoryError::TooLarge`] with a dtype that would make the models fit, if bf16 would.
-    pub fn check_within(&self, free: u64) -> Result<MemoryNeeded, MemoryError> {
-        let needed = self.needed()?;
-        if needed.total() <= free {
-            return Ok(needed);
-        }
-        let narrow = |models: &[HeldModel]| {
-            models.iter().map(|model| model.clone().in_kind(Kind::BFloat16)).collect()
-        };
-        let (policies, rewards) = (narrow(&self.policies), narrow(&self.rewards));
-        let total = Self { policies, rewards, ..self.clone() }.needed()?.total();
-        let suggestion = match total <= free {
-            true => format!("The models would fit in bf16: about {}.", gib(total)),
-            false => "Take smaller models or a larger device.".to_owned(),
-        };
-        let needed = Box::new(needed);
-        Err(MemoryError::TooLarge { needed, free, device: self.device, suggestion })
-    }
-}
-
-fn bytes(models: &[HeldModel], families: Families) -> Result<u64, ModelError> {
-    models.iter().map(|model| model.bytes(families)).sum()
-}
-
-/// The answers of judges, which may be asked at the same time.
-fn caches_of(models: &[HeldModel], families: Families) -> Result<u64, ModelError> {
-    models.iter().map(|model| model.cache(families)).sum()
-}
-
-/// Memory needs of a run, in bytes.
-///
-/// Weights, gradients, optimizer state and caches are exact for the built-in architectures; the
-/// activations that a transformer block keeps for its backward pass are estimated from above.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct MemoryNeeded {
-    /// The policy's weights, its adapter's, and those of a reference that is a copy.
-    pub weights: u64,
-    /// Gradients and both Adam moments; for 16-bit weights also the f32 master copy or, for bf16 on
-    /// the CPU, the 16 missing bits of each weight.
-    pub optimizer: u64,
-    /// Activations kept for the backward pass of a microbatch, and one chunk of logits.
-    pub activations: u64,
-    /// Keys and values during the generation of a batch.
-    pub cache: u64,
-    /// The reward models.
-    pub rewards: u64,
-    /// Keys and values of the answers of local judges.
-    pub judging: u64,
-}
-
-impl MemoryNeeded {
-    /// The total: activations and caches are not needed at the same time.
-    pub fn total(&self) -> u64 {
-        let passing = self.activations.max(self.cache).max(self.judging);
-        self.weights + self.optimizer + self.rewards + passing
-    }
-}
-
-impl fmt::Display for MemoryNeeded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts = [
-            ("weights", self.weights),
-            ("gradients and optimizer", self.optimizer),
-            ("activations", self.activations),
-            ("generation", self.cache),
-            ("rewards", self.rewards),
-            ("answers of judges", self.judging),
-        ];
-        let parts = parts.into_iter().filter(|(_, bytes)| *bytes > 0);
-        let parts: Vec<String> =
-            parts.map(|(name, bytes)| format!("{name} {}", gib(bytes))).collect();
-        f.write_str(&parts.join(", "))
-    }
-}
-
-/// Reasons why a run cannot start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum MemoryError {
-    /// The run would exceed the free memory.
-    #[error(
-        "the run needs about {}, and {device:?} has {} free ({needed}). {suggestion}",
-        gib(needed.total()), gib(*free)
-    )]
-    TooLarge {
-        /// The needed memory.
-        needed: Box<MemoryNeeded>,
-        /// The free memory.
-        free: u64,
-        /// The device.
-        device: Device,
-        /// Advice to the user.
-        suggestion: String,
-    },
-    /// A model's folder cannot be read.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-}
-
-impl Fault for MemoryError {
-    fn is_users(&self) -> bool {
-        match self {
-            // The run would fit with other settings, or on another machine.
-            Self::TooLarge { .. } => false,
-            Self::Model(error) => error.is_users(),
-        }
-    }
-}
-
-/// Bytes of a weight of an adapter, which is in f32 on a base of any dtype.
-const ADAPTER_WIDTH: u64 = 4;
 /// Bytes of a gradient and of both Adam moments of a weight in f32.
 const ADAM_F32: u64 = 12;
 /// Bytes of logits in memory at a time, forward and backward, see [`rlaif_lm::token_log_probs`].
@@ -493,82 +264,12 @@ impl MemoryPlan {
     }
 }
 
-/// The sizes of a model's layers.
-fn dimensions(families: Families, config: &Config) -> Result<Dimensions, ModelError> {
-    let of_family = families.family(config)?.dimensions;
-    of_family(config).map_err(|error| error.in_file(config.path()))
-}
-
-/// Keys and values of a token, in scalars.
-fn cached_per_token(shape: &Dimensions) -> u64 {
-    shape.blocks as u64 * 2 * unsigned(shape.kv_heads) * unsigned(shape.head_dim)
-}
-
-/// Weights of an adapter, in scalars.
-fn adapter_weights(folder: &Path) -> Result<u64, ModelError> {
-    let checkpoint = Checkpoint::open_adapter(folder)?;
-    let sizes = checkpoint.tensors().values().map(|info| info.shape.iter().product::<usize>());
-    Ok(sizes.sum::<usize>() as u64)
-}
-
-fn unsigned(size: i64) -> u64 {
-    u64::try_from(size).unwrap_or(0)
-}
-
-/// Weights of a folder, in scalars.
-struct Weights {
-    count: u64,
-    /// Scalars in 4 or 8 bits.
-    quantized: u64,
-    quantized_bytes: u64,
-}
-
-impl Weights {
-    /// Bytes in memory, the dense ones of this many each.
-    fn bytes(&self, width: u64) -> u64 {
-        (self.count - self.quantized) * width + self.quantized_bytes
-    }
-}
-
-/// The weights of a folder. For a trunk without its family's head, those in the checkpoint.
-fn parameters(
-    families: Families,
-    folder: &Path,
-    quantization: Option<Quantization>,
-) -> Result<Weights, ModelError> {
-    match summary(families, folder, quantization) {
-        Ok(summary) => Ok(Weights {
-            count: summary.parameters as u64,
-            quantized: summary.quantized as u64,
-            quantized_bytes: summary.quantized_bytes,
-        }),
-        Err(ModelError::Tensors { .. } | ModelError::UnknownArchitecture { .. }) => {
-            let checkpoint = Checkpoint::open(folder)?;
-            let sizes =
-                checkpoint.tensors().values().map(|info| info.shape.iter().product::<usize>());
-            let count = sizes.sum::<usize>() as u64;
-            Ok(Weights { count, quantized: 0, quantized_bytes: 0 })
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn size(kind: Kind) -> u64 {
-    match kind {
-        Kind::BFloat16 | Kind::Half => 2,
-        _ => 4,
-    }
-}
-
-fn gib(bytes: u64) -> String {
-    let gib = bytes as f64 / f64::from(1 << 30);
-    if gib < 1. { format!("{:.0} MiB", gib * 1024.) } else { format!("{gib:.1} GiB") }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-    use crate::inspect::inspect;
+    use crate::inspect::{inspect, summary};
 
     fn plan() -> MemoryPlan {
         let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models");
