@@ -50,7 +50,7 @@ struct Options {
     steps: u64,
     /// Pairs per step.
     #[arg(long, default_value_t = 16)]
-    batch: usize,
+    batch_size: usize,
     /// Learning rate.
     #[arg(long, default_value_t = 5e-5)]
     lr: f64,
@@ -136,7 +136,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let records: Vec<PromptRecord> =
         rows.iter().map(|row| PromptRecord::new(row.id.clone(), "")).collect();
     let mut order = Shuffle::new(&records, seed)?;
-    let size = NonZeroUsize::new(options.batch).ok_or("--batch is at least 1")?;
+    let size = NonZeroUsize::new(options.batch_size).ok_or("--batch-size is at least 1")?;
     for step in 1..=options.steps {
         let places = order.next_batch(size, Remainder::Drop)?;
         let batch: Vec<&TokenPair> = places.iter().map(|&place| &rows[place]).collect();

@@ -43,7 +43,7 @@ struct Options {
     steps: u64,
     /// Reviews per step.
     #[arg(long, default_value_t = 64)]
-    batch: usize,
+    batch_size: usize,
     /// Learning rate; by default 1e-3 for the tiny policy, and 1.41e-5, as TRL has it, for another.
     #[arg(long)]
     lr: Option<f64>,
@@ -99,8 +99,8 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let lr = options.lr.unwrap_or(if options.policy.is_some() { 1.41e-5 } else { 1e-3 });
     let mut config = PpoConfig {
         steps: options.steps,
-        batch_size: options.batch,
-        minibatch_size: options.batch.div_ceil(2),
+        batch_size: options.batch_size,
+        minibatch_size: options.batch_size.div_ceil(2),
         optimizer: OptimizerConfig { lr, ..OptimizerConfig::default() },
         seed,
         ..PpoConfig::default()
@@ -114,9 +114,10 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let (before, first) = measure(trainer.policy(), held_out, &how, seed, &tokenizer, &reward)?;
     let mut rewards = Vec::new();
     for step in 0..options.steps {
-        let start = usize::try_from(step)? * options.batch;
-        let batch: Vec<Prompt> =
-            (start..start + options.batch).map(|i| prompts[i % prompts.len()].clone()).collect();
+        let start = usize::try_from(step)? * options.batch_size;
+        let batch: Vec<Prompt> = (start..start + options.batch_size)
+            .map(|i| prompts[i % prompts.len()].clone())
+            .collect();
         let (_, stats) = trainer.step(&batch, &tokenizer, &reward)?;
         rewards.push(stats.get("env/reward_mean"));
         if (step + 1) % 10 == 0 {

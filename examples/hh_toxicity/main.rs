@@ -115,9 +115,9 @@ fn prepare(options: &Options) -> Outcome<(Prepared, PpoTrainer<LanguageModel>)> 
     let (train, held_out) = dialogues(&options.dataset, &builder, &tokenizer)?;
     let (train, held_out) =
         (train.into_records(), held_out.take(options.eval_prompts).into_records());
-    ensure(train.len() >= options.batch, || {
+    ensure(train.len() >= options.batch_size, || {
         let has = format!("{} has only {} dialogues to train on", options.dataset, train.len());
-        format!("--batch is {}, and {has}", options.batch)
+        format!("--batch-size is {}, and {has}", options.batch_size)
     })?;
     ensure(held_out.len() > 1, || {
         let why = "cannot be compared on; take at least 2 (--eval-prompts, --dataset)";
@@ -205,7 +205,7 @@ fn train(
     saved: Option<&train::Saved>,
 ) -> Outcome<Option<LanguageModel>> {
     let Prepared { prompts, tokenizer, reward, seed, .. } = prepared;
-    let mut batches = ShuffledBatches::new(prompts, options.batch, *seed)?.whole()?;
+    let mut batches = ShuffledBatches::new(prompts, options.batch_size, *seed)?.whole()?;
     let shown = [TOXICITY, "ppo/mean_scores", "objective/kl", "tokens/responses_len_mean"];
     folder.show(train::Terminal::new(options.steps, saved.map_or(0, train::Saved::step), shown));
     let config = FitConfig { checkpoint_every: 10, ..FitConfig::default() };
@@ -309,7 +309,7 @@ struct Options {
     until_toxicity: Option<f64>,
     /// Prompts per step.
     #[arg(long, default_value = "32", default_value_if("blog", "true", "16"))]
-    batch: usize,
+    batch_size: usize,
     /// Learning rate; by default 1e-4 for built-in policies and 1.41e-5 for others.
     #[arg(long, default_value_if("blog", "true", "1.41e-5"))]
     lr: Option<f64>,
@@ -368,9 +368,11 @@ impl Options {
 
     /// The section `[ppo]` of a run file.
     fn ppo(&self) -> PpoConfig {
-        let mut ppo = PpoConfig { steps: self.steps, batch_size: self.batch, ..Default::default() };
+        let mut ppo =
+            PpoConfig { steps: self.steps, batch_size: self.batch_size, ..Default::default() };
         ppo.seed = Seed::new(self.seed);
-        ppo.minibatch_size = self.batch / if self.batch.is_multiple_of(2) { 2 } else { 1 };
+        ppo.minibatch_size =
+            self.batch_size / if self.batch_size.is_multiple_of(2) { 2 } else { 1 };
         ppo.epochs = 2;
         (ppo.generation.max_new_tokens, ppo.generation.batch_size) = (self.max_new_tokens, 64);
         ppo.generation.sampling = Sampling::at(1.);

@@ -34,7 +34,7 @@ fn succeeds(mut command: Command) -> Output {
 }
 
 const SMALL: [&str; 8] =
-    ["--batch", "4", "--eval-prompts", "8", "--max-new-tokens", "12", "--steps", "2"];
+    ["--batch-size", "4", "--eval-prompts", "8", "--max-new-tokens", "12", "--steps", "2"];
 
 fn report(out: &Path) -> Value {
     let file = fs::read(out.join("report.json")).expect("there is a report");
@@ -131,7 +131,8 @@ fn stopped_on_its_way(cut: &Path, arguments: &[&str], start: Duration) -> bool {
 fn killed_stopped_and_resumed_it_gives_the_same_numbers() {
     let place = tempfile::tempdir().unwrap();
     let (whole, cut) = (place.path().join("whole"), place.path().join("cut"));
-    let long = ["--batch", "4", "--eval-prompts", "8", "--max-new-tokens", "12", "--steps", "24"];
+    let long =
+        ["--batch-size", "4", "--eval-prompts", "8", "--max-new-tokens", "12", "--steps", "24"];
     let start = Instant::now();
     succeeds(command(&whole, &long));
     let lasted = start.elapsed();
@@ -190,7 +191,9 @@ fn what_cannot_be_is_said_before_work_starts() {
         (&["--policy", "no/such", "--steps", "1"][..], "no/such"),
         (&["--dtype", "f64"], "expected f32 or bf16"),
         (&["--max-new-tokens", "20000000", "--steps", "1"], "GiB free"),
-        (&["--batch", "4000000", "--steps", "1"], "has only"),
+        (&["--batch-size", "4000000", "--steps", "1"], "has only"),
+        // The name of earlier versions.
+        (&["--batch", "4"], "a similar argument exists: '--batch-size'"),
         (&["--eval-prompts", "1"], "at least 2"),
         (&["--until-toxicity=-1"], "it is a probability"),
         (&["--reward", "judge"], "the independent classifier"),
@@ -216,7 +219,8 @@ fn settings_of_the_pipeline_give_way_to_options() {
     let place = tempfile::tempdir().unwrap();
     let out = place.path().join("run");
     let own = ["--policy", "t5", "--dataset", "builtin", "--reward", "roberta", "--blog"];
-    let small = ["--batch", "4", "--eval-prompts", "4", "--max-new-tokens", "6", "--steps", "1"];
+    let small =
+        ["--batch-size", "4", "--eval-prompts", "4", "--max-new-tokens", "6", "--steps", "1"];
     succeeds(command(&out, &[&own[..], &small].concat()));
     let settings = &report(&out)["configuration"];
     let options = &settings["options"];

@@ -44,7 +44,7 @@ impl TinyHub {
     }
 }
 
-const SMALL: [&str; 6] = ["--steps", "2", "--batch", "4", "--max-new-tokens", "8"];
+const SMALL: [&str; 6] = ["--steps", "2", "--batch-size", "4", "--max-new-tokens", "8"];
 
 fn report(out: &Path) -> Value {
     serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap()
@@ -88,8 +88,18 @@ fn the_published_models_and_data_are_fetched_from_the_hub_and_trained() {
 #[test]
 fn gpt2_and_its_sentiment_come_from_the_hub() {
     let place = TinyHub::start();
-    let command =
-        ["--policy", GPT2, "--reward", DISTILBERT, "--steps", "2", "--batch", "4", "--lr", "1e-3"];
+    let command = [
+        "--policy",
+        GPT2,
+        "--reward",
+        DISTILBERT,
+        "--steps",
+        "2",
+        "--batch-size",
+        "4",
+        "--lr",
+        "1e-3",
+    ];
     let out = place.run_example("sentiment_gpt2", "gpt2", &command, &[]);
     assert!(out.join("model.safetensors").is_file());
     let read =
@@ -110,7 +120,7 @@ fn the_published_settings_name_their_models_and_data() {
     let place = TinyHub::start();
     let out = place.run("blog", &["--blog"], &[]);
     let settings = fs::read_to_string(out.join("run.toml")).unwrap();
-    for said in [FLAN, HH, ROBERTA, "steps = 10", "batch = 16", "max_new_tokens = 300"] {
+    for said in [FLAN, HH, ROBERTA, "steps = 10", "batch_size = 16", "max_new_tokens = 300"] {
         assert!(settings.contains(said), "{said}: {settings}");
     }
     assert_eq!(fs::read_to_string(out.join("metrics.jsonl")).unwrap().lines().count(), 10);

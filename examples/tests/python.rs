@@ -59,7 +59,7 @@ fn the_saved_policy_gives_the_same_greedy_summaries_in_transformers() {
         let place = tempfile::tempdir().unwrap();
         let out: PathBuf = place.path().join("run");
         let mut command = Command::new(profile.join("examples").join("hh_toxicity"));
-        command.args(["--policy", policy, "--device", "cpu", "--steps", "3", "--batch", "8"]);
+        command.args(["--policy", policy, "--device", "cpu", "--steps", "3", "--batch-size", "8"]);
         command.args(["--eval-prompts", "12", "--max-new-tokens", "16", "--out"]).arg(&out);
         let output = command.env("OMP_NUM_THREADS", "1").output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

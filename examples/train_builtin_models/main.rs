@@ -1,7 +1,7 @@
 //! Trains the four built-in models: two summarisers and two toxicity classifiers.
 //!
 //! ```sh
-//! cargo run --release --example train_builtin_models -- --model t5 --data ../shared/data --steps 4812 --batch 128 --out FOLDER
+//! cargo run --release --example train_builtin_models -- --model t5 --data ../shared/data --steps 4812 --batch-size 128 --out FOLDER
 //! ```
 //!
 //! Everything else in this project needs only the models themselves, which are included.
@@ -60,7 +60,7 @@ struct Arguments {
     minutes: Option<f64>,
     /// Rows per batch.
     #[arg(long, default_value_t = 128)]
-    batch: usize,
+    batch_size: usize,
     /// cpu, cuda or auto.
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
@@ -76,9 +76,9 @@ impl Arguments {
         let model = model.as_ref().map_or("", |value| value.get_name());
         format!(
             "```sh\ncargo run --release --example train_builtin_models -- --model {model} --data ../shared/data \\\n    \
-             --steps {steps} --batch {} --seed {} --out FOLDER\n```\n\nin f32 (TensorFloat-32 on a GPU), rounded to bf16 \
+             --steps {steps} --batch-size {} --seed {} --out FOLDER\n```\n\nin f32 (TensorFloat-32 on a GPU), rounded to bf16 \
              afterwards; the numbers above are of the rounded weights.",
-            self.batch, self.seed,
+            self.batch_size, self.seed,
         )
     }
 }
@@ -142,7 +142,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
                 if arguments.model == Model::T5 { Architecture::T5 } else { Architecture::Llama };
             let corpora = Arc::clone(&corpora);
             let (model, steps) = seeded(seed.for_libtorch("weights"), || {
-                let (files, size) = (files.path(), arguments.batch);
+                let (files, size) = (files.path(), arguments.batch_size);
                 policy::train(architecture, corpora, files, seed, device, budget, size)
             })??;
             model.save(&place, &plain)?;
@@ -159,7 +159,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         Model::Reward | Model::Judge => {
             let role = if arguments.model == Model::Reward { Role::Reward } else { Role::Judge };
             let trained = seeded(seed.for_libtorch("weights"), || {
-                let (files, size) = (files.path(), arguments.batch);
+                let (files, size) = (files.path(), arguments.batch_size);
                 classifier::train(role, &corpora, files, seed, device, budget, size)
             })??;
             trained.model.save(&place, &plain)?;

@@ -23,7 +23,7 @@ use How::{Ci, Suite, Test, With};
 /// `..` at the end of a pattern stands for any text, or none; the longest pattern counts.
 pub(crate) const TABLE: &[(&str, How)] = &[
     // CI consists of set-up, tests and checks; all of them set up first.
-    ("cargo xtask demo", Ci(&["step cargo xtask demo --steps 2 --batch 4 --eval-prompts 16"])),
+    ("cargo xtask demo", Ci(&["step cargo xtask demo --steps 2 --batch-size 4 --eval-prompts 16"])),
     ("cargo xtask test", Ci(&["step cargo xtask test"])),
     ("cargo xtask check", Ci(&["step cargo xtask check"])),
     // `check` compares with the output of this command.
@@ -175,14 +175,14 @@ pub(crate) const TABLE: &[(&str, How)] = &[
     // Shorter runs of the same commands.
     (
         "cargo run --release --example hh_toxicity ..",
-        With("--steps 1 --batch 4 --eval-prompts 8 --max-new-tokens 8"),
+        With("--steps 1 --batch-size 4 --eval-prompts 8 --max-new-tokens 8"),
     ),
     (
         "cargo run --release --example dpo_preferences ..",
-        With("--steps 1 --batch 4 --eval-pairs 8"),
+        With("--steps 1 --batch-size 4 --eval-pairs 8"),
     ),
-    ("cargo run --release --example sentiment_gpt2 ..", With("--steps 1 --batch 4")),
-    ("cargo run --release --example train_builtin_models ..", With("--steps 1 --batch 2")),
+    ("cargo run --release --example sentiment_gpt2 ..", With("--steps 1 --batch-size 4")),
+    ("cargo run --release --example train_builtin_models ..", With("--steps 1 --batch-size 2")),
     ("rlaif ppo --config ..", With(SHORT_PPO)),
     (
         "rlaif reinforce --config ..",
