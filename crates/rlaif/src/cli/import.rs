@@ -2,7 +2,10 @@
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{
+    Args, Subcommand, ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
 use rlaif_core::say;
 use rlaif_models::GgufFormat;
 use rlaif_run::{
@@ -42,31 +45,13 @@ struct Gguf {
     dtype: Dtype,
 }
 
-/// A trainer of TRL.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Trainer {
-    /// PPO of TRL 0.11
-    Ppo,
-    Dpo,
-    Kto,
-    Grpo,
-    Rloo,
-    Reward,
-    Sft,
-}
-
-impl From<Trainer> for TrlTrainer {
-    fn from(trainer: Trainer) -> Self {
-        match trainer {
-            Trainer::Ppo => Self::Ppo,
-            Trainer::Dpo => Self::Dpo,
-            Trainer::Kto => Self::Kto,
-            Trainer::Grpo => Self::Grpo,
-            Trainer::Rloo => Self::Rloo,
-            Trainer::Reward => Self::Reward,
-            Trainer::Sft => Self::Sft,
-        }
-    }
+/// The trainers of TRL by their names, with the classes whose configurations are read.
+fn trainers() -> impl TypedValueParser<Value = TrlTrainer> {
+    let named = |trainer: TrlTrainer| PossibleValue::new(trainer.name()).help(trainer.class());
+    PossibleValuesParser::new(TrlTrainer::ALL.map(named)).try_map(|name| {
+        let mut all = TrlTrainer::ALL.into_iter();
+        all.find(|trainer| trainer.name() == name).ok_or("not a trainer of TRL")
+    })
 }
 
 #[derive(Debug, Args)]
@@ -74,8 +59,8 @@ struct Trl {
     /// The JSON or YAML of a script's configuration.
     config: PathBuf,
     /// TRL's trainer.
-    #[arg(long)]
-    trainer: Trainer,
+    #[arg(long, value_parser = trainers())]
+    trainer: TrlTrainer,
     /// The run file to write.
     #[arg(long)]
     out: PathBuf,
@@ -101,7 +86,7 @@ impl Import {
 impl Trl {
     fn run(&self) -> Result<(), CliError> {
         let Self { config, trainer, out, processes } = self;
-        let import = ImportTrl { trainer: (*trainer).into(), processes: *processes };
+        let import = ImportTrl { trainer: *trainer, processes: *processes };
         let imported = import.read_file(config)?;
         imported.write(out)?;
         for (field, difference) in imported.differences() {
