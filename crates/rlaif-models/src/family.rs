@@ -18,7 +18,7 @@ use crate::{
     deberta,
     dimensions::Dimensions,
     error::ModelError,
-    gguf::{GgufLayout, GgufRotary},
+    gguf::{GgufLayout, GgufRotary, GgufTextStart},
     labels::Labels,
     llama::{self, Llama, LlamaClassifier, LlamaVariant},
     modernbert,
@@ -421,14 +421,14 @@ impl GgufLayout {
         architecture: "llama",
         rotary: GgufRotary::Pairs,
         variant: &LlamaVariant::LLAMA,
-        space_prefix: true,
+        text_start: GgufTextStart::Space,
         scaled_by_share: None,
     };
 }
 
 /// Files of Gemma 2. The model of 27 billion parameters is scaled by the share.
 const GEMMA2_FILES: GgufLayout =
-    GgufLayout { space_prefix: false, scaled_by_share: Some(46), ..GgufLayout::LLAMA };
+    GgufLayout { text_start: GgufTextStart::Bare, scaled_by_share: Some(46), ..GgufLayout::LLAMA };
 /// Files of Gemma 3, likewise.
 const GEMMA3_FILES: GgufLayout = GgufLayout { scaled_by_share: Some(62), ..GEMMA2_FILES };
 

@@ -14,5 +14,5 @@ mod vocabulary;
 
 pub use export::{GgufFormat, export_gguf};
 pub use import::import_gguf;
-pub use layout::{GgufLayout, GgufRotary};
+pub use layout::{GgufLayout, GgufRotary, GgufTextStart};
 pub use vocabulary::GgufTokenizer;

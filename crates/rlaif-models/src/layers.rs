@@ -322,21 +322,28 @@ fn adapted(y: Tensor, lora: Option<&Lora<'_>>, x: &Tensor, pass: Pass) -> Tensor
 pub struct RmsNorm {
     weight: Tensor,
     epsilon: f64,
-    /// The factor is 1 + w.
-    plus_one: bool,
+    factor: NormFactor,
+}
+
+/// The factor of a norm with the weight w.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NormFactor {
+    Weight,
+    /// 1 + w.
+    OnePlusWeight,
 }
 
 impl RmsNorm {
     /// The norm at this path of a model.
     pub fn load(weights: &TensorTree<'_>, size: i64, epsilon: f64) -> Self {
         let weight = weights.tensor("weight", &[size], Init::Ones);
-        Self { weight, epsilon, plus_one: false }
+        Self { weight, epsilon, factor: NormFactor::Weight }
     }
 
     /// The norm `(1 + w) · x / sqrt(mean(x²) + ε)` at this path of a model, as in Gemma.
     pub fn load_plus_one(weights: &TensorTree<'_>, size: i64, epsilon: f64) -> Self {
         let weight = weights.tensor("weight", &[size], Init::Zeros);
-        Self { weight, epsilon, plus_one: true }
+        Self { weight, epsilon, factor: NormFactor::OnePlusWeight }
     }
 
     /// The norm of `x`, `[.., size]`.
@@ -348,7 +355,7 @@ impl RmsNorm {
     /// `true` if the norm of `x` is multiplied by a factor in f32, as in transformers: 1 + w would lose the
     /// last bits of w.
     pub(crate) fn is_wide(&self, x: &Tensor) -> bool {
-        self.plus_one && x.kind() != Kind::Float
+        self.factor == NormFactor::OnePlusWeight && x.kind() != Kind::Float
     }
 
     /// The norm of `x`, and `x` itself for the residual connection.
@@ -365,12 +372,12 @@ impl RmsNorm {
     }
 
     fn factor(&self) -> Tensor {
-        if !self.plus_one {
-            return self.weight.shallow_clone();
-        }
-        match self.weight.kind() {
-            Kind::Half | Kind::BFloat16 => self.weight.to_kind(Kind::Float) + 1.,
-            _ => &self.weight + 1.,
+        match (self.factor, self.weight.kind()) {
+            (NormFactor::Weight, _) => self.weight.shallow_clone(),
+            (NormFactor::OnePlusWeight, Kind::Half | Kind::BFloat16) => {
+                self.weight.to_kind(Kind::Float) + 1.
+            }
+            (NormFactor::OnePlusWeight, _) => &self.weight + 1.,
         }
     }
 }
@@ -683,7 +690,7 @@ mod tests {
             };
             let (weights, goldens) = (read("model"), read("goldens"));
             let weight = weights["model.norm.weight"].to_kind(Kind::BFloat16);
-            let norm = RmsNorm { weight, epsilon: 1e-6, plus_one: true };
+            let norm = RmsNorm { weight, epsilon: 1e-6, factor: NormFactor::OnePlusWeight };
             let (x, want) = (&goldens["bf16.norm.in"], &goldens["bf16.norm.out"]);
             let equal = |got: &Tensor| {
                 assert_eq!(got.kind(), Kind::BFloat16);
@@ -691,7 +698,8 @@ mod tests {
             };
             assert!(equal(&norm.forward(x)) > 0.995, "{name}");
             assert!(equal(&norm.before(x).0) > 0.995, "{name}");
-            let rounded = RmsNorm { weight: &norm.weight + 1., epsilon: 1e-6, plus_one: false };
+            let rounded =
+                RmsNorm { weight: &norm.weight + 1., epsilon: 1e-6, factor: NormFactor::Weight };
             assert!(equal(&rounded.forward(x)) < 0.9, "{name}");
         }
     }

@@ -65,7 +65,9 @@ pub use footprint::{
     AnswerBatch, HeldModel, HeldModels, MemoryError, MemoryNeeded, MemoryPlan, ReferenceCopy,
     TrainedWeights,
 };
-pub use gguf::{GgufFormat, GgufLayout, GgufRotary, GgufTokenizer, export_gguf, import_gguf};
+pub use gguf::{
+    GgufFormat, GgufLayout, GgufRotary, GgufTextStart, GgufTokenizer, export_gguf, import_gguf,
+};
 pub use inspect::{Capability, ModelSummary, WeightMemory, inspect, inspect_of};
 pub use language_model::LanguageModel;
 pub use load::LoadOptions;

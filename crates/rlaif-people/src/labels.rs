@@ -77,8 +77,18 @@ pub struct LabelOptions {
     pub ties: Ties,
     /// The least share of right answers to items with known answers; annotators below it are left out.
     pub least_known: Option<f64>,
-    /// Items with known answers are kept; they are there to measure annotators.
-    pub keep_known: bool,
+    /// Treatment of items with known answers.
+    pub known: KnownItems,
+}
+
+/// Treatment of items with known answers, which are there to measure annotators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KnownItems {
+    /// They get no label.
+    #[default]
+    Drop,
+    /// They get labels as the others.
+    Keep,
 }
 
 impl LabelOptions {
@@ -192,7 +202,7 @@ impl PeopleLabels {
         };
         let answered: BTreeSet<i64> = study.answers.iter().map(|stored| stored.item).collect();
         for (number, item) in &study.items {
-            if item.known.is_some() && !options.keep_known {
+            if item.known.is_some() && options.known == KnownItems::Drop {
                 found.dropped.push((item.id.clone(), "its answer is known"));
                 continue;
             }

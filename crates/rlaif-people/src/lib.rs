@@ -50,9 +50,9 @@ pub use forms::{
 };
 pub use import::{ItemPurpose, ReadItems, read_evaluations, read_items};
 pub use item::StudyItem;
-pub use labels::{LabelOptions, PeopleDemonstration, PeopleLabel, PeopleLabels};
+pub use labels::{KnownItems, LabelOptions, PeopleDemonstration, PeopleLabel, PeopleLabels};
 pub use merge::MergedAnswers;
-pub use settings::StudySettings;
+pub use settings::{FoldedTexts, StudySettings};
 pub use store::{
     AddedItems, Annotator, AnnotatorRole, ShownItem, StoredAnswer, Study, StudyContents,
     StudyProgress, random_token,

@@ -23,8 +23,32 @@ pub struct StudySettings {
     pub facets: Vec<String>,
     /// Reasons to choose from.
     pub reasons: Vec<String>,
-    /// All texts are shown on demand only.
-    pub fold: bool,
+    /// The texts that are shown on demand only.
+    pub fold: FoldedTexts,
+}
+
+/// The texts of a study that the page shows on demand only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "bool", into = "bool")]
+pub enum FoldedTexts {
+    /// Those of items that are marked as toxic.
+    #[default]
+    Toxic,
+    /// All texts.
+    All,
+}
+
+/// Studies store `fold` as `true` or `false`.
+impl From<bool> for FoldedTexts {
+    fn from(all: bool) -> Self {
+        if all { Self::All } else { Self::Toxic }
+    }
+}
+
+impl From<FoldedTexts> for bool {
+    fn from(folded: FoldedTexts) -> Self {
+        folded == FoldedTexts::All
+    }
 }
 
 impl Default for StudySettings {
@@ -39,7 +63,7 @@ impl Default for StudySettings {
             reasons: ["more correct", "clearer", "better style", "safer", "follows the request"]
                 .map(str::to_owned)
                 .to_vec(),
-            fold: false,
+            fold: FoldedTexts::Toxic,
         }
     }
 }

@@ -87,6 +87,15 @@ fn is_supported(kind: Kind, device: Device) -> bool {
     device == Device::Cpu && matches!(kind, Kind::Float | Kind::BFloat16)
 }
 
+/// The results of products with several weights.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Products {
+    /// One for each weight.
+    Apart,
+    /// One: the first, after its activation, times the second.
+    Gated,
+}
+
 impl RowLinear<'_> {
     /// `act(norm(x) Wᵀ + b) + residual` for each weight, `[M, N_i]` each.
     ///
@@ -103,7 +112,7 @@ impl RowLinear<'_> {
     /// ```
     pub fn apply(&self, x: &Tensor, weights: &[RowWeight<'_>]) -> Vec<Tensor> {
         assert!(self.residual.is_none() || weights.len() == 1, "a residual is added to one result");
-        self.run(x, weights, false)
+        self.run(x, weights, Products::Apart)
     }
 
     /// `act(norm(x) W₀ᵀ + b₀) · (norm(x) W₁ᵀ + b₁)`, `[M, N]`.
@@ -113,10 +122,10 @@ impl RowLinear<'_> {
     pub fn gated(&self, x: &Tensor, gate: RowWeight<'_>, up: RowWeight<'_>) -> Tensor {
         assert!(self.residual.is_none(), "nothing is added to a gate");
         assert_eq!(gate.0.size(), up.0.size(), "a gate is as wide as what it gates");
-        self.run(x, &[gate, up], true).remove(0)
+        self.run(x, &[gate, up], Products::Gated).remove(0)
     }
 
-    fn run(&self, x: &Tensor, weights: &[RowWeight<'_>], gated: bool) -> Vec<Tensor> {
+    fn run(&self, x: &Tensor, weights: &[RowWeight<'_>], products: Products) -> Vec<Tensor> {
         let (kind, size) = (x.kind(), x.size());
         assert!(is_supported(kind, x.device()), "rows are f32 or bf16 on the CPU");
         let fits = |t: &Tensor, want: &[i64]| {
@@ -155,11 +164,15 @@ impl RowLinear<'_> {
             count: held.len(),
             residual: or_null(residual.as_ref()),
             activation: self.activation.map_or(ffi::Activation::None, RowActivation::number).into(),
-            gated: gated.into(),
+            gated: (products == Products::Gated).into(),
             wide: (self.results == RowKind::Float).into(),
             many: (self.count == RowCount::Many).into(),
         };
-        let mut out = vec![ptr::null_mut(); if gated { 1 } else { held.len() }];
+        let results = match products {
+            Products::Apart => held.len(),
+            Products::Gated => 1,
+        };
+        let mut out = vec![ptr::null_mut(); results];
         // SAFETY: every tensor outlives the call, is contiguous, of the same dtype and of a fitting
         // shape; `out` has a place for each result and is written only on success.
         let status = unsafe { ffi::rlaif_rows_linear(&raw const call, out.as_mut_ptr()) };

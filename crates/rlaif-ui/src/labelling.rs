@@ -10,8 +10,8 @@ use axum::{
 };
 use rlaif_core::Responder;
 use rlaif_people::{
-    Annotator, AnnotatorRole, LabelOptions, PeopleError, PeopleLabels, ShownItem, Study,
-    StudyAgreement, StudyForm, write_answers,
+    Annotator, AnnotatorRole, FoldedTexts, LabelOptions, PeopleError, PeopleLabels, ShownItem,
+    Study, StudyAgreement, StudyForm, write_answers,
 };
 use serde_json::{Value, json};
 
@@ -170,7 +170,7 @@ fn shown(study: &Study, who: &Annotator, item: Option<ShownItem>) -> Result<Valu
             "number": shown.number,
             "prompt": pieces(&shown.item.prompt.readable()),
             "responses": responses,
-            "fold": shown.item.toxic || study.settings().fold,
+            "fold": shown.item.toxic || study.settings().fold == FoldedTexts::All,
             "draft": shown.draft,
             "others": others,
         },

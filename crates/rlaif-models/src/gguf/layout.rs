@@ -11,12 +11,21 @@ pub struct GgufLayout {
     pub rotary: GgufRotary,
     /// The computation of the family.
     pub variant: &'static LlamaVariant,
-    /// `true` if a SentencePiece tokenizer puts a space before a text where the file does not say it.
-    pub space_prefix: bool,
+    /// The beginning of a text for a SentencePiece tokenizer where the file does not say it.
+    pub text_start: GgufTextStart,
     /// The number of layers of the model whose attention is scaled by the hidden size divided by the number of
     /// heads, where others have the size of a head: the file does not say it, and llama.cpp knows the model by
     /// this number.
     pub scaled_by_share: Option<u64>,
+}
+
+/// The beginning of a text for a SentencePiece tokenizer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GgufTextStart {
+    /// The tokenizer puts a space before the text.
+    Space,
+    /// The text is encoded as it is.
+    Bare,
 }
 
 /// The order in which a head's numbers are rotated.

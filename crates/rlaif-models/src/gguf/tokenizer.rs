@@ -6,7 +6,7 @@ use rlaif_checkpoint::GgufValue;
 use serde_json::{Map, Value, json};
 
 use super::{
-    layout::GgufLayout,
+    layout::{GgufLayout, GgufTextStart},
     pre_tokenizer::{PreTokenizer, byte_level_step},
     source::Source,
 };
@@ -63,7 +63,7 @@ pub(super) fn files(model: &Source<'_>, layout: &GgufLayout) -> Result<(Value, V
     let json = match kind {
         Some("gpt2") => byte_level(model, &vocabulary, pre, &around)?,
         Some("llama") => {
-            let prefix = adds("space_prefix").unwrap_or(layout.space_prefix);
+            let prefix = adds("space_prefix").unwrap_or(layout.text_start == GgufTextStart::Space);
             sentence_piece(model, &vocabulary, &named("unknown"), prefix, &around)?
         }
         other => {

@@ -14,7 +14,7 @@ use super::{
     collective::{Collective, Pending},
     error::{DistError, Peer, Said},
     launch::Launch,
-    store::{Store, bytes_of, c_string, milliseconds},
+    store::{Store, StorePart, bytes_of, c_string, milliseconds},
     watch::{Watch, entered_of},
 };
 use crate::error::TorchError;
@@ -66,7 +66,9 @@ impl C10d {
             return Err(DistError::NotBuilt { size });
         }
         let started = Instant::now();
-        let store = open(launch, rank == 0 && !launch.served)?;
+        let serves = rank == 0 && !launch.served;
+        let part = if serves { StorePart::Server } else { StorePart::Client };
+        let store = open(launch, part)?;
         let lost = |error: TorchError| DistError::NoRendezvous {
             host: launch.host.clone(),
             port: launch.port,
@@ -79,7 +81,7 @@ impl C10d {
         let own = format!("{size}\n{}", host_name());
         store.set(&format!("join/{rank}"), own.as_bytes()).map_err(lost)?;
         let peers = meet(&store, launch, started, lost)?;
-        let watch = Watch::start(open(launch, false)?, rank, peers);
+        let watch = Watch::start(open(launch, StorePart::Client)?, rank, peers);
 
         let (interface, host) = (
             c_string(&launch.interface),
@@ -152,11 +154,13 @@ impl C10d {
 }
 
 /// A connection to the store of this launch.
-fn open(launch: &Launch, serve: bool) -> Result<Store, DistError> {
-    let opened = Store::open(&launch.host, launch.port, serve, launch.meet, &launch.prefix);
+fn open(launch: &Launch, part: StorePart) -> Result<Store, DistError> {
+    let opened = Store::open(&launch.host, launch.port, part, launch.meet, &launch.prefix);
     opened.map_err(|error| {
         let message = message(error);
-        if serve && (message.contains("EADDRINUSE") || message.contains("already in use")) {
+        if part == StorePart::Server
+            && (message.contains("EADDRINUSE") || message.contains("already in use"))
+        {
             return DistError::PortTaken { port: launch.port };
         }
         DistError::NoRendezvous {

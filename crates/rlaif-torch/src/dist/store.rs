@@ -11,6 +11,15 @@ use tch::Tensor;
 use crate::error::TorchError;
 use crate::ffi;
 
+/// The part of a rank in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StorePart {
+    /// It runs the server, and is its client too.
+    Server,
+    /// It connects to the server of another rank or program.
+    Client,
+}
+
 /// A connection to the store.
 #[derive(Debug)]
 pub(super) struct Store(*mut c_void);
@@ -34,7 +43,7 @@ impl Store {
     pub(super) fn open(
         host: &str,
         port: u16,
-        serve: bool,
+        part: StorePart,
         timeout: Duration,
         prefix: &str,
     ) -> Result<Self, TorchError> {
@@ -45,7 +54,7 @@ impl Store {
             ffi::rlaif_store_open(
                 host.as_ptr(),
                 port,
-                i32::from(serve),
+                i32::from(part == StorePart::Server),
                 milliseconds(timeout),
                 prefix.as_ptr(),
                 &raw mut store,

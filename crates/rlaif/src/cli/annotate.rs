@@ -9,9 +9,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use rlaif_core::{Seed, Ties, say};
 use rlaif_eval::Share;
 use rlaif_people::{
-    AnnotatorRole, ItemPurpose, JudgePositions, LabelOptions, PeopleAgreement, PeopleLabels, Study,
-    StudyAgreement, StudyForm, StudySettings, read_answers, read_evaluations, read_items,
-    write_answers,
+    AnnotatorRole, FoldedTexts, ItemPurpose, JudgePositions, KnownItems, LabelOptions,
+    PeopleAgreement, PeopleLabels, Study, StudyAgreement, StudyForm, StudySettings, read_answers,
+    read_evaluations, read_items, write_answers,
 };
 use serde_json::json;
 
@@ -89,7 +89,7 @@ impl Add {
             known_every: self.known_every.unwrap_or(default.known_every),
             facets: names(&self.facets, default.facets),
             reasons: names(&self.reasons, default.reasons),
-            fold: self.fold,
+            fold: FoldedTexts::from(self.fold),
         }
     }
 
@@ -417,7 +417,7 @@ impl Export {
                 TiedVotes::Keep => Ties::Keep,
             },
             least_known: self.least_known,
-            keep_known: self.keep_known,
+            known: if self.keep_known { KnownItems::Keep } else { KnownItems::Drop },
         };
         options.check().map_err(CliError::Flag)?;
         let found = PeopleLabels::of(contents, &options);
