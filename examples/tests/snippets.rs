@@ -151,6 +151,7 @@ fn a_family() -> Outcome {
         model_type: "scaled-llama",
         generates: Some(Generates {
             class: "ScaledLlamaForCausalLM",
+            head: "lm_head",
             build: |config, source| {
                 Ok(Box::new(CausalPolicy(Llama::build(config, source, &SCALED)?)))
             },

@@ -35,6 +35,7 @@ pub struct Parameters {
     transposed: BTreeSet<String>,
     quantized: BTreeSet<String>,
     fixed: BTreeSet<String>,
+    vocab_head: Option<String>,
 }
 
 impl Parameters {
@@ -64,6 +65,25 @@ impl Parameters {
             let _ = tensor.set_requires_grad(false);
         }
         self.fixed.insert(name);
+    }
+
+    /// Declares the name of the layer from hidden states to the vocabulary, such as `lm_head`.
+    pub fn set_vocab_head(&mut self, layer: impl Into<String>) {
+        self.vocab_head = Some(layer.into());
+    }
+
+    /// `true` for a parameter of the layer from hidden states to the vocabulary. Embeddings that are this layer too are
+    /// parameters of the trunk.
+    ///
+    /// ```
+    /// let mut parameters = rlaif_lm::Parameters::new();
+    /// parameters.set_vocab_head("embed_out");
+    /// assert!(parameters.is_of_vocab_head("embed_out.weight"));
+    /// assert!(!parameters.is_of_vocab_head("embed_outer.weight"));
+    /// ```
+    pub fn is_of_vocab_head(&self, name: &str) -> bool {
+        let rest = self.vocab_head.as_deref().and_then(|layer| name.strip_prefix(layer));
+        rest.is_some_and(|rest| rest.starts_with('.'))
     }
 
     /// The names of quantized weights.

@@ -162,6 +162,7 @@ impl Build for Classifier {
             return Err(wrong_sort(&config, "a classifier; load it as a language model"));
         };
         let labels = Labels::from_config(&config)?;
+        let source = source.with_heads(family.heads(), None);
         let built = (classifies.build)(&config, &labels, source);
         let (layers, spec, parameters) = built.map_err(|error| error.in_file(config.path()))?;
         let frame = Frame::new(spec, config, parameters);

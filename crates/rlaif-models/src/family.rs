@@ -49,6 +49,8 @@ pub struct Family {
 pub struct Generates {
     /// The class in transformers, as `architectures` in config.json names it.
     pub class: &'static str,
+    /// The name of the layer from hidden states to the vocabulary.
+    pub head: &'static str,
     /// Builds the layers that config.json describes from the tensors of a source.
     pub build: fn(Config, ModelTensors<'_>) -> Result<Box<dyn LanguageLayers>, ModelError>,
     /// The form of the family's GGUF files, if they are supported.
@@ -102,6 +104,16 @@ impl Family {
     /// The class with a head on tokens.
     pub(crate) fn token_class(&self) -> Option<&'static str> {
         Some(self.classifies?.tokens?.class)
+    }
+
+    /// The first parts of the names of tensors of its heads.
+    pub(crate) fn heads(&self) -> Vec<&'static str> {
+        let generates = self.generates.map(|generates| generates.head);
+        let classifies = self.classifies.and_then(|classifies| classifies.head.first().copied());
+        let tokens = self.classifies.and_then(|classifies| classifies.tokens).map(|of| of.head);
+        let first = |prefix: &'static str| prefix.split('.').next();
+        let prefixes = [classifies, tokens].into_iter().flatten().filter_map(first);
+        generates.into_iter().chain(prefixes).collect()
     }
 
     /// The sort of model that a class of this family is. For a missing class, and for a trunk, the
@@ -198,10 +210,11 @@ impl Families {
         checkpoint: &Checkpoint,
     ) -> Result<ModelSort, ModelError> {
         let (family, sort) = self.of(config)?;
-        let has = |tensor| checkpoint.tensors().contains_key(tensor);
+        let has = |tensor: &str| checkpoint.tensors().contains_key(tensor);
         let head = family.classifies.and_then(|classifies| classifies.linear_head);
         let is_reward = names_no_head(class(config)) && head.is_some_and(has);
-        let generates = ["lm_head.weight", "embed_out.weight"].into_iter().any(has);
+        let generates =
+            family.generates.is_some_and(|generates| has(&format!("{}.weight", generates.head)));
         Ok(if is_reward && !generates { ModelSort::Classifier } else { sort })
     }
 
@@ -279,6 +292,7 @@ macro_rules! t5 {
             model_type: $model_type,
             generates: Some(Generates {
                 class: $class,
+                head: "lm_head",
                 build: |config, source| t5::build(config, source, t5::Member::$member),
                 gguf: None,
             }),
@@ -305,6 +319,7 @@ macro_rules! bart {
             model_type: $model_type,
             generates: Some(Generates {
                 class: concat!($class, "ForConditionalGeneration"),
+                head: "lm_head",
                 build: |config, source| bart::build(config, source, bart::Member::$member),
                 gguf: None,
             }),
@@ -367,6 +382,7 @@ macro_rules! llama {
             model_type: $model_type,
             generates: Some(Generates {
                 class: $generates,
+                head: $variant.names.head,
                 build: |config, source| {
                     Ok(Box::new(CausalPolicy(Llama::build(config, source, &$variant)?)))
                 },

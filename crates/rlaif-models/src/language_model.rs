@@ -128,6 +128,7 @@ impl Build for LanguageModel {
         match (sort, family.generates) {
             (ModelSort::LanguageModel, Some(generates)) => {
                 let file = config.path().to_owned();
+                let source = source.with_heads(family.heads(), Some(generates.head));
                 let layers = (generates.build)(config, source);
                 let layers = layers.map_err(|error| error.in_file(&file))?;
                 Ok(Self { family, layers, unread: Vec::new() })

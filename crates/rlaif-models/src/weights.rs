@@ -76,6 +76,8 @@ pub struct ModelTensors<'a> {
     kind: Option<Kind>,
     /// The format of the trunk's matrices.
     quantization: Option<Quantization>,
+    /// The first parts of the names of heads, which are not quantized.
+    heads: Vec<&'static str>,
     state: RefCell<State>,
     /// Filled by [`Self::finish`].
     unread: Unread,
@@ -110,13 +112,28 @@ impl<'a> ModelTensors<'a> {
 
     fn new(origin: Origin<'a>, device: Device, kind: Option<Kind>) -> Self {
         let (state, unread) = (RefCell::default(), Unread::default());
-        Self { origin, device, kind, quantization: None, state, unread }
+        Self { origin, device, kind, quantization: None, heads: Vec::new(), state, unread }
     }
 
     /// Quantizes the matrices of linear layers, except those of heads, as they are read.
     #[must_use]
     pub(crate) fn quantized(self, quantization: Option<Quantization>) -> Self {
         Self { quantization, ..self }
+    }
+
+    /// Names the heads of the family, and the one to the vocabulary among them.
+    #[must_use]
+    pub(crate) fn with_heads(self, heads: Vec<&'static str>, vocab: Option<&'static str>) -> Self {
+        if let Some(vocab) = vocab {
+            self.state.borrow_mut().parameters.set_vocab_head(vocab);
+        }
+        Self { heads, ..self }
+    }
+
+    /// `true` for a parameter of a head, which stays as it is where a trunk is quantized: transformers leaves them
+    /// out as well.
+    fn is_of_head(&self, name: &str) -> bool {
+        self.heads.contains(&part(name)) || part(name) == BEFORE_HEAD
     }
 
     /// The names of the unused tensors, once [`Self::finish`] has returned.
@@ -349,7 +366,7 @@ impl<'a> ModelTensors<'a> {
             );
         }
         let tensor = self.tensor(name.clone(), &size, init, kind, stored_as);
-        let how = self.quantization.filter(|_| !is_of_head(&name) && tensor.size() == size);
+        let how = self.quantization.filter(|_| !self.is_of_head(&name) && tensor.size() == size);
         let Some(how) = how else { return (tensor, None) };
         let made = match self.origin {
             Origin::Headers(_) => None,
@@ -506,20 +523,8 @@ impl<'a> TensorTree<'a> {
     }
 }
 
-/// `true` for a parameter of a head, which stays as it is where a trunk is quantized: transformers leaves them
-/// out as well.
-fn is_of_head(name: &str) -> bool {
-    const HEADS: [&str; 7] = [
-        "lm_head",
-        "embed_out",
-        "score",
-        "classifier",
-        "classification_head",
-        "pre_classifier",
-        "qa_outputs",
-    ];
-    HEADS.contains(&part(name))
-}
+/// DistilBERT's layer before its classifier, which transformers does not quantize either.
+const BEFORE_HEAD: &str = "pre_classifier";
 
 /// The first part of a tensor's name, which distinguishes trunks and heads.
 fn part(name: &str) -> &str {

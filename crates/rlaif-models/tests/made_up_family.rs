@@ -14,7 +14,7 @@ use rlaif_lm::{
 };
 use rlaif_models::{
     Classifier, Config, Families, Family, LanguageModel, LoadOptions, Lora, MemoryPlan, ModelError,
-    PolicySetup, SaveOptions, classifier_with_labels,
+    PolicySetup, Quantization, SaveOptions, classifier_with_labels,
     extend::{
         Classifies, Generates, Llama, LlamaClassifier, LlamaNames, LlamaVariant, as_read,
         llama_dimensions,
@@ -49,6 +49,7 @@ const GLIMMER: Family = Family {
     model_type: "glimmer",
     generates: Some(Generates {
         class: "GlimmerWriter",
+        head: "readout",
         build: |config, source| Ok(Box::new(CausalPolicy(Llama::build(config, source, &VARIANT)?))),
         gguf: None,
     }),
@@ -195,6 +196,38 @@ fn it_computes_and_generates_as_the_llama_it_is() {
         };
         assert_eq!(run(&llama), run(&glimmer));
     }
+}
+
+#[test]
+fn its_head_is_that_of_its_row() {
+    let root = tempfile::tempdir().unwrap();
+    let (llama, glimmer) = both(root.path());
+    let heads = |model: &LanguageModel| -> Vec<String> {
+        let all = model.parameters().iter();
+        all.filter(|(name, _)| model.parameters().is_of_vocab_head(name))
+            .map(|(name, _)| name.to_owned())
+            .collect()
+    };
+    assert_eq!(
+        (heads(&llama), heads(&glimmer)),
+        (vec!["lm_head.weight".to_owned()], vec!["readout.weight".to_owned()])
+    );
+    // A head is not quantized.
+    let folder = root.path().join("glimmer");
+    let narrow = LoadOptions { quantization: Some(Quantization::Int8), ..options() };
+    let narrow = LanguageModel::load(&folder, narrow).unwrap();
+    assert!(narrow.parameters().quantized().count() > 0);
+    assert!(narrow.parameters().quantized().all(|name| !name.starts_with("readout")));
+    // Without a class, a folder with a head to the vocabulary generates, although it has a score's head.
+    let mut tensors = Tensor::read_safetensors(folder.join("model.safetensors")).unwrap();
+    let hidden = i64::from(u16::try_from(glimmer.spec().hidden_size).unwrap());
+    tensors
+        .push(("score.weight".to_owned(), Tensor::ones([1, hidden], (Kind::Float, Device::Cpu))));
+    let mixed = root.path().join("mixed");
+    let changes =
+        json!({ "model_type": "glimmer", "architectures": [], "tie_word_embeddings": false });
+    write(&mixed, &changes, &tensors);
+    assert_eq!(inspect_of(FAMILIES, &mixed).unwrap().labels, Vec::<String>::new());
 }
 
 #[test]

@@ -29,7 +29,7 @@ impl<P: Policy> ValueModel<P> {
         let mut parameters = Parameters::new();
         for (name, tensor) in trunk.parameters().iter() {
             // Without a gradient for ever: the optimizer need not carry it.
-            if !name.starts_with("lm_head.") {
+            if !trunk.parameters().is_of_vocab_head(name) {
                 parameters.insert(format!("value.{name}"), tensor.shallow_clone());
             }
         }

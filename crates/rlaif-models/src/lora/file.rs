@@ -14,7 +14,7 @@ use crate::{
     weights::{read_if_present, rows_of},
 };
 
-/// Names of the heads of classifiers.
+/// The names of heads that peft lists for the adapter of any classifier.
 pub(super) const HEADS: [&str; 2] = ["classifier", "score"];
 
 /// The key of a parameter of the base in peft's files.

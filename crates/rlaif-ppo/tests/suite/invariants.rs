@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 
 use crate::common::{Family, Letters, drawn, host, policy, policy_in, prompts, zero_head};
 use rlaif_core::{Exchange, Seed};
-use rlaif_lm::{Policy, ValueHead, ValueInit};
-use rlaif_models::{AdapterConfig, LanguageModel, TargetModules, TaskType};
+use rlaif_lm::{Policy, ValueFunction, ValueHead, ValueInit};
+use rlaif_models::{AdapterConfig, LanguageModel, LoadOptions, TargetModules, TaskType};
 use rlaif_ppo::{
     PpoConfig, PpoTrainer, PretrainingConfig, Prompt, Reference, Rollout, ValueModel, Whitening,
     train::{Checkpoints, Keep, KlControl, KlEstimator, OptimizerConfig, SftRow},
@@ -383,6 +383,20 @@ fn while_the_value_head_warms_up_the_policy_stays() {
         }
         trainer.step(&prompts(8, 8), &Letters, &vowels).unwrap();
         assert!(distance(&start, &weights(&trainer)) > 1e-4);
+    }
+}
+
+#[test]
+fn a_value_model_has_no_head_to_the_vocabulary_under_any_name() {
+    for (family, head) in [("gpt-neox", "embed_out.weight"), ("flan", "lm_head.weight")] {
+        let folder = format!("{}/../../fixtures/models/{family}", env!("CARGO_MANIFEST_DIR"));
+        let trunk = LanguageModel::load(folder.as_ref(), LoadOptions::default()).unwrap();
+        assert!(trunk.parameters().iter().any(|(name, _)| name == head), "{family}");
+        let size = trunk.spec().hidden_size;
+        let value = ValueModel::new(trunk, ValueHead::new(size, ValueInit::PyTorch, Device::Cpu));
+        let names: Vec<&str> = value.parameters().iter().map(|(name, _)| name).collect();
+        assert!(names.iter().all(|name| !name.ends_with(head)), "{names:?}");
+        assert!(names.iter().any(|name| name.starts_with("value.")));
     }
 }
 
