@@ -208,6 +208,7 @@ pub(crate) const TABLE: &[(&str, How)] = &[
     ("rlaif bench generate --model ..", With("--rows 4 --steps 1 --batch-size 4")),
     // On tiny checkpoints made by the first command.
     ("target/old/bin/python benches/peers/make_models.py ..", With("--tiny")),
+    ("target/new/bin/python benches/peers/make_families.py ..", With("--tiny --only gpt2")),
     (
         "python3 benches/peers/forward.py ..",
         With("--dtypes f32 --rounds 1 --steps 1 --only t5-small"),
