@@ -368,11 +368,9 @@ impl Options {
 
     /// The section `[ppo]` of a run file.
     fn ppo(&self) -> PpoConfig {
-        let mut ppo =
-            PpoConfig { steps: self.steps, batch_size: self.batch_size, ..Default::default() };
-        ppo.seed = Seed::new(self.seed);
-        ppo.minibatch_size =
-            self.batch_size / if self.batch_size.is_multiple_of(2) { 2 } else { 1 };
+        let Self { steps, batch_size, seed, .. } = *self;
+        let mut ppo = PpoConfig { steps, batch_size, seed: Seed::new(seed), ..Default::default() };
+        ppo.minibatch_size = batch_size / if batch_size.is_multiple_of(2) { 2 } else { 1 };
         ppo.epochs = 2;
         (ppo.generation.max_new_tokens, ppo.generation.batch_size) = (self.max_new_tokens, 64);
         ppo.generation.sampling = Sampling::at(1.);
