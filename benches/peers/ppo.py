@@ -112,7 +112,7 @@ def main() -> None:
         if arguments.only and f"{model}:{dtype}" not in arguments.only:
             continue
         shared = [arguments.models, "--model", model, "--dtype", dtype]
-        for flag in ("batch", "minibatch", "epochs", "new_tokens", "steps", "threads"):
+        for flag in ("batch_size", "minibatch_size", "epochs", "new_tokens", "steps", "threads"):
             shared += [f"--{flag.replace('_', '-')}", str(getattr(arguments, flag))]
         commands = {"rlaif": [sys.executable, __file__, *shared, "--measure", "rlaif", "--rlaif", arguments.rlaif]}
         if arguments.python:

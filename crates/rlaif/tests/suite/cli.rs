@@ -491,7 +491,7 @@ fn models_come_from_the_hub() {
         ("HF_HOME", fresh.path().to_str().unwrap()),
         ("HF_TOKEN", secret),
     ];
-    let error = refusal(&run(&["inspect", id], "", &environment), 1);
+    let error = refusal(&run(&["inspect", id], "", &environment), 2);
     assert!(error.contains(id) && !error.contains(secret), "{error}");
     let error = refusal(&run(&["inspect", "nobody/nothing"], "", &environment), 2);
     assert!(error.contains("nobody/nothing"), "{error}");

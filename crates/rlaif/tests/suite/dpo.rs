@@ -255,7 +255,7 @@ fn bad_input_is_named_and_nothing_is_written() {
     let error = refuse("column", "[columns]\nchosen = 'winner'\n");
     assert!(error.contains("winner") && error.contains("pairs.jsonl"), "{error}");
     let error = refuse("key", "[dpo]\nmicrobatch = 2\n");
-    assert!(error.contains("did you mean `microbatch_size`?"), "{error}");
+    assert!(error.contains("renamed to `microbatch_size`"), "{error}");
     let error = refuse("beta", "[[dpo.objective.pairs.terms]]\ntype = 'sigmoid'\nbeta = -1.0\n");
     assert!(
         error.contains("`dpo.objective.pairs.terms[0].beta` is -1; expected a positive number"),
