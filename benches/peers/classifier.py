@@ -53,7 +53,7 @@ def peer(folder: str, file: str, batch_size: int, repeats: int) -> None:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     arguments.add_argument("models", type=Path)
     arguments.add_argument("--python", default=sys.executable)
     arguments.add_argument("--rlaif", default="target/release/examples/classifier_speed")

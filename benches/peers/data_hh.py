@@ -57,7 +57,7 @@ def measure(command: list[str], **more) -> dict:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     arguments.add_argument("folder", type=pathlib.Path)
     arguments.add_argument("--file", type=pathlib.Path)
     arguments.add_argument("--repeat", type=int, default=1)

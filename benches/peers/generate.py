@@ -157,7 +157,7 @@ def compare(arguments) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("models", help="the folder that make_models.py wrote")
     parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH", help="a transformers to time; may be given several times")
     parser.add_argument("--ctranslate2", metavar="PATH", help="interpreter with ctranslate2")

@@ -96,7 +96,7 @@ def rlaif_seconds(rlaif: str, folder: Path, device: str, batch: int, new_tokens:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("models", type=Path)
     parser.add_argument("--rlaif", required=True)
     parser.add_argument("--bandwidth", type=float, required=True, help="GB/s of the device's memory")

@@ -83,7 +83,7 @@ def build(stem: str, suffix: str, settings: dict) -> transformers.PreTrainedMode
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--tiny", action="store_true", help="a layer of each, 16 or 24 wide")
     parser.add_argument("--only", nargs="+", choices=CAUSAL + SEQ2SEQ + CLASSIFIER)

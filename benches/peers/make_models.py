@@ -53,7 +53,7 @@ def roberta(tiny: bool) -> RobertaForSequenceClassification:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--tiny", action="store_true", help="a layer of each, 16 wide, by any transformers")
     arguments = parser.parse_args()

@@ -87,7 +87,7 @@ def measure_rlaif(arguments) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("models")
     parser.add_argument("--python", help="interpreter with TRL; without it ours alone is timed")
     parser.add_argument("--rlaif", required=False, default="../../target/release/rlaif")

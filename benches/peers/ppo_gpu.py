@@ -76,7 +76,7 @@ def measure_rlaif(rlaif: str, models: Path, model: str, steps: int, device: str)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("models", type=Path)
     parser.add_argument("--python", help="interpreter with TRL; without it ours alone is timed")
     parser.add_argument("--rlaif", default="../../target/release/rlaif")

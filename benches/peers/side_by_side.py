@@ -11,7 +11,7 @@ from pathlib import Path
 
 def parser(about: str, packages: str) -> argparse.ArgumentParser:
     """The arguments of every comparison; `packages` are those of the peer's interpreter."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("models", help="the folder that make_models.py wrote")
     parser.add_argument("--python", default=sys.executable, help=f"interpreter with {packages} (this one)")
     parser.add_argument("--rlaif", help="the rlaif binary, built with --release")

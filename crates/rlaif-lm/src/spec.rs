@@ -104,3 +104,32 @@ impl LmSpec {
         self.eos_ids.contains(&id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_and_its_response_share_the_context_of_a_decoder_alone() {
+        let spec = |decoder_start_id| LmSpec {
+            model_type: "bart".to_owned(),
+            hidden_size: 8,
+            vocab_size: 16,
+            context: Some(1024),
+            pad_id: 0,
+            eos_ids: vec![1],
+            bos_id: None,
+            decoder_start_id,
+            forced: ForcedIds::default(),
+            kind: Kind::Float,
+            device: Device::Cpu,
+        };
+        let (decoder, encoder_decoder) = (spec(None), spec(Some(2)));
+        assert_eq!((decoder.positions(900, 200), decoder.remaining(1024, 900)), (1100, 124));
+        assert_eq!(decoder.remaining(1024, 2000), 0);
+        let spec = encoder_decoder;
+        assert_eq!((spec.positions(900, 200), spec.remaining(1024, 900)), (900, 1024));
+        assert!(decoder.check_length(0, decoder.positions(900, 200)).is_err());
+        assert!(spec.check_length(0, spec.positions(900, 200)).is_ok());
+    }
+}

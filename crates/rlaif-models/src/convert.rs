@@ -169,8 +169,9 @@ fn listed(names: &[String]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// Loads a classifier with these labels. A folder that holds a language model or a bare encoder
-/// lends its trunk; the head is then drawn from libtorch's generator.
+/// Loads a classifier of texts with these labels. A folder that holds a language model or a bare encoder
+/// lends its trunk; the head is then drawn from libtorch's generator. A head on tokens becomes a head on
+/// texts, and keeps the tensors that have the same names there.
 ///
 /// # Errors
 /// [`ConvertError::Labels`], [`ConvertError::NoClassifier`], [`ConvertError::Trunk`];
@@ -204,14 +205,15 @@ pub fn classifier_with_labels(
     {
         let loaded = Classifier::load(folder, options)?;
         let own = loaded.labels();
-        if own == labels {
+        // A head on tokens scores each token, and becomes a head on texts below.
+        if own == labels && !loaded.has_token_head() {
             return Ok(loaded);
         }
         // A head with the right number of labels is kept below, under the new names, so the old
         // names must have no meaning (a single score, or transformers' default names `LABEL_0`,
         // ..).
         let nameless = own.len() == 1 || own.iter().all(|label| label.starts_with("LABEL_"));
-        if own.len() == labels.len() && !nameless {
+        if own.len() == labels.len() && own != labels && !nameless {
             return Err(ConvertError::Labels { folder: folder.to_owned(), labels: own.to_vec() });
         }
     }

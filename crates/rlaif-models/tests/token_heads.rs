@@ -5,7 +5,7 @@ mod common;
 use std::{collections::BTreeSet, fs};
 
 use rlaif_lm::{Forward, Padding, SequenceClassifier, TokenBatch};
-use rlaif_models::{Classifier, LoadOptions, SaveOptions};
+use rlaif_models::{Classifier, LoadOptions, SaveOptions, classifier_with_labels};
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
@@ -114,6 +114,27 @@ fn a_saved_head_is_that_of_transformers() {
         let [first, second] =
             [&loaded, &again].map(|model| logits(model, rows(notes), Padding::Right));
         assert_eq!(first, second, "{model_type}");
+    }
+}
+
+/// A training scores texts, so what starts from a head on tokens has a head on texts, with the tensors of the same name.
+#[test]
+fn a_training_that_starts_from_a_head_on_tokens_has_a_head_on_texts() {
+    let goldens = Goldens::read(&model("tokens"));
+    for model_type in families(&goldens) {
+        let folder = folder(&goldens, model_type);
+        let tokens = Classifier::load(folder.path(), LoadOptions::default()).unwrap();
+        let labels = tokens.labels().to_vec();
+        let texts = classifier_with_labels(folder.path(), &labels, LoadOptions::default()).unwrap();
+        assert!(tokens.has_token_head() && !texts.has_token_head(), "{model_type}");
+        assert_eq!(texts.labels(), labels, "{model_type}");
+        let kept = tokens.parameters().iter().filter(|(name, tensor)| {
+            let same = texts.parameters().get(name).filter(|other| other.size() == tensor.size());
+            same.is_some_and(|other| *tensor == other)
+        });
+        // The trunk is kept, and a head of one layer, which has the same name in both classes.
+        let trunk = tokens.parameters().iter().count() - 2;
+        assert!(kept.count() >= trunk, "{model_type}");
     }
 }
 

@@ -84,10 +84,10 @@ pub struct LabelOptions {
 /// Treatment of items with known answers, which are there to measure annotators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KnownItems {
-    /// They get no label.
+    /// No label.
     #[default]
     Drop,
-    /// They get labels as the others.
+    /// Labels as for other items.
     Keep,
 }
 

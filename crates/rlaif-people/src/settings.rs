@@ -31,7 +31,7 @@ pub struct StudySettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "bool", into = "bool")]
 pub enum FoldedTexts {
-    /// Those of items that are marked as toxic.
+    /// Texts of items that are marked as toxic.
     #[default]
     Toxic,
     /// All texts.

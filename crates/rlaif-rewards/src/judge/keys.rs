@@ -67,7 +67,7 @@ pub(super) use with_service_keys;
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SamplingConfig {
-    /// Maximum length of an answer, in tokens. By default: 16 for numbers, 4 for expectations, 300
+    /// Maximum length of an answer, in tokens; by default 16 for numbers, 4 for expectations, 300
     /// with a justification, 512 for a writer's text.
     pub max_new_tokens: Option<u32>,
     /// The temperature.

@@ -109,8 +109,8 @@ impl PolicyAsker {
         let spec = self.policy.spec();
         match spec.context {
             Some(context) if spec.positions(prompt.len(), new) > context => Err(format!(
-                "the question has {} tokens and the answer up to {new}, more than the judge's \
-                 context of {context}",
+                "the question has {} tokens and the answer up to {new}, which the judge's \
+                 context of {context} cannot hold",
                 prompt.len()
             )),
             _ => Ok(()),

@@ -92,9 +92,12 @@ fn fits(
     config: &GenerationConfig,
     spec: &LmSpec,
 ) -> Result<(), RowFault> {
-    let Some(context) = spec.context else { return Ok(()) };
     let new = own.unwrap_or(config.max_new_tokens);
-    if spec.positions(prompt.len(), new) <= context {
+    let (None, Some(context)) = (spec.decoder_start_id, spec.context) else {
+        let length = spec.positions(prompt.len(), new);
+        return spec.check_length(0, length).map_err(RowFault::Lm);
+    };
+    if prompt.len() + new <= context {
         return Ok(());
     }
     let key = if own.is_some() { "the row's max_new_tokens" } else { "--max-new-tokens" };

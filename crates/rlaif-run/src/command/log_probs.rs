@@ -110,7 +110,7 @@ impl LogProbJob<'_> {
         let spec = self.policy.spec();
         spec.check(0, prompt)
             .and_then(|()| spec.check(0, response))
-            .and_then(|()| spec.check_length(0, prompt.len() + response.len()))
+            .and_then(|()| spec.check_length(0, spec.positions(prompt.len(), response.len())))
             .map_err(RowFault::Lm)
     }
 }

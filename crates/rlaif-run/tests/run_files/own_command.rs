@@ -66,7 +66,8 @@ impl Recipe for EchoFile {
             records.into_iter().zip(rows).filter_map(|(record, row)| Some((record, row?))).unzip();
         let total_steps = self.train.total_steps(rows.len())?;
         let memory = MemoryPlan {
-            microbatch_size: rows_of_pass(self.learn.microbatch_size, self.train.batch_size),
+            microbatch_size: rows_of_pass(self.learn.microbatch_size, self.train.batch_size)
+                .min(self.train.batch_size),
             tokens: longest(rows.iter().map(SftRow::len)),
             ..memory
         };

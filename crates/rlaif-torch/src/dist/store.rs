@@ -14,9 +14,9 @@ use crate::ffi;
 /// The part of a rank in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StorePart {
-    /// It runs the server, and is its client too.
+    /// Runs the server, and is its client too.
     Server,
-    /// It connects to the server of another rank or program.
+    /// Connects to the server of another rank or program.
     Client,
 }
 
