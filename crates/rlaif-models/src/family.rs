@@ -25,7 +25,7 @@ use crate::{
     roberta::{self, Roberta},
     sort::{ModelSort, class},
     t5,
-    weights::ModelTensors,
+    weights::{COMMON_HEAD, ModelTensors},
 };
 
 /// A family of models: the meaning of its `model_type` in config.json.
@@ -213,8 +213,9 @@ impl Families {
         let has = |tensor: &str| checkpoint.tensors().contains_key(tensor);
         let head = family.classifies.and_then(|classifies| classifies.linear_head);
         let is_reward = names_no_head(class(config)) && head.is_some_and(has);
-        let generates =
-            family.generates.is_some_and(|generates| has(&format!("{}.weight", generates.head)));
+        let generates = family.generates.is_some_and(|generates| {
+            [generates.head, COMMON_HEAD].iter().any(|head| has(&format!("{head}.weight")))
+        });
         Ok(if is_reward && !generates { ModelSort::Classifier } else { sort })
     }
 

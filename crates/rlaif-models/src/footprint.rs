@@ -76,7 +76,8 @@ pub struct MemoryPlan {
     pub trained: TrainedWeights,
     /// The copy of the trained weights that is the reference.
     pub reference: ReferenceCopy,
-    /// Folder of a value function with its own trunk, all of which is trained.
+    /// Folder of a value function with its own trunk, which is trained. A head to the vocabulary in the folder is counted as well,
+    /// although it is not, so the sum is an upper bound.
     pub value: Option<PathBuf>,
     /// Folders of separate reference models.
     pub frozen: Vec<PathBuf>,

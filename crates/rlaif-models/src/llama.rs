@@ -39,7 +39,7 @@ use crate::{
     rope::{Angles, Rope},
     rows,
     sort::{class, of_tokens},
-    weights::{ModelTensors, TensorTree},
+    weights::{COMMON_HEAD, ModelTensors, TensorTree},
 };
 use attention::Context;
 use block::{Block, Made, before};
@@ -336,8 +336,7 @@ impl Llama {
             Linear::tied(head, &shared, trunk.embeddings.weight())
         } else {
             let std = raw.initializer_range;
-            // transformers 5 uses one name for the heads of all models.
-            let found = source.first_of(&[&own, "lm_head.weight"]);
+            let found = source.first_of(&[&own, &format!("{COMMON_HEAD}.weight")]).to_owned();
             let head = source.root().at(found.trim_end_matches(".weight"));
             Linear::load(&head, raw.hidden_size, raw.vocab_size, Bias::Absent, std)
         };

@@ -24,6 +24,9 @@ use crate::{
     quantized::{self, Matrix, Reading},
 };
 
+/// The name of the head to the vocabulary that transformers 5 writes for every family, beside the row's own.
+pub(crate) const COMMON_HEAD: &str = "lm_head";
+
 /// Initialisation of a tensor without a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
@@ -123,8 +126,15 @@ impl<'a> ModelTensors<'a> {
 
     /// Names the heads of the family, and the one to the vocabulary among them.
     #[must_use]
-    pub(crate) fn with_heads(self, heads: Vec<&'static str>, vocab: Option<&'static str>) -> Self {
-        if let Some(vocab) = vocab {
+    pub(crate) fn with_heads(
+        self,
+        mut heads: Vec<&'static str>,
+        vocab: Option<&'static str>,
+    ) -> Self {
+        if let Some(own) = vocab {
+            let [own, common] = [own, COMMON_HEAD].map(|head| (head, format!("{head}.weight")));
+            let vocab = if self.first_of(&[&own.1, &common.1]) == own.1 { own.0 } else { common.0 };
+            heads.push(vocab);
             self.state.borrow_mut().parameters.set_vocab_head(vocab);
         }
         Self { heads, ..self }
@@ -523,7 +533,8 @@ impl<'a> TensorTree<'a> {
     }
 }
 
-/// DistilBERT's layer before its classifier, which transformers does not quantize either.
+/// DistilBERT's layer before its classifier, which transformers does not quantize either. No other family has this name, and
+/// it is no head of its row, because it is read as part of the trunk's end.
 const BEFORE_HEAD: &str = "pre_classifier";
 
 /// The first part of a tensor's name, which distinguishes trunks and heads.

@@ -218,6 +218,17 @@ fn its_head_is_that_of_its_row() {
     let narrow = LanguageModel::load(&folder, narrow).unwrap();
     assert!(narrow.parameters().quantized().count() > 0);
     assert!(narrow.parameters().quantized().all(|name| !name.starts_with("readout")));
+    // transformers 5 calls the heads of all families `lm_head`.
+    let mut tensors = Tensor::read_safetensors(folder.join("model.safetensors")).unwrap();
+    for (name, _) in &mut tensors {
+        *name = name.replace("readout.", "lm_head.");
+    }
+    let common = root.path().join("common");
+    write(&common, &json!({ "model_type": "glimmer", "tie_word_embeddings": false }), &tensors);
+    let narrow = LoadOptions { quantization: Some(Quantization::Int8), ..options() };
+    let narrow = LanguageModel::load(&common, narrow).unwrap();
+    assert_eq!(heads(&narrow), ["lm_head.weight"]);
+    assert!(narrow.parameters().quantized().all(|name| !name.starts_with("lm_head")));
     // Without a class, a folder with a head to the vocabulary generates, although it has a score's head.
     let mut tensors = Tensor::read_safetensors(folder.join("model.safetensors")).unwrap();
     let hidden = i64::from(u16::try_from(glimmer.spec().hidden_size).unwrap());
