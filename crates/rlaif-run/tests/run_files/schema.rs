@@ -389,3 +389,33 @@ fn advice_names_keys_that_the_run_file_has() {
     advice_names_keys_of("ppo", (&rlaif_ppo::PpoConfig::default()).into());
     advice_names_keys_of("reinforce", (&rlaif_reinforce::ReinforceConfig::default()).into());
 }
+
+/// The table of losses in docs/dpo.md is written by hand, because it tells each one's name in the literature. Its keys and
+/// defaults are those of the schema.
+#[test]
+fn the_table_of_losses_has_their_keys_and_defaults() {
+    let schema = rlaif_run::schema("dpo").unwrap();
+    let (_, _, page) = pages().into_iter().find(|(page, ..)| page == "dpo").unwrap();
+    let (_, section) = page.split_once("## Losses").unwrap();
+    let (section, _) = section.split_once("Further keys of").unwrap();
+    let rows: Vec<Vec<&str>> =
+        section.lines().map(|line| line.split('|').map(str::trim).collect()).collect();
+    let mut defaults = 0;
+    for form in schema["$defs"]["LossTerm"]["oneOf"].as_array().unwrap() {
+        let name = form["properties"]["type"]["const"].as_str().unwrap();
+        let is_named = |cell: &&str| cell.split(", ").any(|one| one == format!("`{name}`"));
+        let row = rows.iter().find(|row| row.get(1).is_some_and(is_named)).expect(name);
+        let keys = form["properties"].as_object().unwrap();
+        for (key, property) in keys.iter().filter(|(key, _)| *key != "type") {
+            assert!(row[3].contains(&format!("`{key}`")), "{name}: {key}");
+            let told = row[3].split_once(&format!("`{key}` (")).map(|(_, rest)| rest);
+            let Some(told) = told.and_then(|rest| rest.split([')', ';']).next()) else { continue };
+            let default = &property["default"];
+            let told: Value = serde_json::from_str(told.trim_matches('`')).unwrap();
+            let same = told == *default || (told.is_number() && told.as_f64() == default.as_f64());
+            assert!(same, "{name}: {key} is {default}, told as {told}");
+            defaults += 1;
+        }
+    }
+    assert!(defaults >= 10, "{defaults}");
+}

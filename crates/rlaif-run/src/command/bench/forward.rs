@@ -28,7 +28,7 @@ pub struct ForwardBench {
     /// Timed passes of each kind, after one untimed pass.
     pub steps: usize,
     /// Seed of the token ids.
-    pub seed: i64,
+    pub seed: u64,
 }
 
 /// Seconds of a forward pass and of one with its backward pass, the work of both, and the model's dtype.
@@ -48,10 +48,11 @@ impl ForwardBench {
         let options = self.model.loading.options()?;
         let files = self.model.files()?;
         let sort = files.sort(options)?;
-        let (forward_s, forward_backward_s, meter, kind) = seeded(self.seed, || match sort {
-            ModelSort::LanguageModel => self.language_model(&files),
-            ModelSort::Classifier => self.classifier(&files),
-        })??;
+        let (forward_s, forward_backward_s, meter, kind) =
+            seeded(self.seed.cast_signed(), || match sort {
+                ModelSort::LanguageModel => self.language_model(&files),
+                ModelSort::Classifier => self.classifier(&files),
+            })??;
         Measured::default()
             .value("forward_s", forward_s)
             .value("forward_backward_s", forward_backward_s)

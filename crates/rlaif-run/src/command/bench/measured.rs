@@ -33,7 +33,7 @@ pub struct TimedSteps {
     /// Number of timed steps, after one untimed step.
     pub steps: usize,
     /// Seed of the token ids.
-    pub seed: i64,
+    pub seed: u64,
 }
 
 impl TimedSteps {
@@ -55,7 +55,7 @@ impl TimedSteps {
         vocab_size: i64,
     ) -> Result<[Vec<Vec<u32>>; N], CommandError> {
         let draw = || lengths.map(|length| random_rows(self.rows(), length, vocab_size));
-        Ok(seeded(self.seed, draw)?)
+        Ok(seeded(self.seed.cast_signed(), draw)?)
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) struct TimedSteps {
     steps: usize,
     /// Seed of the token ids.
     #[arg(long, default_value_t = 1)]
-    seed: i64,
+    seed: u64,
     #[command(flatten)]
     pub(super) output: Output,
 }
