@@ -533,8 +533,8 @@ impl<'a> TensorTree<'a> {
     }
 }
 
-/// DistilBERT's layer before its classifier, which transformers does not quantize either. No other family has this name, and
-/// it is no head of its row, because it is read as part of the trunk's end.
+/// DistilBERT's layer before its classifier, which transformers does not quantize either. Only this family has the
+/// name, and its row has the layer behind it as the head.
 const BEFORE_HEAD: &str = "pre_classifier";
 
 /// The first part of a tensor's name, which distinguishes trunks and heads.
