@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use rlaif_checkpoint::{Checkpoint, Dtype};
+use rlaif_checkpoint::Checkpoint;
 use rlaif_lm::{LmSpec, Parameters, Policy, SequenceClassifier};
 use rlaif_torch::Quantization;
 use serde::Serialize;
@@ -14,6 +14,7 @@ use crate::{
     family::{Families, Family},
     language_model::LanguageModel,
     load::{Build, open},
+    quantized::stored_as,
     sort::{ModelSort, architecture},
     weights::{self, ModelTensors},
 };
@@ -217,21 +218,7 @@ impl Count {
         for name in parameters.quantized() {
             let size = parameters.get(name).map(Tensor::size).unwrap_or_default();
             let [rows, columns] = [0, 1].map(|i| size.get(i).map_or(0, |&size| size as u64));
-            let how = match checkpoint.tensors().get(name).map(|info| info.dtype) {
-                Some(Dtype::I8) => Quantization::Int8,
-                Some(Dtype::U8) => Quantization::Nf4,
-                Some(
-                    Dtype::F64
-                    | Dtype::F32
-                    | Dtype::F16
-                    | Dtype::BF16
-                    | Dtype::I64
-                    | Dtype::I32
-                    | Dtype::I16
-                    | Dtype::Bool,
-                )
-                | None => quantization.unwrap_or(Quantization::Nf4),
-            };
+            let how = stored_as(checkpoint, name).or(quantization).unwrap_or(Quantization::Nf4);
             count.quantized += usize::try_from(rows * columns).unwrap_or(0);
             count.quantized_bytes += how.bytes(rows, columns);
             count.formats.insert(how.name());

@@ -1,7 +1,7 @@
 //! Weights in 4 or 8 bits of checkpoints that bitsandbytes quantized.
 
 use rlaif_checkpoint::{Checkpoint, Dtype};
-use rlaif_torch::{NestedScales, Nf4Parts, Quantized};
+use rlaif_torch::{NestedScales, Nf4Parts, Quantization, Quantized};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
@@ -78,24 +78,29 @@ fn unreadable(name: String, source: ModelError) -> TensorProblem {
     TensorProblem::Unreadable { name, source: Box::new(source) }
 }
 
+/// The format in which a checkpoint has a matrix in 4 or 8 bits, by its dtype; `None` for other dtypes.
+pub(crate) fn stored_as(checkpoint: &Checkpoint, name: &str) -> Option<Quantization> {
+    match checkpoint.tensors().get(name)?.dtype {
+        Dtype::I8 => Some(Quantization::Int8),
+        Dtype::U8 => Some(Quantization::Nf4),
+        Dtype::F64
+        | Dtype::F32
+        | Dtype::F16
+        | Dtype::BF16
+        | Dtype::I64
+        | Dtype::I32
+        | Dtype::I16
+        | Dtype::Bool => None,
+    }
+}
+
 impl Matrix<'_> {
     /// The matrix on a device; `None` if only its description is read.
     pub(crate) fn read(&self, device: Device) -> Result<Option<Quantized>, TensorProblem> {
-        match self.checkpoint.tensors().get(self.name).map(|info| info.dtype) {
-            Some(Dtype::I8) => self.int8(device),
+        match stored_as(self.checkpoint, self.name) {
+            Some(Quantization::Int8) => self.int8(device),
             // Any other dtype than U8 is refused there.
-            Some(
-                Dtype::F64
-                | Dtype::F32
-                | Dtype::F16
-                | Dtype::BF16
-                | Dtype::I64
-                | Dtype::I32
-                | Dtype::I16
-                | Dtype::U8
-                | Dtype::Bool,
-            )
-            | None => self.nf4(device),
+            Some(Quantization::Nf4) | None => self.nf4(device),
         }
     }
 

@@ -47,7 +47,7 @@ pub fn check_policy(
     })?;
     generation.check(spec)?;
     if let Some(context) = spec.context
-        && generation.max_new_tokens >= context
+        && generation.max_new_tokens > spec.remaining(context, 1)
     {
         let expected =
             format!("less than the policy's context of {context}, with room for a prompt");

@@ -7,7 +7,7 @@ mod studies;
 use std::collections::BTreeMap;
 
 use browser::browse;
-use rlaif_people::{AnnotatorRole, PeopleChoice, Study, StudyAgreement};
+use rlaif_people::{AnnotatorRole, PeopleAnswer, PeopleChoice, Study, StudyAgreement};
 use rlaif_ui::Page;
 use serde_json::json;
 use served::{Served, request};
@@ -53,34 +53,28 @@ fn two_people_label_thirty_pairs_by_keys_alone() {
     assert_eq!(StudyAgreement::of(&contents).choice.raw, Some(1.));
 }
 
-#[test]
-fn a_tab_that_answers_too_late_says_so() {
+/// The answers that a study of four items has after a script with the links of the owner and of an annotator; `None` without
+/// a browser.
+fn answers_after(script: &str) -> Option<Vec<PeopleAnswer>> {
     let (folder, study) = study(4);
     let path = folder.path().join("people.sqlite");
     let served = Served::new(of(study), &["ann"]);
     let link = |token: &str| format!("http://{}/#{token}", served.address);
-    let plan = json!({"owner": link(&served.owner), "link": link(&served.tokens[0])});
-    if browse("tabs.mjs", plan).is_none() {
-        return;
-    }
+    browse(script, json!({"owner": link(&served.owner), "link": link(&served.tokens[0])}))?;
     let contents = Study::open(&path).unwrap().contents().unwrap();
-    let answers: Vec<_> = contents.answers.iter().map(|stored| &stored.answer).collect();
+    Some(contents.answers.into_iter().map(|stored| stored.answer).collect())
+}
+
+#[test]
+fn a_tab_that_answers_too_late_says_so() {
+    let Some(answers) = answers_after("tabs.mjs") else { return };
     assert_eq!(answers.len(), 2, "those of the first tab");
     assert!(answers.iter().all(|answer| answer.note.is_empty()), "{answers:?}");
 }
 
 #[test]
 fn drafts_are_saved_before_an_undo_and_edits_are_not_dropped_unasked() {
-    let (folder, study) = study(4);
-    let path = folder.path().join("people.sqlite");
-    let served = Served::new(of(study), &["ann"]);
-    let link = |token: &str| format!("http://{}/#{token}", served.address);
-    let plan = json!({"owner": link(&served.owner), "link": link(&served.tokens[0])});
-    if browse("drafts.mjs", plan).is_none() {
-        return;
-    }
-    let contents = Study::open(&path).unwrap().contents().unwrap();
-    let answers: Vec<_> = contents.answers.iter().map(|stored| &stored.answer).collect();
+    let Some(answers) = answers_after("drafts.mjs") else { return };
     assert_eq!(answers.len(), 2);
     assert!(answers[0].edited.is_none() && answers[0].note.is_empty(), "{answers:?}");
     assert_eq!(answers[1].note, "abc");

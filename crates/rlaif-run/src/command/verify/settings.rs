@@ -67,7 +67,7 @@ impl Verification {
         spec: &LmSpec,
         response: usize,
     ) -> Result<Vec<Vec<u32>>, CommandError> {
-        let room = spec.context.map_or(usize::MAX, |context| context.saturating_sub(response));
+        let room = spec.context.map_or(usize::MAX, |context| spec.remaining(context, response));
         let longest = self.prompt_len.min(room);
         if longest < 2 {
             let expected = "fewer tokens than the model's context has";
