@@ -53,12 +53,37 @@ fn assert_reads_as_expected(folder: &str) -> Checkpoint {
         assert_eq!(bytes, want.bytes(), "{folder}: {name}");
         together.push((name, vec![0xaa; info.bytes as usize]));
     }
+    for (name, want) in &expected {
+        rows_are_parts_of_the_whole(&checkpoint, name, &want.bytes());
+    }
     let targets = together.iter_mut().map(|(name, bytes)| (*name, bytes.as_mut_slice()));
     checkpoint.read_all_into(targets).unwrap();
     for (name, bytes) in together {
         assert_eq!(bytes, expected[name].bytes(), "{folder}: {name}, read together");
     }
     checkpoint
+}
+
+/// Any rows of the matrices of a tensor `[matrices, rows, columns]` are those of the whole tensor.
+fn rows_are_parts_of_the_whole(checkpoint: &Checkpoint, name: &str, whole: &[u8]) {
+    let info = &checkpoint.tensors()[name];
+    let rows_into =
+        |matrix, rows, bytes: &mut [u8]| checkpoint.read_rows_into(name, matrix, rows, bytes);
+    let &[matrices, height, width] = info.shape.as_slice() else {
+        let error = rows_into(0, 0..1, &mut [0; 4]).unwrap_err();
+        assert!(matches!(error, CheckpointError::UnknownTensor { .. }), "{error}");
+        return;
+    };
+    let row = width * info.dtype.size();
+    for (matrix, start) in (0..matrices).flat_map(|m| (0..height).map(move |start| (m, start))) {
+        let mut bytes = vec![0xaa; (height - start) * row];
+        rows_into(matrix, start..height, &mut bytes).unwrap();
+        let begin = (matrix * height + start) * row;
+        assert_eq!(bytes, whole[begin..begin + bytes.len()], "{name} {matrix} {start}");
+        assert!(rows_into(matrix, start..height + 1, &mut bytes).is_err());
+        assert!(rows_into(matrix, start..height, &mut bytes[1..]).is_err());
+    }
+    assert!(rows_into(matrices, 0..height, &mut vec![0; height * row]).is_err());
 }
 
 #[test]

@@ -273,6 +273,14 @@ pub enum TensorProblem {
         /// The tensor it should be.
         name: String,
     },
+    /// The checkpoint has the weights twice: in a tensor of their own, and in a tensor of several layers.
+    #[error("`{name}` is also in `{other}`; remove one of the two forms from the files")]
+    TwoForms {
+        /// Name of the tensor of one layer.
+        name: String,
+        /// Name of the tensor of several layers.
+        other: String,
+    },
     /// The tensor has NaN or infinity.
     #[error("`{name}` in {file}: {count} of {size} numbers are NaN or infinite")]
     NotFinite {
@@ -356,7 +364,8 @@ impl Fault for TensorProblem {
             | Self::Unexpected { .. }
             | Self::Shape { .. }
             | Self::NotFinite { .. }
-            | Self::NotTied { .. } => true,
+            | Self::NotTied { .. }
+            | Self::TwoForms { .. } => true,
             Self::Unreadable { source, .. } => source.is_users(),
         }
     }

@@ -5,9 +5,16 @@
 //! of them are reported at once when the model is complete.
 
 mod kinds;
+mod places;
 mod stored;
 
-use std::{borrow::Cow, cell::RefCell, collections::BTreeSet, fmt::Display, rc::Rc};
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    rc::Rc,
+};
 
 use rlaif_checkpoint::Checkpoint;
 use rlaif_lm::Parameters;
@@ -15,8 +22,10 @@ use rlaif_torch::{Quantization, Quantized};
 use tch::{Device, Kind, Tensor};
 
 pub(crate) use kinds::{dtype_name, dtype_of, kind_name};
+pub(crate) use places::Stack;
 pub(crate) use stored::{read_checked, read_if_present, rows_of, stored};
 
+use places::Place;
 use stored::{checked, same_bytes, usual_kind};
 
 use crate::{
@@ -97,6 +106,8 @@ struct State {
     used: BTreeSet<String>,
     /// Aliases and names of equal tensors.
     equal: BTreeSet<(String, String)>,
+    /// Tensors that the checkpoint has in another place.
+    places: BTreeMap<String, Place>,
     /// Prefixes of names of unused tensors.
     left: Vec<String>,
     /// Dtypes of the tensors for which the model does not choose a dtype.
@@ -223,6 +234,9 @@ impl<'a> ModelTensors<'a> {
             return name.into();
         }
         let state = self.state.borrow();
+        if let Some(Place::Renamed(other)) = state.places.get(name) {
+            return other.clone().into();
+        }
         let mut aliases = state.parameters.tied().filter(|(_, of)| *of == name);
         let alias = aliases.find(|(alias, _)| self.has(alias));
         alias.map_or(name.into(), |(alias, _)| alias.to_owned().into())
@@ -313,8 +327,15 @@ impl<'a> ModelTensors<'a> {
             MatrixOrder::InputsFirst => &reversed,
         };
         let held = self.held(&name).into_owned();
-        let tensor = match self.origin {
-            Origin::Checkpoint(checkpoint) => {
+        let place = self.state.borrow().places.get(&name).cloned();
+        let shaped = || Tensor::zeros([], (Kind::Float, Device::Cpu)).expand(shape, false);
+        let tensor = match (&self.origin, place) {
+            (Origin::Checkpoint(_) | Origin::Headers(_), Some(Place::Reported)) => empty(),
+            (Origin::Checkpoint(checkpoint), Some(Place::Rows(rows))) => {
+                self.placed(rows.read(checkpoint, shape), kind)
+            }
+            (Origin::Headers(_), Some(Place::Rows(_))) => shaped(),
+            (Origin::Checkpoint(checkpoint), Some(Place::Renamed(_)) | None) => {
                 let read = read_checked(checkpoint, &held, stored);
                 self.placed(
                     read.map(|read| match stored_as {
@@ -324,12 +345,10 @@ impl<'a> ModelTensors<'a> {
                     kind,
                 )
             }
-            Origin::Headers(checkpoint) => self.placed(
-                checked(checkpoint, &held, stored)
-                    .map(|_| Tensor::zeros([], (Kind::Float, Device::Cpu)).expand(shape, false)),
-                None,
-            ),
-            Origin::Random => {
+            (Origin::Headers(checkpoint), Some(Place::Renamed(_)) | None) => {
+                self.placed(checked(checkpoint, &held, stored).map(|_| shaped()), None)
+            }
+            (Origin::Random, _) => {
                 let options = (kind.unwrap_or(Kind::Float), self.device);
                 match init {
                     Init::Ones => Tensor::ones(shape, options),
@@ -342,7 +361,7 @@ impl<'a> ModelTensors<'a> {
         };
         let tensor = tensor.set_requires_grad(true);
         let mut state = self.state.borrow_mut();
-        state.used.insert(self.stored(&name).to_owned());
+        state.used.insert(self.stored(&held).to_owned());
         if kind.is_none() {
             state.kinds.insert(kind_name(tensor.kind()));
         }
@@ -450,7 +469,7 @@ impl<'a> ModelTensors<'a> {
             }
             Err(problem) => {
                 self.state.borrow_mut().problems.push(problem);
-                Tensor::zeros([0], (Kind::Float, Device::Cpu))
+                empty()
             }
         }
     }
@@ -536,6 +555,11 @@ impl<'a> TensorTree<'a> {
 /// DistilBERT's layer before its classifier, which transformers does not quantize either. Only this family has the
 /// name, and its row has the layer behind it as the head.
 const BEFORE_HEAD: &str = "pre_classifier";
+
+/// The tensor in place of one that could not be read.
+fn empty() -> Tensor {
+    Tensor::zeros([0], (Kind::Float, Device::Cpu))
+}
 
 /// The first part of a tensor's name, which distinguishes trunks and heads.
 fn part(name: &str) -> &str {

@@ -1,6 +1,8 @@
 //! Folders out and in again, configuration fields that act, and input that cannot be.
 
 mod common;
+#[path = "files/fused.rs"]
+mod fused;
 #[path = "files/gguf.rs"]
 mod gguf;
 #[path = "files/refused.rs"]

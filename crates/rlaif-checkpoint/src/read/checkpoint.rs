@@ -1,6 +1,7 @@
 //! All weights of a folder behind one interface.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -228,7 +229,46 @@ impl Checkpoint {
     /// caller; [`CheckpointError::FileLength`] means that the file was truncated after it was
     /// opened.
     pub fn read_into(&self, tensor: &str, memory: &mut [u8]) -> Result<(), CheckpointError> {
-        let info = self.info_for(tensor, memory)?;
+        self.read(self.info_for(tensor, memory)?, memory)
+    }
+
+    /// Reads rows of one matrix of a tensor `[matrices, rows, columns]`, as [`Checkpoint::read_into`] reads
+    /// whole tensors.
+    ///
+    /// # Errors
+    ///
+    /// As [`Checkpoint::read_into`]; [`CheckpointError::UnknownTensor`] also for rows that the tensor lacks.
+    ///
+    /// ```
+    /// # use std::collections::BTreeMap;
+    /// # use rlaif_checkpoint::{Checkpoint, Dtype, TensorBytes, write_safetensors};
+    /// # let folder = tempfile::tempdir()?;
+    /// let tensor = TensorBytes { dtype: Dtype::U8, shape: vec![2, 2, 1], bytes: vec![5, 6, 7, 8] };
+    /// # let path = folder.path().join("model.safetensors");
+    /// # write_safetensors(&path, &BTreeMap::from([("w".to_owned(), tensor)]), &BTreeMap::new())?;
+    /// # let checkpoint = Checkpoint::open(folder.path())?;
+    /// let mut row = [0];
+    /// checkpoint.read_rows_into("w", 1, 0..1, &mut row)?;
+    /// assert_eq!(row, [7]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read_rows_into(
+        &self,
+        tensor: &str,
+        matrix: usize,
+        rows: Range<usize>,
+        memory: &mut [u8],
+    ) -> Result<(), CheckpointError> {
+        let part = self.tensors.get(tensor).and_then(|info| info.rows(matrix, &rows));
+        let Some(part) = part else {
+            let tensor = format!("{tensor}[{matrix}, {}..{}]", rows.start, rows.end);
+            return Err(CheckpointError::UnknownTensor { origin: self.origin.clone(), tensor });
+        };
+        fits(tensor, &part, memory)?;
+        self.read(&part, memory)
+    }
+
+    fn read(&self, info: &TensorInfo, memory: &mut [u8]) -> Result<(), CheckpointError> {
         let shard = &self.shards[info.shard];
         match &info.layout {
             Layout::Contiguous { begin } => shard.read_at(memory, *begin),
@@ -294,15 +334,43 @@ impl Checkpoint {
             origin: self.origin.clone(),
             tensor: tensor.to_owned(),
         })?;
-        if memory.len() as u64 != info.bytes {
-            return Err(CheckpointError::BufferSize {
-                tensor: tensor.to_owned(),
-                expected: info.bytes,
-                found: memory.len() as u64,
-            });
-        }
+        fits(tensor, info, memory)?;
         Ok(info)
     }
+}
+
+impl TensorInfo {
+    /// Rows of one matrix of a tensor `[matrices, rows, columns]`; `None` if it lacks them.
+    fn rows(&self, matrix: usize, rows: &Range<usize>) -> Option<Self> {
+        let &[matrices, height, width] = self.shape.as_slice() else { return None };
+        if matrix >= matrices || rows.is_empty() || rows.end > height {
+            return None;
+        }
+        let offset =
+            |of_matrix: u64, of_row: u64| matrix as u64 * of_matrix + rows.start as u64 * of_row;
+        let row = (width * self.dtype.size()) as u64;
+        let layout = match &self.layout {
+            Layout::Contiguous { begin } => {
+                Layout::Contiguous { begin: begin + offset(height as u64 * row, row) }
+            }
+            Layout::Strided { begin, strides } => Layout::Strided {
+                begin: begin + offset(strides[0], strides[1]),
+                strides: strides[1..].to_vec(),
+            },
+        };
+        let shape = vec![rows.len(), width];
+        let bytes = rows.len() as u64 * row;
+        Some(Self { dtype: self.dtype, shape, bytes, shard: self.shard, layout })
+    }
+}
+
+/// Checks that a buffer has the size of a tensor.
+fn fits(tensor: &str, info: &TensorInfo, memory: &[u8]) -> Result<(), CheckpointError> {
+    let (expected, found) = (info.bytes, memory.len() as u64);
+    if found != expected {
+        return Err(CheckpointError::BufferSize { tensor: tensor.to_owned(), expected, found });
+    }
+    Ok(())
 }
 
 /// The first of these files that exists in a folder.

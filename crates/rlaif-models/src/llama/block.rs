@@ -95,7 +95,8 @@ impl Block {
             feed_forward_norm: norm(names.feed_forward_norm, before),
             feed_forward: match shape.experts_of(layer) {
                 Some(experts) => {
-                    let experts = Experts::load(&feed_forward, plan, experts)?;
+                    let fused = weights.at(names.fused_experts);
+                    let experts = Experts::load([&feed_forward, &fused], plan, experts)?;
                     Inner::Experts(Box::new(experts))
                 }
                 None => Inner::One(FeedForward::load(

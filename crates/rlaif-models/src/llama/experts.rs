@@ -11,7 +11,7 @@ use crate::{
     error::ModelError,
     layers::{Bias, Linear},
     recompute::Shallow,
-    weights::TensorTree,
+    weights::{Stack, TensorTree},
 };
 
 /// `Σ_e w_e · expert_e(x)` over the experts that the router prefers for a token.
@@ -39,8 +39,9 @@ pub(super) struct Routing {
 }
 
 impl Experts {
+    /// The layer at the first node; files that have its experts in one tensor have it at the second one.
     pub(super) fn load(
-        weights: &TensorTree<'_>,
+        [weights, fused]: [&TensorTree<'_>; 2],
         plan: Plan<'_>,
         experts: &ExpertShape,
     ) -> Result<Self, ModelError> {
@@ -49,12 +50,24 @@ impl Experts {
         let one =
             |place: &TensorTree<'_>, layers, inner| FeedForward::load(place, plan, layers, inner);
         let all = weights.at("experts");
+        let [gate, up, down] = names.expert_layers;
+        let (count, inner) = (experts.count, experts.inner);
+        let stack =
+            |key, layers, rows, columns| Stack { key, layers, size: [count, rows, columns] };
+        all.stacked(
+            &fused.at("experts"),
+            &[
+                stack("gate_up_proj", &[gate, up], 2 * inner, shape.hidden),
+                stack("down_proj", &[down], shape.hidden, inner),
+            ],
+        );
+        weights.at("gate").renamed(&fused.at("gate"));
         let to =
             |key, outputs| Linear::load(&weights.at(key), shape.hidden, outputs, Bias::Absent, std);
         Ok(Self {
-            router: to("gate", experts.count),
-            experts: (0..experts.count)
-                .map(|i| one(&all.at(i), names.expert_layers, experts.inner))
+            router: to("gate", count),
+            experts: (0..count)
+                .map(|i| one(&all.at(i), names.expert_layers, inner))
                 .collect::<Result<_, _>>()?,
             shared: match experts.shared {
                 Some(inner) => {

@@ -223,6 +223,8 @@ pub struct LlamaNames {
     pub feed_forward_layers: [&'static str; 3],
     /// The gate, up and down projections of an expert.
     pub expert_layers: [&'static str; 3],
+    /// The feed-forward layer in files that have the experts of a layer in one tensor.
+    pub fused_experts: &'static str,
     /// The norm after the feed-forward layer, if there is one.
     pub feed_forward_post_norm: &'static str,
     /// The vocabulary head, if it has its own tensor.
@@ -247,6 +249,7 @@ impl LlamaNames {
         feed_forward: "mlp",
         feed_forward_layers: ["gate_proj", "up_proj", "down_proj"],
         expert_layers: ["gate_proj", "up_proj", "down_proj"],
+        fused_experts: "mlp",
         feed_forward_post_norm: "post_feedforward_layernorm",
         head: "lm_head",
         token_head: "score",

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rlaif_checkpoint::{Checkpoint, Dtype, TensorInfo};
+use rlaif_checkpoint::{Checkpoint, CheckpointError, Dtype, TensorInfo};
 use tch::{Device, Kind, Tensor};
 
 use super::kinds::kind_of;
@@ -23,7 +23,7 @@ pub(crate) fn read_checked(
 }
 
 /// Refuses NaN and infinity in a tensor that was read as `stored` for the parameter `name`.
-fn finite(
+pub(super) fn finite(
     checkpoint: &Checkpoint,
     stored: &str,
     name: &str,
@@ -153,6 +153,17 @@ fn read_tensor(
     shape: &[i64],
     dtype: Dtype,
 ) -> Result<Tensor, ModelError> {
+    filled(checkpoint, name, shape, dtype, |bytes| checkpoint.read_into(name, bytes))
+}
+
+/// New memory of this shape, with the checkpoint's dtype, which `read` fills.
+pub(super) fn filled(
+    checkpoint: &Checkpoint,
+    name: &str,
+    shape: &[i64],
+    dtype: Dtype,
+    read: impl FnOnce(&mut [u8]) -> Result<(), CheckpointError>,
+) -> Result<Tensor, ModelError> {
     let kind = kind_of(dtype).ok_or_else(|| ModelError::Dtype {
         file: checkpoint.origin().to_owned(),
         tensor: name.to_owned(),
@@ -160,7 +171,7 @@ fn read_tensor(
     })?;
     let mut tensor = Tensor::f_empty(shape, (kind, Device::Cpu))
         .map_err(|source| ModelError::Torch(source.into()))?;
-    rlaif_torch::with_bytes_mut(&mut tensor, |bytes| checkpoint.read_into(name, bytes))??;
+    rlaif_torch::with_bytes_mut(&mut tensor, read)??;
     Ok(tensor)
 }
 
