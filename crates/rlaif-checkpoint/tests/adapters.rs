@@ -214,7 +214,7 @@ fn wrong_types_name_the_field() {
         ("r", json!("eight")),
         ("lora_dropout", json!(1.5)),
         ("lora_alpha", json!([1])),
-        ("task_type", json!("TOKEN_CLS")),
+        ("task_type", json!("QUESTION_ANS")),
         ("target_modules", json!(3)),
         ("rank_pattern", json!({"q": 0})),
         ("layers_to_transform", json!("first")),

@@ -301,7 +301,8 @@ pub(crate) fn build(
     let spec = raw.spec(&config, trunk.embeddings())?;
     // transformers 5 reads a head that differs. With `tie_word_embeddings` false, it would expect the
     // embeddings of encoder and decoder apart as well.
-    let head = LmHead { layer, scale: 1., bias: Some(LOGITS_BIAS), untied: Vec::new() };
+    let (bias, untied) = (Some(LOGITS_BIAS), Vec::new());
+    let head = LmHead { layer, scale: 1., cap: None, bias, untied };
     language_model(trunk, head, spec, config, source, harmless)
 }
 

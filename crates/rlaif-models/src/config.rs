@@ -94,6 +94,16 @@ impl Config {
         self.generation.as_ref()
     }
 
+    /// A section of this file as a configuration of its own; empty if the file lacks it.
+    pub(crate) fn section(&self, name: &str) -> Result<Self, ModelError> {
+        let path = PathBuf::from(format!("{}, `{name}`", self.path.display()));
+        let fields = match self.fields.get(name) {
+            None | Some(Value::Null) => Map::new(),
+            Some(section) => object(&path, section.clone())?,
+        };
+        Ok(Self { path, fields, generation: None })
+    }
+
     /// The name of the family; empty if there is none.
     pub(crate) fn model_type(&self) -> Result<String, ModelError> {
         #[derive(Deserialize)]

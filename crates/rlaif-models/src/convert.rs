@@ -21,7 +21,7 @@ use crate::{
     language_model::LanguageModel,
     load::{Build, LoadOptions, open},
     sort::ModelSort,
-    weights::read_if_present,
+    weights::{ModelTensors, Places, read_if_present},
 };
 
 /// Errors of putting another head on a folder's trunk.
@@ -141,6 +141,16 @@ pub enum ConvertError {
         /// The adapter's folder.
         adapter: PathBuf,
     },
+    /// An adapter of a classifier of tokens where one of texts is to be trained.
+    #[error(
+        "the adapter in {} has a head on tokens (task_type TOKEN_CLS), and a training scores texts; merge it first \
+         (`rlaif merge`), and start from the merged model",
+        .adapter.display()
+    )]
+    AdapterOnTokens {
+        /// The adapter's folder.
+        adapter: PathBuf,
+    },
     /// The folder cannot be read.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -158,6 +168,7 @@ impl Fault for ConvertError {
             | Self::NoHeadInAdapter { .. }
             | Self::PartOfHead { .. }
             | Self::AdapterWithoutHead { .. }
+            | Self::AdapterOnTokens { .. }
             | Self::Trunk { .. } => true,
             Self::Model(error) => error.is_users(),
         }
@@ -191,13 +202,42 @@ pub fn classifier_with_labels(
     labels: &[String],
     options: LoadOptions,
 ) -> Result<Classifier, ConvertError> {
+    classifier_with_head(folder, labels, HeadPlace::Texts, options)
+}
+
+/// The unit that a head scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HeadPlace {
+    /// A whole text.
+    Texts,
+    /// A token.
+    Tokens,
+}
+
+/// As [`classifier_with_labels`], with a head there.
+pub(crate) fn classifier_with_head(
+    folder: &Path,
+    labels: &[String],
+    place: HeadPlace,
+    options: LoadOptions,
+) -> Result<Classifier, ConvertError> {
     let (config, checkpoint) = open(folder)?;
     let model_type = config.text("model_type").unwrap_or("");
     let family = options.families.find(model_type);
-    let Some(classifies) = family.and_then(|family| family.classifies) else {
+    let class_and_heads = |family: &Family| {
+        let classifies = family.classifies?;
+        match place {
+            HeadPlace::Texts => Some((classifies, classifies.class, classifies.head.to_vec())),
+            HeadPlace::Tokens => {
+                let tokens = classifies.tokens?;
+                Some((classifies, tokens.class, vec![tokens.head]))
+            }
+        }
+    };
+    let Some((classifies, class, heads)) = family.and_then(class_and_heads) else {
         return Err(ConvertError::NoClassifier {
             model_type: model_type.to_owned(),
-            known: options.families.named(|family| family.classifies.is_some()),
+            known: options.families.named(|family| class_and_heads(family).is_some()),
         });
     };
     if classifies.has_head(&checkpoint)
@@ -206,7 +246,7 @@ pub fn classifier_with_labels(
         let loaded = Classifier::load(folder, options)?;
         let own = loaded.labels();
         // A head on tokens scores each token, and becomes a head on texts below.
-        if own == labels && !loaded.has_token_head() {
+        if own == labels && loaded.has_token_head() == (place == HeadPlace::Tokens) {
             return Ok(loaded);
         }
         // A head with the right number of labels is kept below, under the new names, so the old
@@ -217,11 +257,12 @@ pub fn classifier_with_labels(
             return Err(ConvertError::Labels { folder: folder.to_owned(), labels: own.to_vec() });
         }
     }
-    let config = with_labels(config, classifies.class, labels);
+    let config = with_labels(config, class, labels);
+    let places = places::<Classifier>(&config, &checkpoint, options);
     let mut model = Classifier::fresh(config, options)?;
     let parameters = model.parameters();
-    let read = |name: &str| read_as(parameters, &checkpoint, name);
-    let fresh = fill(parameters, classifies.head, read, folder)?;
+    let read = |name: &str| read_as(parameters, &checkpoint, &places, name);
+    let fresh = fill(parameters, &heads, read, folder)?;
     model.set_made_anew(fresh);
     model.resize(options)?;
     Ok(model)
@@ -297,11 +338,12 @@ pub fn value_function(
     }
     config.set("architectures", serde_json::json!([generates.class]));
     config.set("tie_word_embeddings", true.into());
+    let places = places::<LanguageModel>(&config, &checkpoint, options);
     let mut trunk = LanguageModel::fresh(config, options)?;
     let parameters = trunk.parameters();
     let read = |name: &str| match &merged {
         Some(model) => Ok(model.parameters().get(name).map(Tensor::detach)),
-        None => read_as(parameters, &checkpoint, name),
+        None => read_as(parameters, &checkpoint, &places, name),
     };
     fill(parameters, &[], read, folder)?;
     trunk.resize(options)?;
@@ -342,13 +384,23 @@ pub fn saved_value_head(
     Ok(ValueHead::from_tensors(&weight, &bias))
 }
 
+/// The tensors that a checkpoint has in another place than under the names of this model.
+fn places<M: Build>(config: &Config, checkpoint: &Checkpoint, options: LoadOptions) -> Places {
+    let source = ModelTensors::headers(checkpoint);
+    let places = source.places();
+    // The head may be missing; `fill` reports what else is.
+    drop(M::build(options.families, config.clone(), source));
+    places
+}
+
 /// A tensor of a checkpoint in the layout of a model with these parameters.
 fn read_as(
     parameters: &Parameters,
     checkpoint: &Checkpoint,
+    places: &Places,
     name: &str,
 ) -> Result<Option<Tensor>, ModelError> {
-    let tensor = read_if_present(checkpoint, name)?;
+    let tensor = places.read(checkpoint, name)?;
     let transposed = parameters.is_transposed(name);
     Ok(tensor.map(|tensor| if transposed && tensor.dim() == 2 { tensor.tr() } else { tensor }))
 }

@@ -20,10 +20,10 @@ use crate::{
     error::ModelError,
     gguf::{GgufLayout, GgufRotary, GgufTextStart},
     labels::Labels,
-    llama::{self, Llama, LlamaClassifier, LlamaVariant},
+    llama::{self, Llama, LlamaClassifier, LlamaVariant, t5gemma},
     modernbert,
     roberta::{self, Roberta},
-    sort::{ModelSort, class},
+    sort::{ModelSort, class, of_tokens},
     t5,
     weights::{COMMON_HEAD, ModelTensors},
 };
@@ -286,25 +286,35 @@ impl fmt::Debug for Families {
     }
 }
 
-/// A row of T5's kin: `model_type`, classes, member of the family.
+/// A head on tokens called `classifier`: the prefix of its class.
+macro_rules! classifier_on_tokens {
+    ($class:literal) => {
+        Some(TokenHead { class: concat!($class, "ForTokenClassification"), head: "classifier." })
+    };
+}
+
+/// A row of T5's kin: `model_type`, prefix of the class names, member of the family.
 macro_rules! t5 {
-    ($model_type:literal, $class:literal, $classifies:literal, $member:ident) => {
+    ($model_type:literal, $class:literal, $member:ident) => {
         Family {
             model_type: $model_type,
             generates: Some(Generates {
-                class: $class,
+                class: concat!($class, "ForConditionalGeneration"),
                 head: "lm_head",
                 build: |config, source| t5::build(config, source, t5::Member::$member),
                 gguf: None,
             }),
             classifies: Some(Classifies {
-                class: $classifies,
+                class: concat!($class, "ForSequenceClassification"),
                 head: &["classification_head."],
                 linear_head: None,
-                // transformers' class reads the encoder alone.
-                tokens: None,
+                tokens: classifier_on_tokens!($class),
                 build: |config, labels, source| {
-                    t5::build_classifier(config, labels, source, t5::Member::$member)
+                    let build = match of_tokens(class(config)) {
+                        true => t5::tokens::build,
+                        false => t5::build_classifier,
+                    };
+                    build(config, labels, source, t5::Member::$member)
                 },
             }),
             dimensions: |config| t5::dimensions(config, t5::Member::$member),
@@ -404,13 +414,6 @@ macro_rules! llama {
     };
 }
 
-/// A head on tokens called `classifier`: the prefix of its class.
-macro_rules! classifier_on_tokens {
-    ($class:literal) => {
-        Some(TokenHead { class: concat!($class, "ForTokenClassification"), head: "classifier." })
-    };
-}
-
 /// A row of BERT's kin: `model_type`, prefix of the class name, style, prefixes of the head's tensors.
 macro_rules! encoder {
     ($model_type:literal, $class:literal, $style:ident, $head:expr) => {
@@ -450,12 +453,24 @@ const GEMMA2_FILES: GgufLayout =
 const GEMMA3_FILES: GgufLayout = GgufLayout { scaled_by_share: Some(62), ..GEMMA2_FILES };
 
 /// The built-in families.
-static TABLE: [Family; 29] = [
-    t5!("t5", "T5ForConditionalGeneration", "T5ForSequenceClassification", T5),
-    t5!("mt5", "MT5ForConditionalGeneration", "MT5ForSequenceClassification", Mt5),
+static TABLE: [Family; 30] = [
+    t5!("t5", "T5", T5),
+    t5!("mt5", "MT5", Mt5),
     bart!("bart", "Bart", Bart),
     bart!("mbart", "MBart", MBart),
     bart!("pegasus", "Pegasus", Pegasus, None),
+    Family {
+        model_type: "t5gemma",
+        generates: Some(Generates {
+            class: "T5GemmaForConditionalGeneration",
+            head: t5gemma::HEAD,
+            build: t5gemma::build,
+            gguf: None,
+        }),
+        classifies: None,
+        dimensions: t5gemma::dimensions,
+        written: t5gemma::written,
+    },
     llama!("llama", "Llama", LlamaVariant::LLAMA, "llama", Pairs, GgufLayout::LLAMA),
     llama!("mistral", "Mistral", LlamaVariant::MISTRAL, "llama", Pairs, GgufLayout::LLAMA),
     llama!("qwen2", "Qwen2", LlamaVariant::QWEN2, "qwen2", Halves, GgufLayout::LLAMA),

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | T5, Flan-T5 | `t5.rs` | `google-t5/t5-*`, `google/flan-t5-*` |
 //! | BART, mBART, PEGASUS | `bart.rs` | `facebook/bart-large-cnn`, `google/pegasus-xsum` |
+//! | T5Gemma | `llama/t5gemma.rs` | `google/t5gemma-*` |
 //! | Llama 2 and 3, Mistral, Qwen2, Qwen3, GPT-2, GPT-NeoX, Gemma 2 and 3, Phi-3, OLMo 2, SmolLM3, Granite | `llama.rs` | `meta-llama/Llama-3.*`, `Qwen/Qwen2.5-*`, `openai-community/gpt2`, ... |
 //! | the same with a classification head | `llama.rs` | most LLM reward models |
 //! | BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA, ALBERT with a classification head | `roberta.rs` | `facebook/roberta-hate-speech-dynabench-r4-target` |

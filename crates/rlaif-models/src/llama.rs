@@ -17,7 +17,9 @@ mod config;
 mod decode;
 mod experts;
 mod feed_forward;
+mod heads;
 mod run;
+pub(crate) mod t5gemma;
 mod variant;
 
 use rlaif_lm::{
@@ -34,7 +36,7 @@ use crate::{
     error::ModelError,
     frame::{Frame, Parts},
     labels::Labels,
-    layers::{Bias, Embedding, LayerNorm, Linear, Norm, RmsNorm, Visible, dropout, hide},
+    layers::{Bias, Embedding, Linear, Norm, Visible, dropout, hide},
     recompute::{Shallow, recompute_many},
     rope::{Angles, Rope},
     rows,
@@ -50,15 +52,6 @@ pub use variant::{
     BiasRule, ExpertRule, GateRule, LlamaNames, LlamaVariant, NormPlaces, NormRule, Positions,
     Projections, QueryKeyNorm, RopeNames, ScalingRule, WindowRule,
 };
-
-/// A norm at a path of a model.
-fn norm(weights: &TensorTree<'_>, size: i64, epsilon: f64, rule: NormRule) -> Norm {
-    match rule {
-        NormRule::Rms => Norm::Rms(RmsNorm::load(weights, size, epsilon)),
-        NormRule::RmsPlusOne => Norm::Rms(RmsNorm::load_plus_one(weights, size, epsilon)),
-        NormRule::Layer => Norm::Layer(LayerNorm::load(weights, size, epsilon)),
-    }
-}
 
 /// Everything between token ids and the last hidden states.
 #[derive(Debug)]
@@ -113,8 +106,9 @@ impl Trunk {
         let weights = root.at(names.trunk);
         let shape = Shape::resolve(raw, variant)?;
         let layers = weights.at(names.layers);
+        let plan = Plan { raw, shape: &shape, names };
         let blocks = (0..shape.layers)
-            .map(|i| Block::load(&layers.at(i), Plan { raw, shape: &shape, names }, i))
+            .map(|i| Block::load(&layers.at(i), plan, i))
             .collect::<Result<_, ModelError>>()?;
         let table = |key, rows| {
             Embedding::load(&weights.at(key), rows, shape.hidden, raw.initializer_range)
@@ -126,7 +120,7 @@ impl Trunk {
             embeddings,
             positions: shape.learned_positions.map(|rows| table(names.positions, rows)),
             blocks,
-            norm: norm(&weights.at(names.norm), shape.hidden, raw.norm_eps, shape.norm),
+            norm: plan.norm(&weights.at(names.norm), shape.hidden),
             ropes: shape.ropes.iter().map(|spec| Rope::new(spec, device)).collect(),
             shape,
         })

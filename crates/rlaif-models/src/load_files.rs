@@ -8,13 +8,13 @@ use rlaif_lm::SequenceClassifier;
 use crate::{
     classifier::Classifier,
     config::Config,
-    convert::{ConvertError, classifier_with_labels},
+    convert::{ConvertError, HeadPlace, classifier_with_head, classifier_with_labels},
     error::ModelError,
     files::{ADAPTER, ModelFiles},
     labels::Labels,
     language_model::LanguageModel,
     load::{Build, LoadOptions, open},
-    sort::ModelSort,
+    sort::{ModelSort, class, of_tokens},
 };
 
 impl ModelFiles {
@@ -26,7 +26,9 @@ impl ModelFiles {
     pub fn sort(&self, options: LoadOptions) -> Result<ModelSort, ModelError> {
         if let Some(adapter) = &self.adapter {
             match AdapterConfig::read(adapter)?.task_type {
-                Some(TaskType::SequenceClassification) => return Ok(ModelSort::Classifier),
+                Some(TaskType::SequenceClassification | TaskType::TokenClassification) => {
+                    return Ok(ModelSort::Classifier);
+                }
                 Some(TaskType::CausalLm | TaskType::Seq2SeqLm) => {
                     return Ok(ModelSort::LanguageModel);
                 }
@@ -60,13 +62,26 @@ impl ModelFiles {
         let Some(adapter) = &self.adapter else {
             return Ok(Classifier::load(&self.folder, options)?);
         };
-        let labels = self.labels_of(adapter, options)?;
+        let place = self.head_place(adapter)?;
+        let labels = self.labels_of(adapter, place, options)?;
         let mut model = match labels {
-            Some(labels) => classifier_with_labels(&self.folder, &labels, options)?,
+            Some(labels) => classifier_with_head(&self.folder, &labels, place, options)?,
             None => Classifier::load(&self.folder, options)?,
         };
         self.put_on(&mut model, adapter)?;
         Ok(model)
+    }
+
+    /// The place of an adapter's head: by its task, or by its base if it names none.
+    fn head_place(&self, adapter: &Path) -> Result<HeadPlace, ModelError> {
+        let on_tokens = match AdapterConfig::read(adapter)?.task_type {
+            Some(TaskType::TokenClassification) => true,
+            Some(TaskType::SequenceClassification | TaskType::CausalLm | TaskType::Seq2SeqLm) => {
+                false
+            }
+            None => of_tokens(class(&Config::read(&self.folder)?)),
+        };
+        Ok(if on_tokens { HeadPlace::Tokens } else { HeadPlace::Texts })
     }
 
     /// Puts an adapter on its base. Parameters that the base lacks, which are random now, must be in the
@@ -100,9 +115,16 @@ impl ModelFiles {
         labels: &[String],
         options: LoadOptions,
     ) -> Result<Classifier, ConvertError> {
+        let config = self.adapter.as_deref().map(AdapterConfig::read).transpose();
+        let config = config.map_err(ModelError::from)?;
+        let on_tokens = Some(TaskType::TokenClassification);
+        if let (Some(adapter), Some(config)) = (&self.adapter, &config)
+            && config.task_type == on_tokens
+        {
+            return Err(ConvertError::AdapterOnTokens { adapter: adapter.clone() });
+        }
         let mut model = classifier_with_labels(&self.folder, labels, options)?;
-        if let Some(adapter) = &self.adapter {
-            let config = AdapterConfig::read(adapter).map_err(ModelError::from)?;
+        if let (Some(adapter), Some(config)) = (&self.adapter, config) {
             let of_language =
                 matches!(config.task_type, Some(TaskType::CausalLm | TaskType::Seq2SeqLm));
             if of_language || config.modules_to_save.is_empty() {
@@ -146,28 +168,33 @@ impl ModelFiles {
         Ok(model)
     }
 
-    /// The labels of a classifier's adapter: those of the config.json beside it, or as many as its
+    /// The labels of a classifier's adapter with its head there: those of the config.json beside it, or as many as its
     /// head has rows. `None` if the base has a head with these labels.
     fn labels_of(
         &self,
         adapter: &Path,
+        place: HeadPlace,
         options: LoadOptions,
     ) -> Result<Option<Vec<String>>, ConvertError> {
         let (base, checkpoint) = open(&self.folder)?;
         let classifies = options.families.family(&base)?.classifies;
-        let has_head = classifies.is_some_and(|classifies| classifies.has_head(&checkpoint));
+        let has_head = classifies.is_some_and(|classifies| classifies.has_head(&checkpoint))
+            && (place == HeadPlace::Tokens) == of_tokens(class(&base));
         let of_base = Labels::from_config(&base)?.names().to_vec();
         if adapter.join("config.json").is_file() {
             let labels = Labels::from_config(&Config::read(adapter)?)?.names().to_vec();
             return Ok(Some(labels).filter(|labels| !has_head || of_base != *labels));
         }
         let file = Checkpoint::open_adapter(adapter).map_err(ModelError::from)?;
-        let heads = classifies.map_or(&[][..], |classifies| classifies.head);
+        let head = classifies.and_then(|classifies| match place {
+            HeadPlace::Texts => classifies.head.first().copied(),
+            HeadPlace::Tokens => classifies.tokens.map(|tokens| tokens.head),
+        });
         // The last layer of a head has a row for each label: `score`, `classifier`, `.out_proj`.
         let mut rows =
             file.tensors().iter().filter_map(|(name, info)| match AdapterKey::parse(name)? {
                 AdapterKey::Saved { parameter } => {
-                    let of_head = heads.first().is_some_and(|head| parameter.starts_with(head));
+                    let of_head = head.is_some_and(|head| parameter.starts_with(head));
                     let last = of_head && info.shape.len() == 2 && !parameter.contains(".dense.");
                     last.then(|| info.shape[0])
                 }

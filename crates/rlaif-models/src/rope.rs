@@ -254,6 +254,11 @@ impl RopeSpec {
         })
     }
 
+    /// `true` if the angles of a position depend on the length of its sequence.
+    pub(crate) fn by_length(&self) -> bool {
+        matches!(self.scaling, Scaling::Dynamic { .. } | Scaling::Long { .. })
+    }
+
     /// Maximum sequence length after scaling, if it exceeds that of config.json.
     pub(crate) fn context(&self, positions: usize) -> usize {
         match self.scaling {

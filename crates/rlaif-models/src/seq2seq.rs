@@ -17,7 +17,7 @@ use crate::{
 };
 pub(crate) use block::{Attentions, Context, Role, Seq2SeqBlock, run_blocks};
 pub(crate) use classifier::{HeadSettings, Start, classifier};
-pub(crate) use decode::{RowStep, Seq2SeqTrunk, Step};
+pub(crate) use decode::{CrossKeys, RowStep, Seq2SeqTrunk, Step};
 pub(crate) use model::{LmHead, language_model};
 pub(crate) use trunk::{Trunk, TrunkLayers, check_encoder_decoder, shared_words};
 
@@ -40,9 +40,9 @@ impl Attention {
         in_heads(x, self.heads, self.head_dim)
     }
 
-    /// Keys and values of `x`, each `[B, S, heads, d_kv]`.
-    pub(crate) fn keys_values(&self, x: &Tensor, pass: Pass) -> [Tensor; 2] {
-        Linear::project([&self.k, &self.v], x, pass).map(|x| self.heads(&x))
+    /// The layers for keys and values.
+    pub(crate) fn cross_keys(&self) -> CrossKeys<'_> {
+        CrossKeys { k: &self.k, v: &self.v, heads: self.heads, head_dim: self.head_dim }
     }
 
     /// Self-attention of `x` `[B, T, d_model]`, before the output layer.

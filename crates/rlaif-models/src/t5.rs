@@ -8,6 +8,7 @@
 
 mod config;
 mod decode;
+pub(crate) mod tokens;
 
 use rlaif_lm::{LmError, LmSpec};
 use tch::{Device, Kind, Tensor};
@@ -334,6 +335,7 @@ pub(crate) fn build(
     member: Member,
 ) -> Result<Box<dyn LanguageLayers>, ModelError> {
     let raw = member.read(&config)?;
+    raw.check_encoder_decoder()?;
     let shape = Shape::resolve(&raw, member, |name| source.has(name))?;
     let mut head = shape.head;
     let (trunk, name) = Trunk::load(&source, "", shape);
@@ -361,7 +363,7 @@ pub(crate) fn build(
     };
     let forced = config.forced()?;
     let spec = LmSpec { forced, ..raw.spec(trunk.embeddings(), config.ends()?) };
-    let head = LmHead { layer, scale: shape.head_scale, bias: None, untied };
+    let head = LmHead { layer, scale: shape.head_scale, bias: None, cap: None, untied };
     language_model(trunk, head, spec, config, source, harmless)
 }
 
@@ -373,6 +375,7 @@ pub(crate) fn build_classifier(
     member: Member,
 ) -> Result<BuiltClassifier, ModelError> {
     let raw = member.read(config)?;
+    raw.check_encoder_decoder()?;
     let shape = Shape::resolve(&raw, member, |_| false)?;
     let (trunk, _) = Trunk::load(&source, "transformer.", shape);
     let spec = raw.spec(trunk.embeddings(), config.ends()?);

@@ -6,15 +6,10 @@
 
 mod kinds;
 mod places;
+mod stacks;
 mod stored;
 
-use std::{
-    borrow::Cow,
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
-    fmt::Display,
-    rc::Rc,
-};
+use std::{borrow::Cow, cell::RefCell, collections::BTreeSet, fmt::Display, rc::Rc};
 
 use rlaif_checkpoint::Checkpoint;
 use rlaif_lm::Parameters;
@@ -22,7 +17,8 @@ use rlaif_torch::{Quantization, Quantized};
 use tch::{Device, Kind, Tensor};
 
 pub(crate) use kinds::{dtype_name, dtype_of, kind_name};
-pub(crate) use places::Stack;
+pub(crate) use places::Places;
+pub(crate) use stacks::Stack;
 pub(crate) use stored::{read_checked, read_if_present, rows_of, stored};
 
 use places::Place;
@@ -91,6 +87,7 @@ pub struct ModelTensors<'a> {
     /// The first parts of the names of heads, which are not quantized.
     heads: Vec<&'static str>,
     state: RefCell<State>,
+    places: Places,
     /// Filled by [`Self::finish`].
     unread: Unread,
 }
@@ -106,8 +103,6 @@ struct State {
     used: BTreeSet<String>,
     /// Aliases and names of equal tensors.
     equal: BTreeSet<(String, String)>,
-    /// Tensors that the checkpoint has in another place.
-    places: BTreeMap<String, Place>,
     /// Prefixes of names of unused tensors.
     left: Vec<String>,
     /// Dtypes of the tensors for which the model does not choose a dtype.
@@ -125,8 +120,9 @@ impl<'a> ModelTensors<'a> {
     }
 
     fn new(origin: Origin<'a>, device: Device, kind: Option<Kind>) -> Self {
-        let (state, unread) = (RefCell::default(), Unread::default());
-        Self { origin, device, kind, quantization: None, heads: Vec::new(), state, unread }
+        let (state, places) = (RefCell::default(), Places::default());
+        let (heads, unread) = (Vec::new(), Unread::default());
+        Self { origin, device, kind, quantization: None, heads, state, places, unread }
     }
 
     /// Quantizes the matrices of linear layers, except those of heads, as they are read.
@@ -154,12 +150,18 @@ impl<'a> ModelTensors<'a> {
     /// `true` for a parameter of a head, which stays as it is where a trunk is quantized: transformers leaves them
     /// out as well.
     fn is_of_head(&self, name: &str) -> bool {
-        self.heads.contains(&part(name)) || part(name) == BEFORE_HEAD
+        let of = |head: &str| name.strip_prefix(head).is_some_and(|rest| rest.starts_with('.'));
+        self.heads.iter().any(|head| of(head)) || part(name) == BEFORE_HEAD
     }
 
     /// The names of the unused tensors, once [`Self::finish`] has returned.
     pub(crate) fn unread(&self) -> Unread {
         Rc::clone(&self.unread)
+    }
+
+    /// The tensors that the checkpoint has in another place, once the model has requested all of them.
+    pub(crate) fn places(&self) -> Places {
+        self.places.clone()
     }
 
     /// The shapes of a checkpoint.
@@ -233,10 +235,10 @@ impl<'a> ModelTensors<'a> {
         if self.has(name) {
             return name.into();
         }
-        let state = self.state.borrow();
-        if let Some(Place::Renamed(other)) = state.places.get(name) {
-            return other.clone().into();
+        if let Some(Place::Renamed(other)) = self.places.get(name) {
+            return other.into();
         }
+        let state = self.state.borrow();
         let mut aliases = state.parameters.tied().filter(|(_, of)| *of == name);
         let alias = aliases.find(|(alias, _)| self.has(alias));
         alias.map_or(name.into(), |(alias, _)| alias.to_owned().into())
@@ -327,7 +329,7 @@ impl<'a> ModelTensors<'a> {
             MatrixOrder::InputsFirst => &reversed,
         };
         let held = self.held(&name).into_owned();
-        let place = self.state.borrow().places.get(&name).cloned();
+        let place = self.places.get(&name);
         let shaped = || Tensor::zeros([], (Kind::Float, Device::Cpu)).expand(shape, false);
         let tensor = match (&self.origin, place) {
             (Origin::Checkpoint(_) | Origin::Headers(_), Some(Place::Reported)) => empty(),

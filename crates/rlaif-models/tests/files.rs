@@ -48,7 +48,7 @@ fn probe(policy: &LanguageModel) -> Tensor {
 
 #[test]
 fn a_saved_model_is_the_same_model() {
-    let seq2seq = ["t5-v1.0", "flan", "flan-tied", "bart", "mbart", "pegasus"];
+    let seq2seq = ["t5-v1.0", "flan", "flan-tied", "bart", "mbart", "pegasus", "t5gemma"];
     for name in ["llama3", "llama2", "qwen2", "qwen3", "mistral"].into_iter().chain(seq2seq) {
         let policy = load(&model(name)).unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -206,7 +206,8 @@ fn dropout_acts_when_asked() {
     let fields =
         ["dropout", "attention_dropout", "activation_dropout"].map(|field| ("bart", field));
     let others = [("flan", "dropout_rate"), ("llama3", "attention_dropout")];
-    for (name, field) in others.into_iter().chain(fields) {
+    let of_gemma = ["dropout_rate", "attention_dropout"].map(|field| ("t5gemma", field));
+    for (name, field) in others.into_iter().chain(fields).chain(of_gemma) {
         let folder = spelled(name, "config.hub.json");
         let path = folder.path().join("config.json");
         let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();

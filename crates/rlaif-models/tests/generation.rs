@@ -331,7 +331,9 @@ fn without_kernels_for_rows_the_result_is_the_same() {
 
 #[test]
 fn adapters_act_in_generation() {
-    for (name, adapter) in [("llama3", "llama3-b"), ("flan", "flan"), ("bart", "bart")] {
+    for (name, adapter) in
+        [("llama3", "llama3-b"), ("flan", "flan"), ("bart", "bart"), ("t5gemma", "t5gemma")]
+    {
         let mut policy = load(name);
         let folder = common::fixtures().join("adapters").join(adapter);
         policy.adapters().load("default", &folder).unwrap();

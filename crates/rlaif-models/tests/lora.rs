@@ -5,6 +5,8 @@ mod common;
 mod quantized;
 #[path = "lora/refused.rs"]
 mod refused;
+#[path = "lora/tokens.rs"]
+mod tokens;
 #[path = "lora/vocabulary.rs"]
 mod vocabulary;
 
@@ -112,7 +114,7 @@ fn adapters_of_language_models_equal_peft() {
     // A family that came later has one, of its model's name, on every linear layer.
     let same = CAUSAL
         .into_iter()
-        .chain(["bart", "mbart", "pegasus"])
+        .chain(["bart", "mbart", "pegasus", "t5gemma"])
         .filter(|name| adapter(name).exists())
         .map(|name| (name, name));
     for (base_name, name) in own.into_iter().chain(same) {

@@ -76,6 +76,7 @@ fn language_models_go_to_transformers_and_back() {
         ("bart", "seq2seq"),
         ("mbart", "seq2seq"),
         ("pegasus", "seq2seq"),
+        ("t5gemma", "seq2seq"),
     ] {
         let policy = load(&model(name));
         let folder = tempfile::tempdir().unwrap();
@@ -113,6 +114,7 @@ fn adapters_go_to_peft_and_back() {
         ("gpt2", "gpt2", "causal"),
         ("flan", "flan", "seq2seq"),
         ("bart", "bart", "seq2seq"),
+        ("t5gemma", "t5gemma", "seq2seq"),
     ] {
         let mut policy = load(&model(base));
         policy.adapters().load("default", &fixtures().join("adapters").join(name)).unwrap();
@@ -146,6 +148,7 @@ fn new_tokens_go_to_transformers_and_peft() {
         ("gpt2", "causal", none),
         ("t5-v1.0", "seq2seq", none),
         ("bart", "seq2seq", none),
+        ("t5gemma", "seq2seq", none),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let place = |what: &str| folder.path().join(what);

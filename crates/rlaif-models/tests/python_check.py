@@ -20,7 +20,8 @@ def logits_of(sort, model, prompts, responses):
         whole = torch.cat([prompts, responses], 1)
         return model(input_ids=whole, attention_mask=torch.ones_like(whole)).logits[:, prompts.shape[1] - 1 : -1]
     config = model.config
-    start = torch.full((len(prompts), 1), config.decoder_start_token_id)
+    first = config.decoder.bos_token_id if config.model_type == "t5gemma" else config.decoder_start_token_id
+    start = torch.full((len(prompts), 1), first)
     inputs = torch.cat([start, responses[:, :-1]], 1)
     return model(input_ids=prompts, attention_mask=torch.ones_like(prompts), decoder_input_ids=inputs).logits
 

@@ -115,6 +115,9 @@ pub enum TaskType {
     /// A classifier of whole texts.
     #[serde(rename = "SEQ_CLS")]
     SequenceClassification,
+    /// A classifier of tokens.
+    #[serde(rename = "TOKEN_CLS")]
+    TokenClassification,
 }
 
 /// Modules by name.

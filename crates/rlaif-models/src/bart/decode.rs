@@ -11,7 +11,7 @@ use crate::{
     layers::{Embedding, LayerNorm, Linear, hide},
     rows::{self, PackedRows},
     seq2seq::{
-        Attention, AttentionBias, Attentions, Context, Cover, RowStep, Seq2SeqTrunk, Step,
+        AttentionBias, Attentions, Context, Cover, CrossKeys, RowStep, Seq2SeqTrunk, Step,
         TrunkLayers, run_blocks,
     },
 };
@@ -51,10 +51,10 @@ impl Seq2SeqTrunk for Trunk {
         [heads, self.shape.d_model / heads]
     }
 
-    fn crosses(&self) -> impl Iterator<Item = &Attention> {
+    fn crosses(&self) -> impl Iterator<Item = CrossKeys<'_>> {
         let crosses =
             self.decoder.blocks.iter().filter_map(|block| block.attentions.cross.as_ref());
-        crosses.map(|(cross, _)| cross)
+        crosses.map(|(cross, _)| cross.cross_keys())
     }
 
     fn attends_rows(&self, pass: Pass) -> bool {
@@ -153,7 +153,7 @@ impl Seq2SeqTrunk for Trunk {
         for (i, block) in self.decoder.blocks.iter().enumerate() {
             let Attentions { own: (layer, norm), cross } = &block.attentions;
             x = block.part(&x, norm, &layer.o, pass, |x| {
-                let [k, v] = layer.keys_values(x, pass);
+                let [k, v] = layer.cross_keys().of(x, pass);
                 let (k, v) = cache.append(i, &k, &v);
                 layer.step(x, &k, &v, own.as_ref(), pass)
             });

@@ -1,16 +1,16 @@
 //! Self-attention of the Llama family.
 
 use rlaif_lm::{Branches, KvCache};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::{
     config::Plan,
-    norm,
+    heads::Heads,
     variant::{Projections, QueryKeyNorm},
 };
 use crate::{
     adapter::Pass,
-    layers::{Linear, Norm, Visible, attend, attention, dropout, hide, in_heads},
+    layers::{Linear, Norm, Visible, in_heads},
     recompute::Shallow,
     rope::{Angles, turn},
     weights::TensorTree,
@@ -24,11 +24,7 @@ pub(super) struct Attention {
     /// The norms of queries and of keys.
     norms: Option<(Norm, Norm)>,
     norm_places: QueryKeyNorm,
-    pub(super) heads: i64,
-    pub(super) kv_heads: i64,
-    pub(super) head_dim: i64,
-    pub(super) scores: Scores,
-    dropout: f64,
+    pub(super) heads: Heads,
 }
 
 /// The tensors that attention reads besides its input.
@@ -36,15 +32,6 @@ pub(super) struct Attention {
 pub(super) struct Context<'a> {
     pub(super) angles: Option<&'a Angles>,
     pub(super) visible: &'a Visible<'a>,
-}
-
-/// Scaling of attention scores before the softmax.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Scores {
-    /// The factor of the scores.
-    pub(super) scale: f64,
-    /// The cap: scores s become cap · tanh(s / cap).
-    pub(super) cap: Option<f64>,
 }
 
 /// The layers for queries, keys and values.
@@ -69,11 +56,8 @@ pub(super) enum FusedOrder {
 }
 
 impl Attention {
-    pub(super) fn load(
-        weights: &TensorTree<'_>,
-        Plan { raw, shape, names }: Plan<'_>,
-        layer: usize,
-    ) -> Self {
+    pub(super) fn load(weights: &TensorTree<'_>, plan: Plan<'_>, layer: usize) -> Self {
+        let Plan { raw, shape, names } = plan;
         let std = raw.initializer_range;
         let [q, k, v, o] = names.projections;
         let (queries, keys) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
@@ -93,7 +77,7 @@ impl Attention {
             }
         };
         let norms = |queries, keys| {
-            let norm = |key, size| norm(&weights.at(key), size, raw.norm_eps, shape.norm);
+            let norm = |key, size| plan.norm(&weights.at(key), size);
             (norm("q_norm", queries), norm("k_norm", keys))
         };
         Self {
@@ -105,17 +89,13 @@ impl Attention {
                 QueryKeyNorm::Width => Some(norms(queries, keys)),
             },
             norm_places: shape.query_key_norm,
-            heads: shape.heads,
-            kv_heads: shape.kv_heads,
-            head_dim: shape.head_dim,
-            scores: Scores { scale: shape.attention_scales[layer], cap: shape.attention_cap },
-            dropout: shape.attention_dropout,
+            heads: Heads::of(shape, layer),
         }
     }
 
     /// Queries, keys and values `[.., heads, D]`, normed and rotated.
     pub(super) fn heads_of(&self, made: Made, angles: Option<&Angles>) -> [Tensor; 3] {
-        let d = self.head_dim;
+        let Heads { queries: heads, keys: kv_heads, head_dim: d, .. } = self.heads;
         let [mut q, mut k, v] = match made {
             Made::Apart([mut q, mut k, v]) => {
                 if let (Some((q_norm, k_norm)), QueryKeyNorm::Width) =
@@ -123,24 +103,16 @@ impl Attention {
                 {
                     (q, k) = (q_norm.forward(&q), k_norm.forward(&k));
                 }
-                [
-                    in_heads(&q, self.heads, d),
-                    in_heads(&k, self.kv_heads, d),
-                    in_heads(&v, self.kv_heads, d),
-                ]
+                [in_heads(&q, heads, d), in_heads(&k, kv_heads, d), in_heads(&v, kv_heads, d)]
             }
             Made::Fused { all, order: FusedOrder::ByHead } => {
-                let all = in_heads(&all, self.heads, 3 * d);
+                let all = in_heads(&all, heads, 3 * d);
                 [0, 1, 2].map(|part| all.narrow(-1, part * d, d))
             }
             Made::Fused { all, order: FusedOrder::ByPart } => {
-                let (queries, keys) = (self.heads * d, self.kv_heads * d);
+                let (queries, keys) = (heads * d, kv_heads * d);
                 let part = |start, heads| in_heads(&all.narrow(-1, start, heads * d), heads, d);
-                [
-                    part(0, self.heads),
-                    part(queries, self.kv_heads),
-                    part(queries + keys, self.kv_heads),
-                ]
+                [part(0, heads), part(queries, kv_heads), part(queries + keys, kv_heads)]
             }
         };
         if let (Some((q_norm, k_norm)), QueryKeyNorm::Heads) = (&self.norms, self.norm_places) {
@@ -170,83 +142,10 @@ impl Attention {
         pass: Pass,
     ) -> (Tensor, [Tensor; 2]) {
         let [q, k, v] = self.project(x, context.angles, pass);
-        (self.mix([&q, &k, &v], context.visible, pass), [k, v])
+        (self.heads.mix([&q, &k, &v], context.visible, pass), [k, v])
     }
 
-    /// Attention `[B, T, heads · D]` of queries, keys and values.
-    fn mix(&self, [q, k, v]: [&Tensor; 3], visible: &Visible<'_>, pass: Pass) -> Tensor {
-        let p = pass.dropout_p(self.dropout);
-        let Some(cap) = self.scores.cap else {
-            return attention(q, k, v, visible, self.scores.scale, p);
-        };
-        let across = |x: &Tensor| x.transpose(1, 2);
-        let length = q.size()[1];
-        let causal = match visible {
-            Visible::Causal => Some(causal(length, q)),
-            Visible::All | Visible::Bias(_) => None,
-        };
-        let bias = causal.as_ref().or(visible.bias());
-        let (k, v) = (self.repeated(&across(k)), self.repeated(&across(v)));
-        let weights = self.weights(&across(q), &k, cap, bias);
-        let weights = dropout(weights, p, pass.dropout);
-        across(&weights.matmul(&v)).flatten(2, 3)
-    }
-
-    /// Keys or values `[B, kv, S, D]`, repeated to one head per query head.
-    fn repeated(&self, x: &Tensor) -> Tensor {
-        match self.heads / self.kv_heads {
-            1 => x.shallow_clone(),
-            group => x.repeat_interleave_self_int(group, 1, self.heads),
-        }
-    }
-
-    /// `softmax(cap · tanh(q kᵀ · scale / cap) + bias)`, softmax in f32.
-    fn weights(&self, q: &Tensor, k: &Tensor, cap: f64, bias: Option<&Tensor>) -> Tensor {
-        let scores = q.matmul(&k.transpose(-2, -1)) * (self.scores.scale / cap);
-        let scores = scores.tanh() * cap;
-        let scores = match bias {
-            Some(bias) => scores + bias,
-            None => scores,
-        };
-        scores.softmax(-1, Kind::Float).to_kind(q.kind())
-    }
-
-    /// Causal attention of a single row of tokens, `[1, heads, T, D]`: queries `[1, heads, T, D]`,
-    /// keys and values `[1, kv, S, D]`; S - T keys precede the first query.
-    pub(super) fn mix_row(&self, [q, k, v]: [&Tensor; 3], window: Option<i64>) -> Tensor {
-        let (length, keys) = (q.size()[2], k.size()[2]);
-        let window = window.filter(|&window| window < keys);
-        let bias = (length > 1 || window.is_some()).then(|| {
-            let columns = Tensor::arange(keys, (Kind::Int64, q.device()));
-            let distance = columns.narrow(0, keys - length, length).unsqueeze(1) - &columns;
-            let seen = distance.ge(0);
-            let seen = window.map(|w| seen.logical_and(&distance.lt(w))).unwrap_or(seen);
-            hide(&seen, q.kind()).view([1, 1, length, keys])
-        });
-        match self.scores.cap {
-            Some(cap) => {
-                let (k, v) = (self.repeated(k), self.repeated(v));
-                self.weights(q, &k, cap, bias.as_ref()).matmul(&v)
-            }
-            None => {
-                let bias = bias.filter(|_| window.is_some());
-                let grouped = self.heads != self.kv_heads;
-                Tensor::scaled_dot_product_attention(
-                    q,
-                    k,
-                    v,
-                    bias.as_ref(),
-                    0.,
-                    bias.is_none(),
-                    self.scores.scale,
-                    grouped,
-                )
-            }
-        }
-    }
-
-    /// Attention of one query per row to a cache. The queries of a group attend to the same keys,
-    /// so they are the rows of one attention, and keys are not repeated.
+    /// Attention of one query per row to a cache.
     pub(super) fn step(
         &self,
         x: &Tensor,
@@ -258,18 +157,7 @@ impl Attention {
     ) -> Tensor {
         let [q, k, v] = self.project(x, angles, pass);
         let (k, v) = cache.append(layer, &k, &v);
-        let b = q.size()[0];
-        let q = q.reshape([b, self.kv_heads, self.heads / self.kv_heads, self.head_dim]);
-        let mixed = match self.scores.cap {
-            Some(cap) => self.weights(&q, &k, cap, bias).matmul(&v),
-            None => {
-                let visible = bias.map_or(Visible::All, Visible::Bias);
-                let p = pass.dropout_p(self.dropout);
-                attend(&q, &k, &v, &visible, self.scores.scale, p)
-            }
-        };
-        // [B, kv, group, D]: the query heads, in order.
-        mixed.reshape([b, 1, self.heads * self.head_dim])
+        self.heads.mix_next([&q, &k, &v], bias, pass)
     }
 
     /// Projections of concatenated rows `[N, H]`, and attention within each row.
@@ -282,13 +170,14 @@ impl Attention {
     ) -> Tensor {
         // The concatenation is one row of a batch, [1, N, H]; its angles are [N, 1, D].
         let [q, k, v] = self.project(&x.unsqueeze(0), context.angles, pass);
-        let rows = |x: &Tensor, heads: i64| {
-            let rows = run.to_rows(&x.reshape([-1, heads * self.head_dim]));
+        let rows = |x: &Tensor| {
+            let (heads, head_dim) = (x.size()[2], x.size()[3]);
+            let rows = run.to_rows(&x.reshape([-1, heads * head_dim]));
             let [r, w] = [rows.size()[0], rows.size()[1]];
-            rows.view([r, w, heads, self.head_dim])
+            rows.view([r, w, heads, head_dim])
         };
-        let (k, v) = (rows(&k, self.kv_heads), rows(&v, self.kv_heads));
-        run.from_rows(&self.mix([&rows(&q, self.heads), &k, &v], context.visible, pass))
+        let [q, k, v] = [q, k, v].each_ref().map(rows);
+        run.from_rows(&self.heads.mix([&q, &k, &v], context.visible, pass))
     }
 
     pub(super) fn linears(&mut self) -> Vec<&mut Linear> {
@@ -305,12 +194,6 @@ impl Attention {
 pub(super) enum Made {
     Apart([Tensor; 3]),
     Fused { all: Tensor, order: FusedOrder },
-}
-
-/// The causal bias, `[T, T]`.
-fn causal(length: i64, like: &Tensor) -> Tensor {
-    let columns = Tensor::arange(length, (Kind::Int64, like.device()));
-    hide(&(columns.unsqueeze(1) - &columns).ge(0), like.kind())
 }
 
 impl Shallow for Inputs {

@@ -8,7 +8,6 @@ use super::{
     config::Plan,
     experts::Experts,
     feed_forward::FeedForward,
-    norm,
     variant::NormPlaces,
 };
 use crate::{
@@ -80,10 +79,8 @@ impl Block {
         plan: Plan<'_>,
         layer: usize,
     ) -> Result<Self, ModelError> {
-        let Plan { raw, shape, names } = plan;
-        let norm = |key, there: bool| {
-            there.then(|| norm(&weights.at(key), shape.hidden, raw.norm_eps, shape.norm))
-        };
+        let Plan { shape, names, .. } = plan;
+        let norm = |key, there: bool| there.then(|| plan.norm(&weights.at(key), shape.hidden));
         let before = shape.norms != NormPlaces::After;
         let after = matches!(shape.norms, NormPlaces::After | NormPlaces::Around);
         let attention = weights.at(names.attention);
@@ -146,21 +143,32 @@ impl Block {
         mixed: &Tensor,
         pass: Pass,
     ) -> (Tensor, Option<Tensor>) {
-        let (norm, post) = (self.feed_forward_norm.as_ref(), self.attention_post_norm.as_ref());
+        let norm = self.feed_forward_norm.as_ref();
         let (normed, mid) = if self.parallel {
             let (normed, x) = before(norm, x);
-            (normed, self.add(&x, &self.attention.o, mixed, post, pass))
+            (normed, self.attended(&x, mixed, pass))
         } else {
-            before(norm, &self.add(x, &self.attention.o, mixed, post, pass))
+            before(norm, &self.attended(x, mixed, pass))
         };
+        self.fed(&mid, &normed, pass)
+    }
+
+    /// The sum of `x` and the output projection of attention.
+    pub(super) fn attended(&self, x: &Tensor, mixed: &Tensor, pass: Pass) -> Tensor {
+        self.add(x, &self.attention.o, mixed, self.attention_post_norm.as_ref(), pass)
+    }
+
+    /// The sum of `x` and the output of the feed-forward layer for `normed`, and the probabilities of the
+    /// router.
+    pub(super) fn fed(&self, x: &Tensor, normed: &Tensor, pass: Pass) -> (Tensor, Option<Tensor>) {
         let post = self.feed_forward_post_norm.as_ref();
         match &self.feed_forward {
             Inner::One(layer) => {
-                (self.add(&mid, &layer.down, &layer.inner(&normed, pass), post, pass), None)
+                (self.add(x, &layer.down, &layer.inner(normed, pass), post, pass), None)
             }
             Inner::Experts(experts) => {
-                let (y, routed) = experts.forward(&normed, pass);
-                (self.sum(&mid, &y, post, pass), Some(routed))
+                let (y, routed) = experts.forward(normed, pass);
+                (self.sum(x, &y, post, pass), Some(routed))
             }
         }
     }
@@ -182,7 +190,7 @@ impl Block {
     }
 
     /// The sum of `x` and the output `y` of a layer.
-    fn sum(&self, x: &Tensor, y: &Tensor, post: Option<&Norm>, pass: Pass) -> Tensor {
+    pub(super) fn sum(&self, x: &Tensor, y: &Tensor, post: Option<&Norm>, pass: Pass) -> Tensor {
         let y = post.map_or_else(|| y.shallow_clone(), |norm| norm.forward(y));
         x + self.scaled(dropout(y, pass.dropout_p(self.dropout), pass.dropout))
     }

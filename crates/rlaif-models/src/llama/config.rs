@@ -13,9 +13,9 @@ use crate::{
     config::{Config, FieldNames, Range, check_layers, check_numbers, check_sizes, token_id},
     dimensions::Dimensions,
     error::ModelError,
-    layers::Bias,
+    layers::{Bias, LayerNorm, Norm, RmsNorm},
     rope::{RawRope, RopeContext, RopeSpec},
-    weights::MatrixOrder,
+    weights::{MatrixOrder, TensorTree},
 };
 
 /// The used fields of config.json. [`Config::parse`] adds those that the file lacks; an optional
@@ -80,7 +80,7 @@ pub(super) struct RawConfig {
     #[serde(default, deserialize_with = "token_id")]
     pub(super) pad_token_id: Option<u32>,
     #[serde(default, deserialize_with = "token_id")]
-    bos_token_id: Option<u32>,
+    pub(super) bos_token_id: Option<u32>,
     /// Names of fields in the file, for errors.
     #[serde(skip)]
     names: FieldNames,
@@ -245,6 +245,8 @@ pub(super) struct Shape {
     pub(super) attention_dropout: f64,
     pub(super) residual_dropout: f64,
     pub(super) embedding_dropout: f64,
+    /// Dropout of the input of the feed-forward layer's second projection.
+    pub(super) inner_dropout: f64,
     pub(super) qkv_bias: Bias,
     pub(super) output_bias: Bias,
     pub(super) mlp_bias: Bias,
@@ -273,6 +275,18 @@ pub(super) struct Plan<'a> {
     pub(super) raw: &'a RawConfig,
     pub(super) shape: &'a Shape,
     pub(super) names: &'a LlamaNames,
+}
+
+impl Plan<'_> {
+    /// A norm at a path of the model.
+    pub(super) fn norm(&self, weights: &TensorTree<'_>, size: i64) -> Norm {
+        let epsilon = self.raw.norm_eps;
+        match self.shape.norm {
+            NormRule::Rms => Norm::Rms(RmsNorm::load(weights, size, epsilon)),
+            NormRule::RmsPlusOne => Norm::Rms(RmsNorm::load_plus_one(weights, size, epsilon)),
+            NormRule::Layer => Norm::Layer(LayerNorm::load(weights, size, epsilon)),
+        }
+    }
 }
 
 /// Probability of dropout before a head on tokens, from the value that config.json has, as transformers finds it.
@@ -510,6 +524,7 @@ impl Shape {
             attention_dropout: raw.attention_dropout.unwrap_or(0.),
             residual_dropout: raw.residual_dropout.unwrap_or(0.),
             embedding_dropout: raw.embedding_dropout.unwrap_or(0.),
+            inner_dropout: 0.,
             qkv_bias: variant.qkv_bias.resolve(raw.attention_bias),
             output_bias: variant.output_bias.resolve(raw.attention_bias),
             mlp_bias: variant.mlp_bias.resolve(raw.mlp_bias),

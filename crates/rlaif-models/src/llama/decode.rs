@@ -1,7 +1,7 @@
 //! Decoding of the Llama family on the CPU: rows without padding, few and fused operations.
 
 use rlaif_lm::{KvCache, LmError, TokenBatch};
-use rlaif_torch::{RowAttention, RowCount};
+use rlaif_torch::{Keys, RowCount};
 use tch::Tensor;
 
 use super::{
@@ -29,7 +29,7 @@ fn before<'a>(norm: Option<&'a Norm>, x: &Tensor) -> (Tensor, Option<&'a RmsNorm
 
 impl Attention {
     /// Rotated queries, rotated keys and values of the unnormed rows `x`, each `[M, heads, D]`.
-    fn project_rows(
+    pub(super) fn project_rows(
         &self,
         x: &Tensor,
         norm: Option<&Norm>,
@@ -70,22 +70,50 @@ impl Block {
     }
 
     /// Output projection and feed-forward layer, with their residual connections.
-    fn finish_rows(&self, x: &Tensor, mixed: &Tensor, count: RowCount, pass: Pass) -> Tensor {
-        let post = self.attention_post_norm.as_ref();
-        let mid = self.add_rows(x, &self.attention.o, mixed, post, count, pass);
+    pub(super) fn finish_rows(
+        &self,
+        x: &Tensor,
+        mixed: &Tensor,
+        count: RowCount,
+        pass: Pass,
+    ) -> Tensor {
+        let mid = self.attended_rows(x, mixed, count, pass);
         let read = if self.parallel { x } else { &mid };
+        self.fed_rows(&mid, read, count, pass)
+    }
+
+    /// The sum of `x` and the output projection of attention.
+    pub(super) fn attended_rows(
+        &self,
+        x: &Tensor,
+        mixed: &Tensor,
+        count: RowCount,
+        pass: Pass,
+    ) -> Tensor {
+        let post = self.attention_post_norm.as_ref();
+        self.add_rows(x, &self.attention.o, mixed, post, count, pass)
+    }
+
+    /// The sum of `x` and the output of the feed-forward layer for the unnormed rows `read`.
+    pub(super) fn fed_rows(
+        &self,
+        x: &Tensor,
+        read: &Tensor,
+        count: RowCount,
+        pass: Pass,
+    ) -> Tensor {
         let post = self.feed_forward_post_norm.as_ref();
         match &self.feed_forward {
             Inner::One(layer) => {
                 let (read, norm) = before(self.feed_forward_norm.as_ref(), read);
                 let inner = layer.inner_rows(&read, norm, count, pass);
-                self.add_rows(&mid, &layer.down, &inner, post, count, pass)
+                self.add_rows(x, &layer.down, &inner, post, count, pass)
             }
             Inner::Experts(experts) => {
                 let norm = self.feed_forward_norm.as_ref();
                 let read = norm.map_or_else(|| read.shallow_clone(), |norm| norm.forward(read));
                 let y = experts.forward_rows(&read, count, pass);
-                mid + self.scaled(post.map_or(y.shallow_clone(), |norm| norm.forward(&y)))
+                x + self.scaled(post.map_or(y.shallow_clone(), |norm| norm.forward(&y)))
             }
         }
     }
@@ -164,7 +192,7 @@ impl Trunk {
                     break;
                 }
                 let mixed = packed.attention([&q, &k, &v], |[q, k, v], _| {
-                    layer.mix_row([&q, &k, &v], self.shape.windows[i])
+                    layer.heads.mix_row([&q, &k, &v], Keys::Causal, self.shape.windows[i])
                 });
                 x = block.finish_rows(&x, &mixed, RowCount::Many, pass);
             }
@@ -182,50 +210,9 @@ impl Trunk {
             let (layer, norm) = (&block.attention, block.attention_norm.as_ref());
             let angles = block.angles(&angles);
             let [q, k, v] = layer.project_rows(&x, norm, angles, RowCount::Few, pass);
-            let window = self.shape.windows[i];
-            let mixed = if layer.scores.cap.is_some() {
-                layer.step_capped(cache, i, [&q, &k, &v], &lengths, window)
-            } else {
-                let (keys, values) = cache.layers().held(i);
-                let attention = RowAttention {
-                    keys,
-                    values,
-                    lengths: &lengths,
-                    scale: layer.scores.scale,
-                    window,
-                    bias: None,
-                };
-                let new = (k.flatten(1, 2), v.flatten(1, 2));
-                attention.apply(&q.flatten(1, 2), Some((&new.0, &new.1)))
-            };
+            let mixed = layer.heads.step(cache, i, [&q, &k, &v], &lengths, self.shape.windows[i]);
             x = block.finish_rows(&x, &mixed, RowCount::Few, pass);
         }
         self.norm.forward(&x)
-    }
-}
-
-impl Attention {
-    /// Attention of one more token per row with capped scores, which the fused operation does not
-    /// support: each row separately, so that it does not depend on the others.
-    fn step_capped(
-        &self,
-        cache: &mut KvCache,
-        layer: usize,
-        [q, k, v]: [&Tensor; 3],
-        lengths: &[i64],
-        window: Option<i64>,
-    ) -> Tensor {
-        let (keys, values) = cache.append(layer, &k.unsqueeze(1), &v.unsqueeze(1));
-        let rows: Vec<Tensor> = (0i64..)
-            .zip(lengths)
-            .map(|(row, &length)| {
-                let seen = window.map_or(length, |window| window.min(length));
-                let part = |x: &Tensor| x.narrow(0, row, 1).narrow(2, length - seen, seen);
-                let q = q.narrow(0, row, 1).transpose(0, 1).unsqueeze(0);
-                let mixed = self.mix_row([&q, &part(&keys), &part(&values)], None);
-                mixed.reshape([1, self.heads * self.head_dim])
-            })
-            .collect();
-        Tensor::cat(&rows, 0)
     }
 }

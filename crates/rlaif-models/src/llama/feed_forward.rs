@@ -6,7 +6,7 @@ use super::{config::Plan, variant::GateRule};
 use crate::{
     adapter::Pass,
     error::ModelError,
-    layers::{Activation, Linear},
+    layers::{Activation, Linear, dropout},
     recompute::Shallow,
     weights::TensorTree,
 };
@@ -19,6 +19,8 @@ pub(super) struct FeedForward {
     pub(super) up: Linear,
     pub(super) down: Linear,
     pub(super) activation: Activation,
+    /// Dropout of the input of `down`.
+    dropout: f64,
 }
 
 /// Location of the gate.
@@ -54,19 +56,21 @@ impl FeedForward {
             },
             down: layer(down, [inner, hidden]),
             activation: Activation::parse("hidden_act", &raw.hidden_act)?,
+            dropout: shape.inner_dropout,
         })
     }
 
     /// The input of `down`.
     pub(super) fn inner(&self, x: &Tensor, pass: Pass) -> Tensor {
-        match &self.gate {
+        let inner = match &self.gate {
             Gate::Apart(gate) => {
                 let [gate, up] = Linear::project([gate, &self.up], x, pass);
                 self.activation.gated(&gate, &up)
             }
             Gate::Fused => self.gated(&self.up.forward(x, pass)),
             Gate::Absent => self.activation.apply(&self.up.forward(x, pass)),
-        }
+        };
+        dropout(inner, self.dropout, pass.dropout)
     }
 
     pub(super) fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
@@ -99,7 +103,7 @@ impl Shallow for FeedForward {
             },
             up: self.up.handle(),
             down: self.down.handle(),
-            activation: self.activation,
+            ..*self
         }
     }
 }

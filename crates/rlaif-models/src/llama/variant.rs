@@ -286,7 +286,7 @@ impl LlamaNames {
     };
 
     /// The names of models with norms around each layer.
-    const AROUND: Self =
+    pub(super) const AROUND: Self =
         Self { feed_forward_norm: "pre_feedforward_layernorm", ..Self::HUGGING_FACE };
 }
 

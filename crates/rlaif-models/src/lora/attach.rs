@@ -132,7 +132,10 @@ fn unsaved(
     // peft lists both names of heads for every adapter of a classifier; a model has only one of
     // them.
     let head = |name: &str| HEADS.contains(&name);
-    let of_classifier = config.task_type == Some(TaskType::SequenceClassification);
+    let of_classifier = matches!(
+        config.task_type,
+        Some(TaskType::SequenceClassification | TaskType::TokenClassification)
+    );
     let unknown = rules.unsaved(&all).filter(|name| !(of_classifier && head(name)));
     let unknown = unknown.map(str::to_owned).collect();
     (others.into_iter().collect(), unknown)

@@ -7,10 +7,10 @@ use rlaif_lm::{
 use rlaif_torch::RowCount;
 use tch::Tensor;
 
-use super::{Attention, Cover, TrunkLayers, as_collated, padded};
+use super::{Cover, TrunkLayers, as_collated, padded};
 use crate::{
     adapter::Pass,
-    layers::{Embedding, hide},
+    layers::{Embedding, Linear, hide, in_heads},
     rows::{self, PackedRows},
 };
 
@@ -22,8 +22,8 @@ pub(crate) trait Seq2SeqTrunk: std::fmt::Debug + Send {
     /// Number of heads of the decoder's attention, and their width.
     fn decoder_heads(&self) -> [i64; 2];
 
-    /// The cross-attention of each block of the decoder, in order.
-    fn crosses(&self) -> impl Iterator<Item = &Attention>;
+    /// The keys and values of the cross-attention of each block of the decoder, in order.
+    fn crosses(&self) -> impl Iterator<Item = CrossKeys<'_>>;
 
     /// `true` if attention supports rows of different lengths without padding.
     fn attends_rows(&self, pass: Pass) -> bool;
@@ -57,6 +57,22 @@ pub(crate) trait Seq2SeqTrunk: std::fmt::Debug + Send {
 
     /// The layers that adapters can be put on.
     fn layers(&mut self) -> TrunkLayers<'_>;
+}
+
+/// The layers for keys and values of an attention.
+pub(crate) struct CrossKeys<'a> {
+    pub(crate) k: &'a Linear,
+    pub(crate) v: &'a Linear,
+    /// Number of heads, and their width.
+    pub(crate) heads: i64,
+    pub(crate) head_dim: i64,
+}
+
+impl CrossKeys<'_> {
+    /// Keys and values of `x`, each `[B, S, heads, head_dim]`.
+    pub(crate) fn of(&self, x: &Tensor, pass: Pass) -> [Tensor; 2] {
+        Linear::project([self.k, self.v], x, pass).map(|x| in_heads(&x, self.heads, self.head_dim))
+    }
 }
 
 /// One more token of the decoder in each row.
@@ -171,7 +187,7 @@ pub(crate) fn prefill(
     let prompts = right.as_ref().unwrap_or(prompts);
     let hidden = encode_as(trunk, as_collated(prompts), prompts, pass)?.hidden;
     for (i, cross) in trunk.crosses().enumerate() {
-        let [k, v] = cross.keys_values(&hidden, pass);
+        let [k, v] = cross.of(&hidden, pass);
         memory.layers().fill(i, &k, &v)?;
     }
     memory.enter(&prompts.rows().iter().map(Vec::len).collect::<Vec<_>>())?;
@@ -189,7 +205,7 @@ fn prefill_rows(
     let embedded = trunk.words()[0].adapted(&packed.ids, pass);
     let encoded = trunk.encode_rows(embedded, &packed, pass);
     for (i, cross) in trunk.crosses().enumerate() {
-        let [k, v] = rows::project(&encoded, None, [&cross.k, &cross.v], RowCount::Many, pass);
+        let [k, v] = rows::project(&encoded, None, [cross.k, cross.v], RowCount::Many, pass);
         memory.layers().fill_packed(i, &k, &v, &packed.lengths)?;
     }
     memory.enter(&packed.lengths)?;

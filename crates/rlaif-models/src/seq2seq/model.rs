@@ -26,6 +26,8 @@ pub(crate) struct LmHead {
     pub(crate) layer: Linear,
     /// The factor of the decoder's hidden states before it.
     pub(crate) scale: f64,
+    /// Cap of the logits: l becomes cap · tanh(l / cap).
+    pub(crate) cap: Option<f64>,
     /// The parameter that is added to the logits.
     pub(crate) bias: Option<&'static str>,
     /// Fields of config.json, and their values once the head has a matrix of its own.
@@ -115,7 +117,8 @@ impl<T: Seq2SeqTrunk> DecoderLm for Seq2SeqModel<T> {
 
     fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {
         let pass = self.frame.adapters.resolve(forward)?;
-        let mut head = self.head.layer.vocab_head(self.head.scale, pass);
+        let head = self.head.layer.vocab_head(self.head.scale, pass);
+        let mut head = VocabHead { cap: self.head.cap, ..head };
         let bias = self.head.bias.and_then(|name| self.frame.parameters.get(name));
         head.bias = bias.map(|bias| bias.view([-1])).or(head.bias);
         Ok(head)

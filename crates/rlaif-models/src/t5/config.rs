@@ -69,6 +69,11 @@ pub(super) struct RawConfig {
 }
 
 impl RawConfig {
+    /// Refuses the config.json of an encoder alone.
+    pub(super) fn check_encoder_decoder(&self) -> Result<(), ModelError> {
+        check_encoder_decoder(self.is_encoder_decoder)
+    }
+
     /// The settings of a classification head.
     pub(super) fn head(&self, spec: &LmSpec) -> HeadSettings {
         HeadSettings {
@@ -172,7 +177,6 @@ impl Shape {
             ("classifier_dropout", raw.classifier_dropout, Range::Probability),
             ("layer_norm_epsilon", Some(raw.layer_norm_epsilon), Range::NotNegative),
         ])?;
-        check_encoder_decoder(raw.is_encoder_decoder)?;
         check_layers("num_layers", raw.num_layers)?;
         check_layers("num_decoder_layers", raw.num_decoder_layers.unwrap_or(0))?;
         let (buckets, distance) =

@@ -5,13 +5,13 @@ use rlaif_lm::{EncodedTokens, LmError, TokenBatch};
 use rlaif_torch::{Keys, RowAttention, RowCount, attends_rows};
 use tch::{Kind, Tensor};
 
-use super::{Block, RelativeBias, Trunk};
+use super::{Block, RelativeBias, Stack, Trunk};
 use crate::{
     adapter::Pass,
     layers::{Embedding, Linear, dropout, hide},
     rows::{self, PackedRows},
     seq2seq::{
-        Attention, AttentionBias, Attentions, Context, Cover, RowStep, Seq2SeqTrunk, Step,
+        AttentionBias, Attentions, Context, Cover, CrossKeys, RowStep, Seq2SeqTrunk, Step,
         TrunkLayers,
     },
 };
@@ -35,6 +35,22 @@ impl Block {
     }
 }
 
+impl Stack {
+    /// The last hidden states of an encoder for embedded tokens, of at most `width` in a row.
+    pub(super) fn encode(
+        &self,
+        embedded: Tensor,
+        width: i64,
+        tokens: &EncodedTokens,
+        pass: Pass,
+    ) -> Result<Tensor, LmError> {
+        let bias = self.bias.full(width, width);
+        let cover = Cover::self_attention(tokens, embedded.kind());
+        let scores = AttentionBias { bias: Some(&bias), cover: &cover, keys: Keys::All };
+        self.forward(embedded, &Context { scores, encoded: None }, pass)
+    }
+}
+
 impl Seq2SeqTrunk for Trunk {
     fn words(&self) -> &[Embedding; 2] {
         &self.words
@@ -44,10 +60,10 @@ impl Seq2SeqTrunk for Trunk {
         [self.shape.heads, self.shape.d_kv]
     }
 
-    fn crosses(&self) -> impl Iterator<Item = &Attention> {
+    fn crosses(&self) -> impl Iterator<Item = CrossKeys<'_>> {
         let crosses =
             self.decoder.blocks.iter().filter_map(|block| block.attentions.cross.as_ref());
-        crosses.map(|(cross, _)| cross)
+        crosses.map(|(cross, _)| cross.cross_keys())
     }
 
     fn attends_rows(&self, pass: Pass) -> bool {
@@ -62,11 +78,7 @@ impl Seq2SeqTrunk for Trunk {
         tokens: &EncodedTokens,
         pass: Pass,
     ) -> Result<Tensor, LmError> {
-        let width = prompts.ids().size()[1];
-        let bias = self.encoder.bias.full(width, width);
-        let cover = Cover::self_attention(tokens, embedded.kind());
-        let scores = AttentionBias { bias: Some(&bias), cover: &cover, keys: Keys::All };
-        self.encoder.forward(embedded, &Context { scores, encoded: None }, pass)
+        self.encoder.encode(embedded, prompts.ids().size()[1], tokens, pass)
     }
 
     fn encode_rows(&self, embedded: Tensor, packed: &PackedRows, pass: Pass) -> Tensor {

@@ -1,15 +1,45 @@
 //! Tensors that a checkpoint has in another place than under their own names.
 
-use std::ops::Range;
+use std::{cell::RefCell, collections::BTreeMap, ops::Range, rc::Rc};
 
 use rlaif_checkpoint::Checkpoint;
 use tch::Tensor;
 
-use super::{
-    ModelTensors, TensorTree,
-    stored::{checked, filled, finite, stored},
-};
-use crate::error::TensorProblem;
+use super::stored::{filled, finite, read_if_present};
+use crate::error::{ModelError, TensorProblem};
+
+/// The tensors that a checkpoint has in another place, by their names in the model.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Places(Rc<RefCell<BTreeMap<String, Place>>>);
+
+impl Places {
+    pub(super) fn get(&self, name: &str) -> Option<Place> {
+        self.0.borrow().get(name).cloned()
+    }
+
+    pub(super) fn insert(&self, name: String, place: Place) {
+        self.0.borrow_mut().insert(name, place);
+    }
+
+    /// Reads a tensor of any shape to the CPU; `None` if it does not exist, or has integers.
+    pub(crate) fn read(
+        &self,
+        checkpoint: &Checkpoint,
+        name: &str,
+    ) -> Result<Option<Tensor>, ModelError> {
+        match self.get(name) {
+            None => read_if_present(checkpoint, name),
+            Some(Place::Renamed(other)) => read_if_present(checkpoint, &other),
+            Some(Place::Reported) => Ok(None),
+            Some(Place::Rows(rows)) => {
+                rows.read(checkpoint, &rows.size).map(Some).map_err(|problem| ModelError::Tensors {
+                    file: checkpoint.origin().to_owned(),
+                    problems: vec![problem],
+                })
+            }
+        }
+    }
+}
 
 /// The place of a model's tensor in a checkpoint.
 #[derive(Debug, Clone)]
@@ -26,9 +56,11 @@ pub(super) enum Place {
 #[derive(Debug, Clone)]
 pub(super) struct Rows {
     /// The tensor's name in the checkpoint.
-    stack: String,
-    matrix: usize,
-    rows: Range<usize>,
+    pub(super) stack: String,
+    pub(super) matrix: usize,
+    pub(super) rows: Range<usize>,
+    /// Number of rows and of columns.
+    pub(super) size: [i64; 2],
 }
 
 impl Rows {
@@ -38,7 +70,7 @@ impl Rows {
         checkpoint: &Checkpoint,
         shape: &[i64],
     ) -> Result<Tensor, TensorProblem> {
-        let Self { stack, matrix, rows } = self;
+        let Self { stack, matrix, rows, .. } = self;
         let name = format!("{stack}[{matrix}]");
         let expected = shape.to_vec();
         let Some(info) = checkpoint.tensors().get(stack) else {
@@ -51,89 +83,5 @@ impl Rows {
         })?;
         finite(checkpoint, stack, &name, &tensor)?;
         Ok(tensor)
-    }
-}
-
-/// A tensor `[matrices, rows, columns]` that a checkpoint may have in place of matrices.
-#[derive(Clone, Copy)]
-pub(crate) struct Stack<'a> {
-    /// Its name at its node.
-    pub(crate) key: &'a str,
-    /// The layers of one matrix, one below the other with equal numbers of rows.
-    pub(crate) layers: &'a [&'static str],
-    /// Matrices, rows, columns.
-    pub(crate) size: [i64; 3],
-}
-
-impl Stack<'_> {
-    /// The rows of each layer's weight, under its name at `node`.
-    fn parts(&self, node: &TensorTree<'_>) -> Vec<(String, usize, Range<usize>)> {
-        let [matrices, rows, _] = self.size.map(|size| usize::try_from(size).unwrap_or(0));
-        let height = rows / self.layers.len();
-        let of_matrix = |matrix| {
-            let layers = (0..).zip(self.layers);
-            layers.map(move |(i, layer)| {
-                let name = node.at(matrix).at(layer).at("weight").path;
-                (name, matrix, i * height..(i + 1) * height)
-            })
-        };
-        (0..matrices).flat_map(of_matrix).collect()
-    }
-}
-
-impl TensorTree<'_> {
-    /// Declares that a checkpoint may have the layers at this node, numbered by matrix, in stacks at the node
-    /// `other`. Each stack or its layers must be there, and not both.
-    pub(crate) fn stacked(&self, other: &TensorTree<'_>, stacks: &[Stack<'_>]) {
-        let source = self.source;
-        let path = |stack: &Stack<'_>| other.at(stack.key).path;
-        if !stacks.iter().any(|stack| source.is_in_file(&path(stack))) {
-            return;
-        }
-        for stack in stacks {
-            source.find_stack(&path(stack), stack, stack.parts(self));
-        }
-    }
-
-    /// Declares that a checkpoint may have this node's weight at the node `other`.
-    pub(crate) fn renamed(&self, other: &TensorTree<'_>) {
-        let [own, other] = [self, other].map(|node| node.at("weight").path);
-        if !self.source.is_in_file(&own) && self.source.is_in_file(&other) {
-            self.source.state.borrow_mut().places.insert(own, Place::Renamed(other));
-        }
-    }
-}
-
-impl ModelTensors<'_> {
-    /// `true` if there is a checkpoint, and it contains this tensor.
-    fn is_in_file(&self, name: &str) -> bool {
-        self.is_of_files() && self.has(name)
-    }
-
-    fn find_stack(&self, path: &str, stack: &Stack<'_>, parts: Vec<(String, usize, Range<usize>)>) {
-        let Some(checkpoint) = self.file() else { return };
-        let apart: Vec<&String> =
-            parts.iter().map(|(name, ..)| name).filter(|name| self.has(name)).collect();
-        if !self.has(path) && !apart.is_empty() {
-            return;
-        }
-        let found = checked(checkpoint, path, &stack.size).map(|(stored, _)| stored.to_owned());
-        let found = match apart.first() {
-            Some(&name) => {
-                Err(TensorProblem::TwoForms { name: name.clone(), other: path.to_owned() })
-            }
-            None => found,
-        };
-        let mut state = self.state.borrow_mut();
-        let all = apart.into_iter().map(String::as_str).chain([path]);
-        state.used.extend(all.filter_map(|name| Some(stored(checkpoint, name)?.0.to_owned())));
-        for (name, matrix, rows) in parts {
-            let place = match &found {
-                Ok(stack) => Place::Rows(Rows { stack: stack.clone(), matrix, rows }),
-                Err(_) => Place::Reported,
-            };
-            state.places.insert(name, place);
-        }
-        state.problems.extend(found.err());
     }
 }

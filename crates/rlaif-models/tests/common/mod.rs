@@ -33,7 +33,8 @@ pub(crate) const CAUSAL: [&str; 20] = [
     "qwen2-moe",
 ];
 pub(crate) const T5: [&str; 4] = ["t5-v1.0", "flan", "flan-tied", "mt5"];
-pub(crate) const SEQ2SEQ: [&str; 7] = [T5[0], T5[1], T5[2], T5[3], "bart", "mbart", "pegasus"];
+pub(crate) const SEQ2SEQ: [&str; 8] =
+    [T5[0], T5[1], T5[2], T5[3], "bart", "mbart", "pegasus", "t5gemma"];
 pub(crate) const CAUSAL_CLASSIFIERS: [&str; 8] = [
     "llama-reward",
     "llama-classifier",

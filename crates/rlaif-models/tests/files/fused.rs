@@ -3,11 +3,12 @@
 use std::{fs, path::Path};
 
 use rlaif_checkpoint::Checkpoint;
-use rlaif_lm::Policy;
+use rlaif_lm::{Policy, SequenceClassifier};
 use rlaif_models::{
     LanguageModel, LoadOptions, ModelError, ModelFiles, Quantization, SaveOptions, TensorProblem,
-    inspect,
+    classifier_with_labels, inspect,
 };
+use rlaif_testing::drawn;
 use tch::{Device, Kind, Tensor};
 
 use crate::common::{fixtures, model};
@@ -90,6 +91,22 @@ fn quantized_weights_and_adapters_on_them_are_the_same() {
         });
         assert_eq!(probe(&apart), probe(&joined), "{name}");
         assert_ne!(probe(&apart), probe(&load(&model(name)).unwrap()), "{name}");
+    }
+}
+
+#[test]
+fn a_head_is_put_on_the_trunk() {
+    for name in MIXTURES {
+        let folder = fused(name);
+        let labels = ["reward".to_owned()];
+        let [apart, joined] = [&model(name), folder.path()].map(|path| {
+            drawn(3, || classifier_with_labels(path, &labels, LoadOptions::default()).unwrap())
+        });
+        for ((name, tensor), (_, other)) in
+            apart.parameters().iter().zip(joined.parameters().iter())
+        {
+            assert_eq!(tensor, other, "{name}");
+        }
     }
 }
 

@@ -108,6 +108,57 @@ fn configurations_that_cannot_be_honoured_are_refused() {
     assert!(matches!(error, ModelError::WrongSort { .. }), "{error}");
 }
 
+#[test]
+fn a_section_that_cannot_be_honoured_is_named() {
+    let folder = spelled("t5gemma", "config.json");
+    let path = folder.path().join("config.json");
+    let config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let dynamic = json!({ "rope_type": "dynamic", "factor": 2.0, "rope_theta": 20.0 });
+    for (section, field, value, want) in [
+        ("encoder", "num_attention_heads", json!(0), "`encoder`: `num_attention_heads` is 0"),
+        (
+            "decoder",
+            "head_dim",
+            json!("six"),
+            "`decoder`, field `head_dim`: found \"six\", expected",
+        ),
+        (
+            "decoder",
+            "hidden_activation",
+            json!("swoosh"),
+            "`decoder`: `hidden_activation` is `swoosh`",
+        ),
+        ("encoder", "rope_parameters", dynamic, "`encoder`: `rope_type` is `dynamic or longrope`"),
+        (
+            "encoder",
+            "vocab_size",
+            json!(90),
+            "`encoder.vocab_size` is 90, expected that of `decoder`",
+        ),
+        ("decoder", "bos_token_id", Value::Null, "`decoder.bos_token_id` is null"),
+        ("decoder", "bos_token_id", json!(96), "`decoder_start_token_id` is 96"),
+        ("decoder", "layer_types", json!(["full_attention"]), "`decoder`: `layer_types` is 1"),
+    ] {
+        let mut config = config.clone();
+        config[section][field] = value;
+        fs::write(&path, config.to_string()).unwrap();
+        for error in [load(folder.path()).unwrap_err(), inspect(folder.path()).unwrap_err()] {
+            let error = error.to_string();
+            assert!(error.contains(want), "{section} {field}: {error}");
+            assert!(error.contains("config.json"), "{error}");
+        }
+    }
+    for (field, value, want) in [
+        ("encoder", json!(5), "config.json, `encoder`: found 5, expected an object"),
+        ("is_encoder_decoder", json!(false), "`is_encoder_decoder` is `false`"),
+        ("dropout_rate", json!(1.5), "`dropout_rate` is 1.5"),
+        ("model_type", json!("t5gemma2"), "unknown architecture `t5gemma2`"),
+    ] {
+        let error = changed("t5gemma", "config.json", &[(field, value)]).unwrap_err().to_string();
+        assert!(error.contains(want), "{field}: {error}");
+    }
+}
+
 /// Missing, unexpected and mis-shaped tensors are all told at once.
 #[test]
 fn every_tensor_that_does_not_fit_is_named_at_once() {
