@@ -178,8 +178,8 @@ struct Buckets {
 }
 
 impl Buckets {
-    /// Row of the table for each query and key, int64 `[T, T]`.
-    fn rows(self, length: i64, like: &Tensor) -> Tensor {
+    /// Row of the table for each query and key, int64 `[T, T]`, and for each key and query.
+    fn rows(self, length: i64, like: &Tensor) -> (Tensor, Tensor) {
         let places = Tensor::arange(length, (Kind::Int64, like.device()));
         let mut distance = places.unsqueeze(1) - &places;
         if let Some(buckets) = self.buckets {
@@ -194,7 +194,10 @@ impl Buckets {
             let steps = (steps * distance.sign().to_kind(Kind::Float)).to_kind(Kind::Int64);
             distance = distance.where_self(&far.le(middle), &steps);
         }
-        (distance + self.span).clamp(0, 2 * self.span - 1)
+        let rows = (distance + self.span).clamp(0, 2 * self.span - 1);
+        // The gradient of a look-up by a strided index takes up to twice as long.
+        let transposed = rows.tr().contiguous();
+        (rows, transposed)
     }
 }
 
@@ -238,7 +241,7 @@ impl Layer {
         &self,
         x: &Tensor,
         positions: Option<&Tensor>,
-        rows: Option<&Tensor>,
+        rows: Option<&(Tensor, Tensor)>,
         bias: Option<&Tensor>,
         pass: Pass,
     ) -> Tensor {
@@ -247,7 +250,7 @@ impl Layer {
         let parts = 1 + i64::from(self.c2p) + i64::from(self.p2c);
         let scale = ((head_dim * parts) as f64).powf(-0.5);
         let mut scores = q.matmul(&k.transpose(-1, -2));
-        if let (Some(positions), Some(rows)) = (positions, rows) {
+        if let (Some(positions), Some((rows, transposed))) = (positions, rows) {
             let positions = dropout(positions.shallow_clone(), self.dropout, pass.dropout);
             // [heads, D, 2 · span]
             let projected = |layer: &Linear| {
@@ -262,7 +265,7 @@ impl Layer {
             }
             if self.p2c {
                 let queries = projected(self.position_query.as_ref().unwrap_or(query));
-                sum += at(k.matmul(&queries), &rows.tr()).transpose(-1, -2);
+                sum += at(k.matmul(&queries), transposed).transpose(-1, -2);
             }
             scores += sum;
         }
