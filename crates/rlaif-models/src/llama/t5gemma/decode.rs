@@ -17,27 +17,20 @@ use crate::{
     seq2seq::{Cover, CrossKeys, RowStep, Seq2SeqTrunk, Step, TrunkLayers},
 };
 
-impl Layer {
+impl Cross {
     /// Cross-attention of the rows `x` `[B, H]` to keys and values `[B, kv, S, D]`, of which each row has `prompts`.
-    fn cross_rows(
-        &self,
-        cross: &Cross,
-        x: &Tensor,
-        held: [&Tensor; 2],
-        prompts: &[i64],
-        pass: Pass,
-    ) -> Tensor {
-        let heads = cross.heads;
-        let normed = cross.norm.forward(x);
-        let [q] = rows::project(&normed, None, [&cross.q], RowCount::Few, pass);
+    fn forward_rows(&self, x: &Tensor, held: [&Tensor; 2], prompts: &[i64], pass: Pass) -> Tensor {
+        let heads = self.heads;
+        let normed = self.norm.forward(x);
+        let [q] = rows::project(&normed, None, [&self.q], RowCount::Few, pass);
         let mixed = if heads.is_capped() {
             let q = in_heads(&q, heads.queries, heads.head_dim);
             heads.each_row([&q, held[0], held[1]], prompts, None)
         } else {
             heads.rows(held, prompts, None).apply(&q, None)
         };
-        let [y] = rows::project(&mixed, None, [&cross.o], RowCount::Few, pass);
-        x + cross.post_norm.forward(&y)
+        let [y] = rows::project(&mixed, None, [&self.o], RowCount::Few, pass);
+        x + self.post_norm.forward(&y)
     }
 }
 
@@ -115,7 +108,7 @@ impl Seq2SeqTrunk for Trunk {
             x = block.attended_rows(&x, &mixed, RowCount::Few, pass);
             if let Some(cross) = &layer.cross {
                 let (keys, values) = memory.layers().held(i);
-                x = layer.cross_rows(cross, &x, [keys, values], &prompts, pass);
+                x = cross.forward_rows(&x, [keys, values], &prompts, pass);
             }
             x = block.fed_rows(&x, &x, RowCount::Few, pass);
         }
