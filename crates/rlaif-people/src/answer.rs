@@ -115,20 +115,22 @@ fn check_note(note: &str) -> Result<(), BadSetting> {
     }
 }
 
-/// Checks the names of facets and reasons.
+/// Checks the names of a field: facets or reasons.
 pub(crate) fn check_names<'a>(
-    names: impl Iterator<Item = &'a String> + Clone,
+    field: &'static str,
+    mut names: impl ExactSizeIterator<Item = &'a String>,
 ) -> Result<(), BadSetting> {
-    if let Some(name) = names.clone().find(|name| name.is_empty() || name.len() > MAX_NAME) {
-        let found = format!("`{}`", name.chars().take(40).collect::<String>());
-        return Err(BadSetting::new("facets", found, format!("names of 1 to {MAX_NAME} bytes")));
+    let count = names.len();
+    if count > MAX_NAMES {
+        let expected = format!("at most {MAX_NAMES} names");
+        return Err(BadSetting::new(field, format!("{count} names"), expected));
     }
-    match names.count() {
-        0..=MAX_NAMES => Ok(()),
-        count => {
-            let expected = format!("at most {MAX_NAMES} facets and reasons");
-            Err(BadSetting::new("facets", format!("{count} names"), expected))
+    match names.find(|name| name.is_empty() || name.len() > MAX_NAME) {
+        Some(name) => {
+            let found = format!("`{}`", name.chars().take(40).collect::<String>());
+            Err(BadSetting::new(field, found, format!("names of 1 to {MAX_NAME} bytes")))
         }
+        None => Ok(()),
     }
 }
 
@@ -231,7 +233,9 @@ impl PeopleAnswer {
     pub fn check(&self, responses: usize) -> Result<(), BadSetting> {
         check_seconds(self.seconds)?;
         check_note(&self.note)?;
-        check_names(self.facets.keys().chain(&self.reasons).chain(self.verdicts.keys()))?;
+        check_names("facets", self.facets.keys())?;
+        check_names("reasons", self.reasons.iter())?;
+        check_names("verdicts", self.verdicts.keys())?;
         if let Some((name, orders)) =
             self.verdicts.iter().find(|(_, orders)| !orders.are_probabilities())
         {
@@ -368,7 +372,8 @@ impl PeopleDraft {
     pub fn check(&self, responses: usize) -> Result<(), BadSetting> {
         check_seconds(self.seconds)?;
         check_note(&self.note)?;
-        check_names(self.facets.keys().chain(&self.reasons))?;
+        check_names("facets", self.facets.keys())?;
+        check_names("reasons", self.reasons.iter())?;
         check_facets(&self.facets)?;
         if let Some(edited) = &self.edited {
             edited.check(responses)?;
@@ -401,6 +406,7 @@ impl From<PeopleAnswer> for PeopleDraft {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::StudySettings;
 
     #[test]
     fn places_return_from_any_order() {
@@ -432,6 +438,40 @@ mod tests {
         assert_eq!(shown.verdicts["honest"], swapped);
         assert_eq!(shown.in_study_order(&[1, 0]), pair);
         assert_eq!(pair.clone().in_shown_order(&[0, 1]), pair);
+    }
+
+    #[test]
+    fn names_that_do_not_fit_are_refused_by_their_field() {
+        let long = || "x".repeat(MAX_NAME + 1);
+        let many = || (0..=MAX_NAMES).map(|at| at.to_string());
+        let plain = PeopleAnswer::new(PeopleChoice::Tie);
+        let facets = |names: Vec<String>| {
+            names.into_iter().map(|name| (name, PeopleChoice::Tie)).collect::<BTreeMap<_, _>>()
+        };
+        let half = BothOrders { shown_first: 0.5, shown_second: 0.5 };
+        for names in [vec![long()], vec![String::new()], many().collect()] {
+            let by_facet = PeopleAnswer { facets: facets(names.clone()), ..plain.clone() };
+            let reasons: BTreeSet<String> = names.iter().cloned().collect();
+            let with_reasons = PeopleAnswer { reasons: reasons.clone(), ..plain.clone() };
+            let verdicts = names.iter().map(|name| (name.clone(), half)).collect();
+            let with_verdicts = PeopleAnswer { verdicts, ..plain.clone() };
+            let draft = PeopleDraft { reasons, ..PeopleDraft::default() };
+            let settings = StudySettings { reasons: names.clone(), ..StudySettings::default() };
+            for (error, field) in [
+                (by_facet.check(2), "facets"),
+                (with_reasons.check(2), "reasons"),
+                (with_verdicts.check(2), "verdicts"),
+                (draft.check(2), "reasons"),
+                (settings.check(), "reasons"),
+                (StudySettings { facets: names, ..StudySettings::default() }.check(), "facets"),
+            ] {
+                assert_eq!(error.unwrap_err().field, field);
+            }
+        }
+        // Each list has room for as many.
+        let most: Vec<String> = many().skip(1).collect();
+        let reasons = most.iter().cloned().collect();
+        assert!(PeopleAnswer { facets: facets(most), reasons, ..plain }.check(2).is_ok());
     }
 
     #[test]

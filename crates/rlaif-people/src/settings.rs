@@ -77,8 +77,8 @@ impl StudySettings {
         if !(0. ..=1.).contains(&self.overlap) {
             return Err(BadSetting::new("overlap", self.overlap, "a share from 0 to 1"));
         }
-        check_names(self.facets.iter().chain(&self.reasons))?;
         for (field, names) in [("facets", &self.facets), ("reasons", &self.reasons)] {
+            check_names(field, names.iter())?;
             let twice = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name));
             if let Some((_, name)) = twice {
                 let found = format!("`{name}` twice");
