@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn the_page_knows_every_choice() {
-        let script = include_str!("assets/app.js");
+        let script = include_str!("assets/label.js");
         for choice in [
             PeopleChoice::First,
             PeopleChoice::Second,

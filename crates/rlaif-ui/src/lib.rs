@@ -112,11 +112,7 @@ impl ServedPage {
         let address = self.server.address();
         let state = Guard { hosts: Hosts::of(address), address };
         let router = Router::new()
-            .route("/", get(assets::page))
-            .route("/app.js", get(assets::script))
-            .route("/talk.js", get(assets::talk))
-            .route("/app.css", get(assets::style))
-            .route("/icon.svg", get(assets::icon))
+            .merge(assets::routes())
             .route("/api/me", get(labelling::me))
             .route("/api/next", get(labelling::next))
             .route("/api/answer", post(labelling::answer))

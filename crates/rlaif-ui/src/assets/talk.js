@@ -1,5 +1,6 @@
 // Models side by side on one prompt: the same random numbers, tokens as they come, scores.
-"use strict";
+
+import { ask, digits, eachEvent, el, main, percent, piecesOf, say, session, table, text, unwatch, watch } from "./page.js";
 
 /** Classes of probabilities, from those that need no mark. */
 const shade = (probability) => (probability >= 0.5 ? "p0" : probability >= 0.2 ? "p1" : probability >= 0.05 ? "p2" : probability >= 0.01 ? "p3" : "p4");
@@ -58,7 +59,7 @@ async function converse(own, asked, signal) {
   const log = own.tokens.reduce((sum, token) => sum + Math.log(token.p), 0);
   own.line.textContent = `${own.tokens.length} tokens (${own.end}), log-probability ${log.toFixed(1)}, ${(log / Math.max(own.tokens.length, 1)).toFixed(2)} per token`;
   showTokens(own);
-  if (!state.me.rewards.length) return;
+  if (!session.me.rewards.length) return;
   const scores = await (await ask("POST", "/api/score", { prompt, response: own.answer }, { signal })).json();
   own.line.append(...scores.map((score) => el("span", { class: "score" }, ` · ${score.name} `, el("b", {}, score.score === null ? "no verdict" : digits(score.score)))));
 }
@@ -69,8 +70,8 @@ function numberField(id, name, value, attributes) {
 }
 
 /** The page on which models answer. */
-async function talk() {
-  const { models } = state.me;
+export async function talk() {
+  const { models } = session.me;
   const columns = models.map(column);
   const prompt = el("textarea", { id: "talk-prompt", rows: "4", required: true });
   const system = el("textarea", { rows: "2" });
@@ -79,13 +80,11 @@ async function talk() {
   const [lengthLabel, length] = numberField("length", "Longest response, in tokens", "128", { min: "1", step: "1" });
   const [seedLabel, seed] = numberField("seed", "Seed", "1", { min: "0", step: "1" });
   const send = el("button", { class: "choose main", "aria-keyshortcuts": "Control+Enter" }, "Ask ", el("kbd", { "aria-hidden": "true" }, "Ctrl Enter"));
-  const stop = el("button", { type: "button", class: "choose", disabled: true, onclick: () => watching.abort() }, "Stop");
+  const stop = el("button", { type: "button", class: "choose", disabled: true, onclick: unwatch }, "Stop");
   const form = el("form", { onsubmit: async (event) => {
     event.preventDefault();
     if (send.disabled) return;
-    watching.abort();
-    watching = new AbortController();
-    const { signal } = watching;
+    const signal = watch();
     send.disabled = true;
     stop.disabled = false;
     say("");

@@ -4,7 +4,7 @@
 //     node details.mjs PLAN.json [SCREENSHOT_FOLDER]
 
 import { open } from "../../../rlaif-eval/tests/browser/driver.mjs";
-import { accessible, check, clean, click, key, plan, run, shot, until } from "./steps.mjs";
+import { accessible, check, clean, click, key, labelling, plan, run, shot, until } from "./steps.mjs";
 
 const number = "state.item?.number";
 const done = "Number(document.querySelector('#progress progress')?.value ?? -1)";
@@ -34,7 +34,7 @@ await run(async () => {
       await until(tab, `${done} === ${before + 1}`, "the answer");
     };
     await reload();
-    const first = await tab.run(number);
+    const first = await tab.run(labelling(number));
     await pass(2);
     // The places of a facet: first, tie, second, neither.
     await click(tab, radio("helpful", 2 * (await better())));
@@ -42,13 +42,13 @@ await run(async () => {
     await click(tab, radio("honest", 1));
     await click(tab, radio("harmless", 3));
     for (const name of ["clearer", "safer", "safer"]) await click(tab, reason(name));
-    await until(tab, "timer === null && !drafts.work", "the draft is saved");
+    await until(tab, labelling("drafts.timer === null && !drafts.work"), "the draft is saved");
     await shot(tab, `details-${width}`);
     await accessible(tab, label);
     await reload();
     const checked = await tab.run("[...document.querySelectorAll('main input:checked')].map((one) => one.name || one.parentElement.textContent).join()");
     check(checked === "facet helpful,facet honest,facet harmless,clearer", `${label}: clicks are there after a reload (${checked})`);
-    check((await tab.run("state.seconds")) === 2, `${label}: the time is there after a reload (${await tab.run("state.seconds")})`);
+    check((await tab.run(labelling("state.seconds"))) === 2, `${label}: the time is there after a reload (${await tab.run(labelling("state.seconds"))})`);
     await pass(1.5);
     await hide(true);
     await pass(60);
@@ -57,7 +57,7 @@ await run(async () => {
     await answer();
     await pass(0.3);
     await key(tab, "u");
-    await until(tab, `${number} === ${first}`, "the undo");
+    await until(tab, labelling(`${number} === ${first}`), "the undo");
     await pass(1);
     await answer();
     await pass(0.7);

@@ -4,7 +4,7 @@
 //     node drafts.mjs PLAN.json [SCREENSHOT_FOLDER]
 
 import { open } from "../../../rlaif-eval/tests/browser/driver.mjs";
-import { accessible, check, clean, key, plan, run, shot, uncovered, until } from "./steps.mjs";
+import { accessible, check, clean, key, labelling, plan, run, shot, uncovered, until } from "./steps.mjs";
 
 const number = "state.item?.number";
 const status = "document.getElementById('status').textContent";
@@ -19,13 +19,13 @@ await run(async () => {
     for (const letter of text) await key(tab, letter);
     await key(tab, "Escape");
   };
-  const next = async (before) => until(tab, `${number} !== ${before} && document.querySelector('#answer-1') !== null`, "another item");
+  const next = async (before) => until(tab, labelling(`${number} !== ${before} && document.querySelector('#answer-1') !== null`), "another item");
   await until(tab, "document.querySelector('#answer-1') !== null", "the first item");
   await tab.run("{ const real = window.fetch; window.lost = 0; window.fetch = (...all) => (window.offline ? Promise.reject(new TypeError('offline')) : String(all[0]) === '/api/undo' && window.lost-- > 0 ? real(...all).then(() => { throw new TypeError('lost'); }) : real(...all)); }");
-  const first = await tab.run(number);
+  const first = await tab.run(labelling(number));
   await key(tab, "1");
   await next(first);
-  const second = await tab.run(number);
+  const second = await tab.run(labelling(number));
 
   await tab.run("window.offline = true");
   await write("ab");
@@ -36,20 +36,20 @@ await run(async () => {
   await key(tab, "u");
   await key(tab, "2");
   await new Promise((later) => setTimeout(later, 500));
-  check((await tab.run(number)) === second, "the undo waits for the draft");
+  check((await tab.run(labelling(number))) === second, "the undo waits for the draft");
   await tab.run("window.offline = false");
-  await until(tab, `${number} === ${first}`, "the undo");
+  await until(tab, labelling(`${number} === ${first}`), "the undo");
   await uncovered(tab, "an undo", ["#progress", ".bar h1", ".verdicts"]);
   await key(tab, "1");
-  await until(tab, `${number} === ${second}`, "the second item again");
+  await until(tab, labelling(`${number} === ${second}`), "the second item again");
   check((await tab.run(note)) === "ab", `the note is there after the undo (${await tab.run(note)})`);
 
   // Sooner than a draft is saved by itself.
   await write("c");
   await key(tab, "u");
-  await until(tab, `${number} === ${first}`, "the undo at once");
+  await until(tab, labelling(`${number} === ${first}`), "the undo at once");
   await key(tab, "1");
-  await until(tab, `${number} === ${second}`, "the second item once more");
+  await until(tab, labelling(`${number} === ${second}`), "the second item once more");
   check((await tab.run(note)) === "abc", `the undo saves what was just written (${await tab.run(note)})`);
 
   // The replies of an undo are lost: the same request again takes nothing more back.
@@ -58,7 +58,7 @@ await run(async () => {
   await tab.run("window.lost = 3");
   await key(tab, "u");
   await until(tab, `/^Not undone yet/.test(${status})`, "the page says that the undo has no reply");
-  await until(tab, `${number} === ${second}`, "the undo after lost replies");
+  await until(tab, labelling(`${number} === ${second}`), "the undo after lost replies");
   const left = await tab.run("document.querySelector('#progress progress').value");
   check(left === 1, `one answer is undone (${left} left)`);
 

@@ -40,6 +40,9 @@ export async function until(tab, expression, what) {
   throw new Error(`${what}: ${await tab.run("document.body.innerText")}`);
 }
 
+/** An expression over what the page of annotators keeps: `state` and `drafts`. */
+export const labelling = (expression) => `import("/label.js").then(({ state, drafts }) => ${expression})`;
+
 const CODES = { Enter: 13, Escape: 27, " ": 32, Tab: 9 };
 export async function key(tab, name) {
   const text = name.length === 1 ? name : name === "Enter" ? "\r" : undefined;
