@@ -1,6 +1,9 @@
 //! Exports and their import: studies drawn at random come back whole, or up to the loss that is documented.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use rlaif_core::{Message, Metadata, Reply, Seed, TextOrMessages};
 use rlaif_people::{
@@ -266,4 +269,67 @@ fn what_a_tool_changed_counts_more_than_the_metadata() {
     std::fs::write(&path, tasks.to_string()).unwrap();
     let error = read_answers(&path).unwrap_err().to_string();
     assert!(error.contains("the answer of ann: `order` is [1, 1]"), "{error}");
+}
+
+fn fixture(name: &str) -> ReadAnswers {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tools");
+    read_answers(&folder.join(name)).unwrap()
+}
+
+/// Exports of `answers.jsonl` that Label Studio and Argilla's client have imported and exported again.
+#[test]
+fn answers_come_back_from_the_other_tools_themselves() {
+    let (_study, contents) = study_of(&fixture("answers.jsonl"));
+    let expected = answers_of(&contents);
+    let mut label_studio = fixture("label-studio-pairs.json");
+    let rankings = fixture("label-studio-rankings.json");
+    // One annotation was made there.
+    let (made, kept) = label_studio
+        .answers
+        .into_iter()
+        .partition::<Vec<_>, _>(|answer| answer.annotator.starts_with("user "));
+    let [made] = made.as_slice() else { panic!("{made:?}") };
+    let answer = &made.answer;
+    assert_eq!((made.item.as_str(), answer.choice), ("q1", PeopleChoice::Second));
+    assert_eq!((answer.note.as_str(), answer.seconds), ("made there", 5.5));
+    assert!(made.at_ms.is_some());
+    label_studio.answers = kept;
+    label_studio.answers.extend(rankings.answers);
+    label_studio.items.extend(rankings.items);
+    for (tool, read) in [
+        ("Label Studio", label_studio),
+        ("Argilla", fixture("argilla.json")),
+        ("Argilla, flat", fixture("argilla-flat.json")),
+    ] {
+        let (_again, again) = study_of(&read);
+        assert_eq!(answers_of(&again), expected, "{tool}");
+        let by_id = |contents: &StudyContents| {
+            let items = items_of(contents).into_iter();
+            items.map(|item| (item.id.clone(), item)).collect::<BTreeMap<_, _>>()
+        };
+        assert_eq!(by_id(&again), by_id(&contents), "{tool}");
+    }
+}
+
+/// Exports of projects that began in the other tool.
+#[test]
+fn exports_of_other_tools_without_metadata_are_read() {
+    let ranked = fixture("label-studio-list.json");
+    let texts: Vec<&str> = ranked.items[0].responses.iter().map(|r| r.text.as_str()).collect();
+    assert_eq!(texts, ["This is one.", "This is two.", "This is three."]);
+    assert_eq!(ranked.answers[0].answer.ranking, [2, 0, 1]);
+
+    let argilla = fixture("argilla-own.json");
+    let [first, second, third] = argilla.answers.as_slice() else { panic!("{argilla:?}") };
+    assert_eq!(
+        (first.answer.choice, first.answer.note.as_str()),
+        (PeopleChoice::Second, "made there")
+    );
+    assert_eq!(second.answer.choice, PeopleChoice::Tie);
+    assert_ne!(first.annotator, second.annotator);
+    assert_eq!(
+        (third.answer.choice, third.answer.ranking.as_slice()),
+        (PeopleChoice::Ranked, [2, 0, 1].as_slice())
+    );
+    assert_eq!(third.annotator, first.annotator);
 }

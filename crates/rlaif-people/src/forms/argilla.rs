@@ -1,6 +1,9 @@
 //! Records of Argilla.
 
+use std::collections::BTreeMap;
+
 use rlaif_core::TextOrMessages;
+use rlaif_files::Digest;
 use serde_json::{Map, Value, json};
 
 use super::parts::{
@@ -10,7 +13,6 @@ use super::parts::{
 use crate::{
     answer::{EditedResponse, PeopleAnswer, PeopleChoice},
     item::StudyItem,
-    store::Annotator,
 };
 
 const FORM: StudyForm = StudyForm::Argilla;
@@ -32,43 +34,43 @@ fn label(choice: PeopleChoice) -> Value {
 
 /// A record that is being written.
 struct Record<'a> {
-    row: Map<String, Value>,
+    responses: Map<String, Value>,
     answers: &'a [Given<'a>],
 }
 
 impl Record<'_> {
-    /// Adds the responses to a question of those who have one. A null is a discarded response.
+    /// Adds the responses to a question of those who have one. All responses of a user have one status.
     fn question(&mut self, name: &str, value: impl Fn(&PeopleAnswer) -> Option<Value>) {
-        let given: Vec<(&Annotator, Value)> = self
-            .answers
-            .iter()
-            .filter_map(|(who, stored)| Some((*who, value(&stored.answer)?)))
-            .collect();
-        if given.is_empty() {
-            return;
+        let one = |(who, stored): &Given<'_>| {
+            let value = value(&stored.answer)?;
+            let skipped = stored.answer.choice == PeopleChoice::Skip;
+            let status = if skipped { "discarded" } else { "submitted" };
+            Some(json!({"value": value, "user_id": user_id(&who.name), "status": status}))
+        };
+        let given: Vec<Value> = self.answers.iter().filter_map(one).collect();
+        if !given.is_empty() {
+            self.responses.insert(name.to_owned(), given.into());
         }
-        let status =
-            given.iter().map(|(_, value)| if value.is_null() { "discarded" } else { "submitted" });
-        let status: Vec<&str> = status.collect();
-        let users = given.iter().map(|(who, _)| Value::from(who.name.clone())).collect();
-        self.row.insert(format!("{name}.responses.status"), json!(status));
-        self.row.insert(format!("{name}.responses.users"), users);
-        let values = given.into_iter().map(|(_, value)| value).collect();
-        self.row.insert(format!("{name}.responses"), values);
     }
 }
 
-pub(super) fn argilla(item: &StudyItem, answers: &[Given<'_>]) -> Map<String, Value> {
-    let mut row = Map::new();
-    row.insert("id".to_owned(), item.id.clone().into());
-    row.insert("status".to_owned(), "completed".into());
-    row.insert("prompt".to_owned(), item.prompt.readable().into());
+/// The id of an annotator. Argilla's users have UUIDs instead of names; this one is made of the name, of version 8.
+fn user_id(name: &str) -> String {
+    let hash = Digest::of([b"argilla user".as_slice(), name.as_bytes()]).hex(16);
+    let part = |range: std::ops::Range<usize>| &hash[range];
+    format!("{}-{}-8{}-a{}-{}", part(0..8), part(8..12), part(13..16), part(17..20), part(20..32))
+}
+
+/// The record of an item, as Argilla's client writes and reads it (`to_json`, `from_json`).
+pub(super) fn argilla(item: &StudyItem, answers: &[Given<'_>]) -> Value {
+    let mut fields = Map::new();
+    fields.insert("prompt".to_owned(), item.prompt.readable().into());
     for (place, reply) in item.responses.iter().enumerate() {
-        row.insert(column(FORM, place), reply.text.clone().into());
+        fields.insert(column(FORM, place), reply.text.clone().into());
     }
     // Metadata of a record are texts or numbers.
-    row.insert(CARRIED.to_owned(), json!(Carried::of(item, answers)).to_string().into());
-    let mut record = Record { row, answers };
+    let carried = json!(Carried::of(item, answers)).to_string();
+    let mut record = Record { responses: Map::new(), answers };
     record.question("preference", |answer| match answer.choice {
         PeopleChoice::Skip => Some(Value::Null),
         PeopleChoice::Ranked => None,
@@ -103,11 +105,35 @@ pub(super) fn argilla(item: &StudyItem, answers: &[Given<'_>]) -> Map<String, Va
             Some(json!(edited.text))
         });
     }
-    record.row
+    json!({"id": item.id, "status": "completed", "fields": fields, "metadata": {CARRIED: carried},
+        "responses": record.responses, "suggestions": {}, "vectors": {}})
 }
 
-pub(super) fn has_argilla_columns(row: &Value) -> bool {
-    ["preference.responses", "ranking.responses"].iter().any(|name| row.get(*name).is_some())
+pub(super) fn is_argilla(row: &Value) -> bool {
+    is_nested(row)
+        || ["preference.responses", "ranking.responses"].iter().any(|name| row.get(*name).is_some())
+}
+
+/// `true` for a record as `to_json` writes it, and not as a flat row.
+fn is_nested(row: &Value) -> bool {
+    ["fields", "responses"].iter().all(|part| row.get(*part).is_some_and(Value::is_object))
+}
+
+/// A record as a flat row (`to_list(flatten=True)`).
+fn flat(row: &Value) -> Value {
+    let mut flat = Map::new();
+    flat.insert("id".to_owned(), row["id"].clone());
+    for part in ["fields", "metadata"] {
+        flat.extend(row[part].as_object().cloned().into_iter().flatten());
+    }
+    for (question, given) in row["responses"].as_object().into_iter().flatten() {
+        let given = given.as_array().map(Vec::as_slice).unwrap_or_default();
+        for (end, key) in [("", "value"), (".users", "user_id"), (".status", "status")] {
+            let list = given.iter().map(|one| one.get(key).cloned().unwrap_or_default());
+            flat.insert(format!("{question}.responses{end}"), list.collect());
+        }
+    }
+    flat.into()
 }
 
 /// The responses to a question: user, status, value.
@@ -127,6 +153,9 @@ fn responses(row: &Value, question: &str) -> Vec<(String, String, Value)> {
 }
 
 pub(super) fn of_argilla(row: &Value) -> Found {
+    if is_nested(row) {
+        return of_argilla(&flat(row));
+    }
     let id = id_text(row.get("id")).ok_or("no `id`")?;
     let prompt: TextOrMessages = text_of(row.get("prompt"), "prompt")?.into();
     let carried = Carried::read(row.get(CARRIED))?;
@@ -175,7 +204,12 @@ pub(super) fn of_argilla(row: &Value) -> Found {
             });
         }
     }
-    let answers = answers.into_iter().map(|(user, answer)| carried.answer(&user, &item.id, answer));
+    // Users of an export have the study's names.
+    let names: BTreeMap<String, &str> = carried.names().map(|name| (user_id(name), name)).collect();
+    let answers = answers.into_iter().map(|(user, answer)| {
+        let name = names.get(&user).copied().unwrap_or(user.as_str());
+        carried.answer(name, &item.id, answer)
+    });
     let answers = answers.collect();
     Ok((item, answers))
 }
@@ -191,12 +225,14 @@ fn of_verdict(question: &str, value: &Value, item: &StudyItem) -> Result<PeopleA
         }
         Value::Array(ranked) => {
             let mut places = Vec::new();
-            for one in ranked {
-                let place = one["value"].as_str().and_then(|name| place_of(FORM, item, name));
+            for (at, one) in (1..).zip(ranked) {
+                // Argilla's client has the names alone, in the order of the ranks.
+                let name = one.as_str().or_else(|| one["value"].as_str());
+                let place = name.and_then(|name| place_of(FORM, item, name));
                 let place = place.ok_or("`ranking` names other responses")?;
-                places.push((one["rank"].as_u64().unwrap_or(u64::MAX), place));
+                places.push((one["rank"].as_u64().unwrap_or(at), place));
             }
-            places.sort_unstable();
+            places.sort_by_key(|(rank, _)| *rank);
             let ranking = places.into_iter().map(|(_, at)| at).collect();
             Ok(PeopleAnswer { ranking, ..PeopleAnswer::new(PeopleChoice::Ranked) })
         }

@@ -1,5 +1,6 @@
 //! Tasks of Label Studio.
 
+use rlaif_core::Reply;
 use serde_json::{Map, Value, json};
 
 use super::parts::{
@@ -13,18 +14,38 @@ use crate::{
 
 const FORM: StudyForm = StudyForm::LabelStudio;
 
-pub(super) fn label_studio(number: i64, item: &StudyItem, answers: &[Given<'_>]) -> Value {
+/// Name of the list of responses that a ranking orders.
+const ITEMS: &str = "items";
+
+/// The task of an item, with annotations numbered from `first`.
+///
+/// Label Studio refuses annotations of users that it does not know. So they name no user: it takes the one who imports
+/// for their author, and keeps their numbers as `import_id`.
+pub(super) fn label_studio(
+    number: i64,
+    item: &StudyItem,
+    answers: &[Given<'_>],
+    first: u64,
+) -> Value {
+    let numbers: Vec<u64> = (first..).take(answers.len()).collect();
     let mut data = Map::new();
     data.insert("id".to_owned(), item.id.clone().into());
     data.insert("prompt".to_owned(), item.prompt.readable().into());
     for (place, reply) in item.responses.iter().enumerate() {
         data.insert(column(FORM, place), reply.text.clone().into());
     }
-    data.insert(CARRIED.to_owned(), json!(Carried::of(item, answers)));
-    let annotations = answers.iter().map(|(who, stored)| {
+    if item.responses.len() > 2 {
+        let one = |(place, reply): (usize, &Reply)| json!({"id": column(FORM, place), "title": "", "body": reply.text});
+        data.insert(ITEMS.to_owned(), item.responses.iter().enumerate().map(one).collect());
+    }
+    let carried = Carried::of(item, answers).numbered(answers, &numbers);
+    data.insert(CARRIED.to_owned(), json!(carried));
+    let annotations = answers.iter().zip(numbers).map(|((_, stored), number)| {
         json!({
-            "completed_by": {"id": who.number, "email": who.name, "first_name": who.name},
+            "id": number,
             "result": results(&stored.answer),
+            // Label Studio takes it for true.
+            "ground_truth": false,
             "was_cancelled": stored.answer.choice == PeopleChoice::Skip,
             "lead_time": stored.answer.seconds,
             "created_at": time(stored.at_ms),
@@ -48,8 +69,9 @@ fn results(answer: &PeopleAnswer) -> Vec<Value> {
         }
         PeopleChoice::Ranked => {
             let names: Vec<String> = answer.ranking.iter().map(|&at| column(FORM, at)).collect();
-            let value = json!({"ranker": {"rank": names}});
-            result.push(of("ranking", "prompt", "ranker", value));
+            // A ranking without buckets is below the name of its control.
+            let value = json!({"ranker": {"ranking": names}});
+            result.push(of("ranking", ITEMS, "ranker", value));
         }
         PeopleChoice::Tie | PeopleChoice::BothBad => {
             result.push(choices("outcome", json!([choice_name(answer.choice)])));
@@ -79,30 +101,59 @@ pub(super) fn of_label_studio(row: &Value) -> Found {
     let id = id_text(data.get("id")).or_else(|| id_text(row.get("id"))).ok_or("no `id`")?;
     let prompt = text_of(data.get("prompt"), "data.prompt")?;
     let carried = Carried::read(data.get(CARRIED))?;
-    let item = carried.item(item_of(id, prompt, numbered(data, FORM))?);
+    let (names, responses) = responses_of(data);
+    let item = carried.item(item_of(id, prompt, responses)?);
     let mut answers = Vec::new();
     for annotation in row["annotations"].as_array().ok_or("`annotations` is not a list")? {
-        answers.push(of_annotation(annotation, &item, &carried)?);
+        answers.push(of_annotation(annotation, &item, &names, &carried)?);
     }
     Ok((item, answers))
+}
+
+/// The responses, and the names by which a ranking has them: of columns, or of the list that is ranked.
+fn responses_of(data: &Value) -> (Vec<String>, Vec<Reply>) {
+    let columns = numbered(data, FORM);
+    if !columns.is_empty() {
+        return ((0..columns.len()).map(|place| column(FORM, place)).collect(), columns);
+    }
+    let list = data.get(ITEMS).and_then(Value::as_array);
+    let one = |one: &Value| {
+        let text = ["body", "html", "title"].into_iter().find_map(|key| one.get(key)?.as_str());
+        Some((id_text(one.get("id"))?, Reply::new(text?)))
+    };
+    list.into_iter().flatten().map_while(one).unzip()
+}
+
+/// The annotator's name: that of the study for an annotation of an export, which the other tool has imported or not.
+fn annotator_of(annotation: &Value, carried: &Carried) -> String {
+    let by = annotation.get("completed_by").filter(|by| !by.is_null());
+    let number = match (annotation.get("import_id"), by) {
+        (Some(imported), _) => imported.as_u64(),
+        (None, None) => annotation.get("id").and_then(Value::as_u64),
+        (None, Some(_)) => None,
+    };
+    if let Some(name) = number.and_then(|number| carried.annotator(number)) {
+        return name.to_owned();
+    }
+    let email = by.and_then(|by| by.get("email").or_else(|| by.get("first_name")));
+    match (email.and_then(Value::as_str), id_text(by)) {
+        (Some(email), _) => email.to_owned(),
+        (None, Some(number)) => format!("user {number}"),
+        (None, None) => "label-studio".to_owned(),
+    }
 }
 
 fn of_annotation(
     annotation: &Value,
     item: &StudyItem,
+    names: &[String],
     carried: &Carried,
 ) -> Result<ReadAnswer, String> {
-    let by = annotation.get("completed_by");
-    let email = by.and_then(|by| by.get("email").or_else(|| by.get("first_name")));
-    let annotator = match (email.and_then(Value::as_str), id_text(by)) {
-        (Some(email), _) => email.to_owned(),
-        (None, Some(number)) => format!("user {number}"),
-        (None, None) => "label-studio".to_owned(),
-    };
+    let annotator = annotator_of(annotation, carried);
     let mut answer = PeopleAnswer::new(PeopleChoice::Skip);
     answer.seconds = annotation.get("lead_time").and_then(Value::as_f64).unwrap_or(0.);
     for result in annotation["result"].as_array().into_iter().flatten() {
-        of_result(result, item, &mut answer)?;
+        of_result(result, item, names, &mut answer)?;
     }
     if annotation.get("was_cancelled") == Some(&Value::Bool(true)) {
         answer.choice = PeopleChoice::Skip;
@@ -113,17 +164,33 @@ fn of_annotation(
     Ok(read)
 }
 
+/// The ranked names: below the name of the control. One bucket alone is a ranking, too.
+fn ranked<'a>(ranker: &'a Value, control: &str) -> Option<&'a Vec<Value>> {
+    let buckets = ranker.as_object()?;
+    let only = || buckets.values().next().filter(|_| buckets.len() == 1);
+    buckets.get(control).or_else(only)?.as_array()
+}
+
 /// Adds a region of an annotation to its answer.
-fn of_result(result: &Value, item: &StudyItem, answer: &mut PeopleAnswer) -> Result<(), String> {
+fn of_result(
+    result: &Value,
+    item: &StudyItem,
+    names: &[String],
+    answer: &mut PeopleAnswer,
+) -> Result<(), String> {
     let value_of = |kind: &str| result.get("value")?.get(kind);
     let name = result.get("from_name").and_then(Value::as_str).unwrap_or_default();
     let text = || value_of("text").and_then(|t| t.get(0).or(Some(t))?.as_str());
     if let Some(side) = value_of("selected").and_then(Value::as_str) {
         answer.choice =
             choice_of(side).ok_or(format!("`selected` is `{side}`, not left or right"))?;
-    } else if let Some(ranked) = value_of("ranker").and_then(|r| r["rank"].as_array()) {
+    } else if let Some(ranked) = value_of("ranker").and_then(|ranker| ranked(ranker, name)) {
         answer.choice = PeopleChoice::Ranked;
-        let places = ranked.iter().map(|name| place_of(FORM, item, name.as_str()?));
+        let place = |name: &Value| {
+            let name = id_text(Some(name))?;
+            names.iter().position(|own| *own == name)
+        };
+        let places = ranked.iter().map(place);
         answer.ranking = places.collect::<Option<_>>().ok_or("`ranker` names other answers")?;
     } else if let Some(values) = value_of("choices").and_then(Value::as_array) {
         let names = values.iter().filter_map(Value::as_str);

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{error::PeopleError, item::StudyItem, store::Annotator, store::StudyContents};
-use argilla::{argilla, has_argilla_columns, of_argilla};
+use argilla::{argilla, is_argilla, of_argilla};
 use ground_truth::{ground_truth, of_ground_truth};
 use label_studio::{label_studio, of_label_studio};
 use parts::Given;
@@ -72,10 +72,18 @@ pub fn write_answers(study: &StudyContents, form: StudyForm) -> WrittenAnswers {
             return WrittenAnswers { text: lines(items.flat_map(of)), unanswered: 0 };
         }
         StudyForm::LabelStudio => {
-            let tasks = rows.map(|(number, item, answers)| label_studio(number, item, answers));
+            let mut next = 1;
+            let tasks = rows.map(|(number, item, answers)| {
+                let first = next;
+                next += answers.len() as u64;
+                label_studio(number, item, answers, first)
+            });
             format!("{:#}\n", tasks.collect::<Value>())
         }
-        StudyForm::Argilla => lines(rows.map(|(_, item, answers)| argilla(item, answers))),
+        StudyForm::Argilla => {
+            let records = rows.map(|(_, item, answers)| argilla(item, answers));
+            format!("{:#}\n", records.collect::<Value>())
+        }
         StudyForm::GroundTruth => lines(rows.map(|(_, item, answers)| ground_truth(item, answers))),
     };
     WrittenAnswers { text, unanswered }
@@ -172,14 +180,14 @@ fn of_row(row: Value, at: usize) -> parts::Found {
     if row.get("source").is_some() {
         return of_ground_truth(&row);
     }
-    if has_argilla_columns(&row) {
+    if is_argilla(&row) {
         return of_argilla(&row);
     }
     let keys: Vec<&str> =
         row.as_object().into_iter().flat_map(Map::keys).map(String::as_str).collect();
     Err(format!(
         "the columns {} are none of Label Studio's (`data`, `annotations`), Argilla's \
-         (`preference.responses`), Ground Truth's (`source`), of labels (`chosen`, `rejected`), or of an export \
+         (`fields`, `responses`, or `preference.responses`), Ground Truth's (`source`), of labels (`chosen`, `rejected`), or of an export \
          (`annotator`, `answer`)",
         keys.join(", ")
     ))

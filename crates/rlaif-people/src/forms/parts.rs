@@ -20,7 +20,7 @@ pub enum StudyForm {
     Answers,
     /// JSON of Label Studio: tasks with annotations.
     LabelStudio,
-    /// JSON Lines of Argilla's records: `preference.responses` and its siblings.
+    /// JSON of Argilla's records; flat rows (`preference.responses` and its siblings) are read, too.
     Argilla,
     /// JSON Lines of an output manifest of SageMaker Ground Truth, with the answers of all workers.
     GroundTruth,
@@ -108,9 +108,34 @@ struct CarriedAnswer {
     seconds: f64,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     verdicts: BTreeMap<String, BothOrders>,
+    /// Number of the annotation, for a tool that keeps it and not the annotator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    annotation: Option<u64>,
 }
 
 impl Carried {
+    /// Numbers the annotations of the answers, in their order.
+    pub(super) fn numbered(mut self, answers: &[Given<'_>], numbers: &[u64]) -> Self {
+        for ((who, _), number) in answers.iter().zip(numbers) {
+            if let Some(answer) = self.answers.get_mut(&who.name) {
+                answer.annotation = Some(*number);
+            }
+        }
+        self
+    }
+
+    /// The annotator of an annotation with this number.
+    pub(super) fn annotator(&self, annotation: u64) -> Option<&str> {
+        let mut answers = self.answers.iter();
+        let found = answers.find(|(_, answer)| answer.annotation == Some(annotation));
+        found.map(|(name, _)| name.as_str())
+    }
+
+    /// Names of the annotators.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.answers.keys().map(String::as_str)
+    }
+
     pub(super) fn of(item: &StudyItem, answers: &[Given<'_>]) -> Self {
         let plain = |reply: &Reply| reply.maker.is_none() && reply.messages.is_empty();
         let answer = |(who, stored): &Given<'_>| {
@@ -120,6 +145,7 @@ impl Carried {
                 time: time(stored.at_ms),
                 seconds: stored.answer.seconds,
                 verdicts: stored.answer.verdicts.clone(),
+                annotation: None,
             };
             (who.name.clone(), carried)
         };

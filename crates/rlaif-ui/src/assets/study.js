@@ -24,7 +24,7 @@ export async function overview() {
     const leftOut = response.headers.get("x-left-out");
     say(leftOut ? `${kind}: ${leftOut}` : `${kind}: saved`, Boolean(leftOut));
     const url = URL.createObjectURL(blob);
-    el("a", { href: url, download: `${kind}.${kind === "label-studio" ? "json" : "jsonl"}` }).click();
+    el("a", { href: url, download: `${kind}.${["label-studio", "argilla"].includes(kind) ? "json" : "jsonl"}` }).click();
     setTimeout(() => URL.revokeObjectURL(url), 10_000);
   };
   main.replaceChildren(
