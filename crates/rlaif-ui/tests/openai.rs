@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rlaif_core::{
@@ -378,4 +378,30 @@ fn a_client_that_goes_ends_its_responses() {
         drop(client);
         until("the responses end", || parrot.gone.load(Ordering::SeqCst) > turn);
     }
+}
+
+#[test]
+fn tokens_that_come_soon_after_each_other_leave_in_one_write() {
+    let (_parrot, served) = served();
+    let asked =
+        json!({"model": "parrot", "messages": [{"role": "user", "content": "ab"}], "stream": true});
+    let path = "/v1/chat/completions";
+    let request = request(served.address, "POST", path, &served.owner, &asked.to_string(), "");
+    let since = Instant::now();
+    let mut client = TcpStream::connect(served.address).unwrap();
+    client.write_all(request.as_bytes()).unwrap();
+    // A write is a chunk, whose size is a line of its own.
+    let (mut writes, mut tokens) = (0, 0);
+    let lines = BufReader::new(client).lines().map_while(Result::ok);
+    for line in lines.skip_while(|line| !line.is_empty()).skip(1) {
+        writes +=
+            usize::from(!line.is_empty() && line.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        tokens += usize::from(line.contains("\"finish_reason\""));
+        if tokens == 300 {
+            break;
+        }
+    }
+    let most = since.elapsed().as_millis() as usize / 30 + 2;
+    assert!(tokens == 300 && (2..=most).contains(&writes), "{writes} writes, at most {most}");
+    assert!(writes < tokens / 4, "{writes} writes of {tokens} tokens");
 }
