@@ -42,6 +42,16 @@ pub enum ReferenceCopy {
     Trained,
 }
 
+/// The time of generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GenerationTime {
+    /// While nothing else is computed, by the weights in training.
+    #[default]
+    Alone,
+    /// Beside updates, by a copy of the trained weights.
+    BesideUpdates,
+}
+
 /// The memory-relevant settings of a training run.
 ///
 /// ```
@@ -76,6 +86,8 @@ pub struct MemoryPlan {
     pub trained: TrainedWeights,
     /// The copy of the trained weights that is the reference.
     pub reference: ReferenceCopy,
+    /// The time of generation.
+    pub generation: GenerationTime,
     /// Folder of a value function with its own trunk, which is trained. A head to the vocabulary in the folder is counted as well,
     /// although it is not, so the sum is an upper bound.
     pub value: Option<PathBuf>,
@@ -113,6 +125,7 @@ impl MemoryPlan {
             device,
             trained: TrainedWeights::All,
             reference: ReferenceCopy::None,
+            generation: GenerationTime::Alone,
             value: None,
             frozen: Vec::new(),
             rewards: Vec::new(),
@@ -137,22 +150,31 @@ impl MemoryPlan {
         let (hidden, heads) = (unsigned(shape.hidden), unsigned(shape.heads));
         let blocks = shape.blocks as u64;
 
-        let copies = match self.reference {
-            ReferenceCopy::None => 1,
-            ReferenceCopy::Trained => 2,
+        let sampling = match self.generation {
+            GenerationTime::Alone => 0,
+            GenerationTime::BesideUpdates => 1,
         };
+        let copies = sampling
+            + match self.reference {
+                ReferenceCopy::None => 1,
+                ReferenceCopy::Trained => 2,
+            };
         let (mut trained, adapter, mut weights) = match &self.trained {
             TrainedWeights::All => (count, 0, copies * model.bytes(width)),
             // Four projections per block, two factors each.
             TrainedWeights::Lora(rank) => {
                 let adapter = blocks * 8 * hidden * *rank as u64;
-                (0, adapter, model.bytes(width) + adapter * ADAPTER_WIDTH)
+                (0, adapter, model.bytes(width) + (1 + sampling) * adapter * ADAPTER_WIDTH)
             }
             TrainedWeights::Adapter(folder) => {
                 let adapter = adapter_weights(folder)?;
                 (0, adapter, model.bytes(width) + copies * adapter * ADAPTER_WIDTH)
             }
         };
+        // Quantized weights are not shared.
+        if self.quantization.is_some() {
+            weights += sampling * model.bytes(width);
+        }
         if let Some(value) = &self.value {
             let value = parameters(self.families, value, None)?;
             (weights, trained) = (weights + value.bytes(width), trained + value.count);
@@ -184,6 +206,7 @@ impl MemoryPlan {
             cache: self.batch_size as u64 * tokens * cached_per_token(&shape) * width,
             rewards: bytes(&self.rewards, self.families)?,
             judging: caches_of(&self.rewards, self.families)?,
+            generation: self.generation,
         })
     }
 
@@ -351,6 +374,12 @@ mod tests {
         assert_eq!(further.needed().unwrap().optimizer, 12 * count);
         let copied = MemoryPlan { reference: ReferenceCopy::Trained, ..further };
         assert_eq!(copied.needed().unwrap().weights, base.weights + 8 * count);
+        let generation = GenerationTime::BesideUpdates;
+        let beside = MemoryPlan { generation, batch_size: 2, ..copied }.needed().unwrap();
+        assert_eq!(beside.weights, base.weights + 12 * count);
+        let answering = beside.cache.max(beside.judging);
+        let held = beside.weights + beside.optimizer + beside.rewards;
+        assert!(answering > 0 && beside.total() == held + beside.activations + answering);
 
         let judge = HeldModel::new(plain.model).in_kind(Kind::BFloat16);
         let with = HeldModel { adapter: Some(adapter), ..judge.clone() };

@@ -63,8 +63,8 @@ pub use error::{ModelError, TensorProblem};
 pub use family::{Families, Family};
 pub use files::{ADAPTER, AdapterBase, ModelFiles, ModelNames};
 pub use footprint::{
-    AnswerBatch, HeldModel, HeldModels, MemoryError, MemoryNeeded, MemoryPlan, ReferenceCopy,
-    TrainedWeights,
+    AnswerBatch, GenerationTime, HeldModel, HeldModels, MemoryError, MemoryNeeded, MemoryPlan,
+    ReferenceCopy, TrainedWeights,
 };
 pub use gguf::{
     GgufFormat, GgufLayout, GgufRotary, GgufTextStart, GgufTokenizer, export_gguf, import_gguf,

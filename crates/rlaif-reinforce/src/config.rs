@@ -1,7 +1,9 @@
 //! The settings of a run, and their allowed combinations.
 
 use rlaif_core::{BadSetting, Seed, filled};
-use rlaif_lm::{Activations, Dropout, LmSpec, RouterLoss, generate::GenerationConfig};
+use rlaif_lm::{
+    Activations, Adapters, Dropout, Forward, LmSpec, RouterLoss, generate::GenerationConfig,
+};
 use rlaif_rl::{
     AdvantageEstimator, AdviceKeys, Anchor, Average, Combination, CombinationConcern,
     CombinationUse, Correction, KlForm, MissingScore, OffPolicyMask, Overlong, PolicyObjective,
@@ -16,6 +18,7 @@ use crate::{
     curriculum::Curriculum,
     dynamic::DynamicSampling,
     named::{NamedAlgorithm, Settings},
+    replay::{Replay, Rollouts},
 };
 
 /// The settings of a run without a value function. What is absent is as the paper of `algorithm`
@@ -42,8 +45,8 @@ pub struct ReinforceConfig {
     /// Responses to each prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group_size: Option<usize>,
-    /// Responses per optimizer step: a multiple of `group_size` that divides `batch_size`; by
-    /// default, `batch_size`.
+    /// Responses per optimizer step: a multiple of `group_size` that divides `batch_size`, or the sum of
+    /// `batch_size` and `replay.batch_size`; by default, all of a step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minibatch_size: Option<usize>,
     /// Responses per forward and backward pass: a divisor of `minibatch_size` that is a multiple or
@@ -90,6 +93,11 @@ pub struct ReinforceConfig {
     /// Prompts by their measured difficulty.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub curriculum: Option<Curriculum>,
+    /// Time of sampling: before each update, or beside the update of the step before.
+    pub rollouts: Rollouts,
+    /// A replay buffer: responses of earlier steps that a step trains on too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Replay>,
     /// The penalty for long responses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overlong: Option<Overlong>,
@@ -131,6 +139,8 @@ impl Default for ReinforceConfig {
             off_policy: None,
             dynamic_sampling: None,
             curriculum: None,
+            rollouts: Rollouts::Synchronous,
+            replay: None,
             overlong: None,
             dropout: Dropout::Off,
             activations: Activations::Keep,
@@ -203,9 +213,21 @@ impl ReinforceConfig {
         self.batch_size / self.group().max(1)
     }
 
+    /// Most responses that a step trains on: new ones, and those of earlier steps.
+    pub fn responses_per_step(&self) -> usize {
+        let replayed = self.replay.map_or(0, |replay| replay.batch_size);
+        self.batch_size.saturating_add(replayed)
+    }
+
     /// Responses of one optimizer step.
     pub fn minibatch(&self) -> usize {
-        self.minibatch_size.unwrap_or(self.batch_size)
+        self.minibatch_size.unwrap_or_else(|| self.responses_per_step())
+    }
+
+    /// Most updates between the weights that sampled a response and those at the start of its step.
+    pub fn max_staleness(&self) -> u64 {
+        let replayed = self.replay.map_or(0, |replay| replay.max_staleness);
+        self.rollouts.staleness().max(replayed)
     }
 
     /// Responses of one forward and backward pass.
@@ -215,7 +237,13 @@ impl ReinforceConfig {
 
     /// Most optimizer steps of one update; dynamic sampling may leave fewer groups.
     pub fn updates_per_step(&self) -> u64 {
-        (self.epochs * (self.batch_size / self.minibatch())) as u64
+        (self.epochs * (self.responses_per_step() / self.minibatch())) as u64
+    }
+
+    /// The mode of a training pass.
+    pub(crate) fn training_forward(&self) -> Forward<'static> {
+        let Self { dropout, activations, .. } = *self;
+        Forward { dropout, adapters: Adapters::Active, activations, ..Forward::default() }
     }
 
     /// Checks every setting, and the combinations of settings.
@@ -243,7 +271,8 @@ impl ReinforceConfig {
     pub(crate) fn concerns(&self) -> Vec<CombinationConcern> {
         let Settings { combination, group_size, .. } = self.settings();
         let updates = if self.minibatch() == 0 { 0 } else { self.updates_per_step() };
-        combination.concerns(CombinationUse { group_size, updates, missing: self.scores.missing })
+        let (missing, staleness) = (self.scores.missing, self.max_staleness());
+        combination.concerns(CombinationUse { group_size, updates, missing, staleness })
     }
 
     fn check_sizes(&self, group: usize) -> Result<(), RlError> {
@@ -270,6 +299,7 @@ impl ReinforceConfig {
             }
         };
         whole("batch_size", self.batch_size, "`group_size`", group)?;
+        self.replay.map_or(Ok(()), |replay| replay.check(group, self.rollouts))?;
         whole("minibatch_size", mini, "`group_size`", group)?;
         let divides = |field, size: usize, of: &str, by: usize| {
             let expected = format!("a divisor of {of}, which is {by}");
@@ -279,13 +309,17 @@ impl ReinforceConfig {
                 Err(BadSetting::new(field, size, expected))
             }
         };
-        divides("minibatch_size", mini, "`batch_size`", self.batch_size)?;
+        let all = match self.replay {
+            Some(_) => "the sum of `batch_size` and `replay.batch_size`",
+            None => "`batch_size`",
+        };
+        divides("minibatch_size", mini, all, self.responses_per_step())?;
         divides("microbatch_size", micro, "`minibatch_size`", mini)?;
         if !micro.is_multiple_of(group) && !group.is_multiple_of(micro) {
             let expected = format!("a multiple or a divisor of `group_size`, which is {group}");
             return Err(BadSetting::new("microbatch_size", micro, expected).into());
         }
-        let updates = self.epochs.checked_mul(self.batch_size / mini);
+        let updates = self.epochs.checked_mul(self.responses_per_step() / mini);
         if updates.and_then(|updates| self.steps.checked_mul(updates as u64)).is_none() {
             let expected = "fewer: the optimizer's steps do not fit 64 bits";
             return Err(BadSetting::new("steps", self.steps, expected).into());
@@ -299,6 +333,12 @@ impl ReinforceConfig {
         {
             let expected = format!("at most `limit`, which is {}", overlong.limit);
             return Err(BadSetting::new("overlong.buffer", overlong.buffer, expected).into());
+        }
+        if self.replay.is_some() && self.scores.scaling != ScoreScaling::None {
+            let expected =
+                "`none` with `replay`: a score that comes again would count again in the deviation";
+            let found = format!("{:?}", self.scores.scaling).to_lowercase();
+            return Err(BadSetting::new("scores.scaling", found, expected).into());
         }
         let greedy = settings.combination.advantage == AdvantageEstimator::Greedy;
         if greedy && self.scores.scaling != ScoreScaling::None {

@@ -110,7 +110,8 @@ struct Measured {
 pub(crate) struct PassRates(BTreeMap<String, Measured>);
 
 /// Solved responses of a group, and those with a score.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Solved {
     pub(crate) id: String,
     pub(crate) solved: usize,

@@ -7,8 +7,9 @@ use rlaif_rl::{Groups, KeptPass, Mismatch, Rollout};
 use crate::schedule::Minibatch;
 
 /// A rollout with its groups. It keeps the log-probabilities of three policies apart: the sampler's
-/// in `rollout.sampler_log_probs`, those of the weights that sampled in `rollout.log_probs`, and
-/// the reference's in `rollout.ref_log_probs`. The update computes those of the current weights.
+/// in `rollout.sampler_log_probs`, those of the weights at the start of the step in
+/// `rollout.log_probs`, and the reference's in `rollout.ref_log_probs`. The update computes those of
+/// the current weights.
 #[derive(Debug)]
 pub struct Experience {
     /// Responses, scores, log-probabilities. The rows of a group are adjacent.
@@ -29,8 +30,21 @@ pub struct Experience {
     /// The passes of each optimizer step: epochs, minibatches, passes, rows. A minibatch holds
     /// only complete groups.
     pub schedule: Vec<Vec<Minibatch>>,
+    /// Number of groups of earlier steps, which come last; with a [`crate::Replay`].
+    pub replayed: usize,
+    /// Use of responses of earlier weights.
+    pub(crate) ages: Ages,
     /// The policy's pass, if it is the only one of the update.
     pub(crate) pass: RefCell<Option<KeptPass>>,
+}
+
+/// Use of responses of earlier weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ages {
+    /// By the settings, all responses are of the step's weights.
+    Same,
+    /// The ages of responses are in the metrics.
+    Recorded,
 }
 
 impl Experience {

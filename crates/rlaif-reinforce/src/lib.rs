@@ -24,13 +24,16 @@
     warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
 )]
 
+mod ahead;
 mod algorithm;
 mod collect;
 mod config;
 mod curriculum;
 mod dynamic;
 mod experience;
+mod group;
 mod named;
+mod replay;
 mod schedule;
 mod state;
 mod task;
@@ -43,6 +46,7 @@ pub use curriculum::Curriculum;
 pub use dynamic::DynamicSampling;
 pub use experience::Experience;
 pub use named::{NamedAlgorithm, Settings};
+pub use replay::{Replay, Rollouts};
 pub use rlaif_lm::Reference;
 pub use schedule::Minibatch;
 pub use task::ReinforceTask;

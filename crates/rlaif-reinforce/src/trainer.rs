@@ -1,9 +1,9 @@
 //! The algorithm's stages: 1 rollout, 2 weights of tokens, 3 update.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, mem::take, panic::resume_unwind, thread, time::Instant};
 
-use rlaif_core::{BadSetting, Metrics, RewardModel};
-use rlaif_lm::{Adapters, Dropout, Forward, Policy, Reference, Sampled, Sampler};
+use rlaif_core::{BadSetting, Interrupted, Metrics, RewardModel, Scores, undone_if_interrupted};
+use rlaif_lm::{Dropout, Forward, Policy, Reference, Sampled, Sampler};
 use rlaif_rl::{
     Asking, Groups, Mismatch, Plan, Prompt, RlError, Rollout, RunningMoments, Stats, check_prompts,
     permutation, trained_parameters,
@@ -11,12 +11,16 @@ use rlaif_rl::{
 use rlaif_train::{KlEstimator, Optimizer};
 
 use crate::{
+    ahead::{Ahead, Prepared, make_copy},
     algorithm::{Algorithm, TokenWeights},
-    collect::{Collected, Source},
+    collect::{Asked, Collected, Source},
     config::ReinforceConfig,
     curriculum::PassRates,
-    experience::Experience,
+    experience::{Ages, Experience},
+    group::Group,
+    replay::{Buffer, Rollouts},
     schedule::{Minibatch, Sizes, schedule},
+    update::Learner,
 };
 
 /// Policy gradients without a value function, in a loop of your own:
@@ -39,12 +43,14 @@ pub struct ReinforceTrainer<P> {
     pub(crate) optimizer: Optimizer,
     pub(crate) moments: RunningMoments,
     pub(crate) pass_rates: PassRates,
+    pub(crate) ahead: Ahead,
+    pub(crate) buffer: Buffer,
     warnings: Vec<String>,
     pub(crate) step: u64,
 }
 
 /// Outcome of sampling.
-enum Gathered {
+pub(crate) enum Gathered {
     Experience(Box<Experience>),
     /// No group teaches anything.
     Nothing {
@@ -62,43 +68,6 @@ pub struct Choice {
     pub spare: Vec<usize>,
     /// Statistics of the choice.
     pub metrics: Metrics,
-}
-
-/// The last token of each step and its score, by row.
-type Steps = Vec<Vec<(usize, f64)>>;
-
-/// The steps of responses; `None` if the reward scores no steps.
-fn steps_of(collected: &Collected, sampler: &dyn Sampler) -> Result<Option<Steps>, RlError> {
-    if collected.scores.steps.is_empty() {
-        return Ok(turns_of(&collected.sampled));
-    }
-    let mut all = vec![Vec::new(); collected.sampled.len()];
-    for (row, steps) in &collected.scores.steps {
-        let Some((response, of_row)) = collected.sampled.get(*row).zip(all.get_mut(*row)) else {
-            continue;
-        };
-        // The reward has read the last turn of an episode.
-        let given = response.played.as_ref().and_then(|played| played.given.last());
-        let begin = given.map_or(0, |range| range.end);
-        for step in steps {
-            let tokens = sampler.tokens_before(&response.ids[begin..], step.end)?;
-            let tokens = begin + tokens.ok_or(RlError::NoTokensOfSteps)?.max(1);
-            of_row.push((tokens - 1, f64::from(step.score.get())));
-        }
-        // What ends the response belongs to its last step.
-        if let Some((last, _)) = of_row.last_mut() {
-            *last = response.ids.len().saturating_sub(1);
-        }
-    }
-    Ok(Some(all))
-}
-
-/// The turns of episodes as steps; `None` without episodes.
-fn turns_of(sampled: &[Sampled]) -> Option<Steps> {
-    let of_row = |response: &Sampled| response.played.as_ref().map(|played| played.rewards.clone());
-    let turns: Vec<_> = sampled.iter().map(of_row).collect();
-    let any = turns.iter().any(Option::is_some);
-    any.then(|| turns.into_iter().map(Option::unwrap_or_default).collect())
 }
 
 /// Adds the statistics of sampled groups.
@@ -165,6 +134,8 @@ impl<P: Policy> ReinforceTrainer<P> {
             optimizer,
             moments: RunningMoments::default(),
             pass_rates: PassRates::default(),
+            ahead: Ahead::default(),
+            buffer: Buffer::default(),
             warnings,
             step: 0,
         })
@@ -200,6 +171,17 @@ impl<P: Policy> ReinforceTrainer<P> {
         self.policy
     }
 
+    /// Gives the trainer a second model of the policy's weights, which samples while the policy is trained
+    /// ([`Rollouts::Asynchronous`]). It becomes a copy of the policy, and shares the memory of frozen weights.
+    ///
+    /// # Errors
+    /// [`RlError::Setting`] names the first weights that differ from the policy's in name or shape.
+    pub fn sampling_copy(mut self, copy: impl Policy + 'static) -> Result<Self, RlError> {
+        make_copy(self.policy.parameters(), copy.parameters())?;
+        self.ahead.copy = Some(Box::new(copy));
+        Ok(self)
+    }
+
     /// One step: rollout, weights of tokens, update. Without any group that teaches something
     /// ([`crate::DynamicSampling`]), the policy stays, and there is no experience.
     ///
@@ -212,18 +194,34 @@ impl<P: Policy> ReinforceTrainer<P> {
         sampler: &mut dyn Sampler,
         reward: &dyn RewardModel,
     ) -> Result<(Option<Experience>, Stats), RlError> {
-        let experience = match self.gather(prompts, spare, sampler, reward)? {
-            Gathered::Experience(experience) => *experience,
-            Gathered::Nothing { left_out, pass_rate } => {
-                self.step += 1;
-                let mut stats = Stats { step: self.step, ..Stats::default() };
-                count_groups(&mut stats, left_out, pass_rate);
-                return Ok((None, stats));
-            }
-        };
-        let weights = self.weigh(&experience)?;
-        let stats = self.update(&experience, &weights)?;
-        Ok((Some(experience), stats))
+        let found = self.gather(Asked { prompts, spare }, sampler, reward)?;
+        self.finish(found, None, sampler, reward)
+    }
+
+    /// As [`ReinforceTrainer::step`] with [`Rollouts::Asynchronous`]: the responses to the prompts of the next step,
+    /// and their scores, are asked for while a thread makes the update. The next call trains on them, and does not use
+    /// its `prompts`. `None` for the last step.
+    ///
+    /// The responses are those of the weights before the update, regardless of the time that either takes.
+    ///
+    /// # Errors
+    /// As [`ReinforceTrainer::step`]; [`RlError::Setting`] if the settings are synchronous, or there is no
+    /// [`ReinforceTrainer::sampling_copy`].
+    pub fn step_ahead(
+        &mut self,
+        prompts: &[Prompt],
+        next: Option<&[Prompt]>,
+        spare: &mut dyn Iterator<Item = Prompt>,
+        sampler: &mut dyn Sampler,
+        reward: &dyn RewardModel,
+    ) -> Result<(Option<Experience>, Stats), RlError> {
+        if self.config.rollouts == Rollouts::Synchronous {
+            let expected = "`asynchronous`, for responses of the next step";
+            return Err(BadSetting::new("rollouts", "synchronous", expected).into());
+        }
+        let found = self.gather(Asked { prompts, spare: &mut *spare }, sampler, reward)?;
+        let next = next.map(|prompts| Asked { prompts, spare });
+        self.finish(found, next, sampler, reward)
     }
 
     /// Samples `group_size` responses to each prompt, has them scored, and asks policy and reference
@@ -244,38 +242,141 @@ impl<P: Policy> ReinforceTrainer<P> {
         sampler: &mut dyn Sampler,
         reward: &dyn RewardModel,
     ) -> Result<Option<Experience>, RlError> {
-        Ok(match self.gather(prompts, spare, sampler, reward)? {
+        Ok(match self.gather(Asked { prompts, spare }, sampler, reward)? {
             Gathered::Experience(experience) => Some(*experience),
             Gathered::Nothing { .. } => None,
         })
     }
 
-    fn gather(
+    /// The experience of a step: its new groups, which may have been sampled ahead, and those of earlier steps.
+    pub(crate) fn gather(
         &mut self,
-        prompts: &[Prompt],
-        spare: &mut dyn Iterator<Item = Prompt>,
+        asked: Asked<'_>,
         sampler: &mut dyn Sampler,
         reward: &dyn RewardModel,
     ) -> Result<Gathered, RlError> {
-        let (config, spec) = (&self.config, self.policy.spec());
-        check_prompts(prompts, config.prompts_per_step(), &config.generation, spec)?;
-        let mut source =
-            Source { sampler, reward, policy: &self.policy, config: &self.config, step: self.step };
-        let collected = source.collect(prompts, spare)?;
+        let collected = match take(&mut self.ahead.prepared) {
+            Prepared::Sampled(collected) => collected,
+            state => {
+                let owed = matches!(state, Prepared::Owed);
+                // Kept if sampling is interrupted.
+                self.ahead.prepared = state;
+                let collected = self.collect(asked, owed, sampler, reward)?;
+                self.ahead.prepared = Prepared::Nothing;
+                collected
+            }
+        };
         let (left_out, solved, pass_rate) =
             (collected.left_out, collected.solved.clone(), collected.pass_rate());
-        if collected.prompts.is_empty() {
+        let replayed = match self.config.replay {
+            Some(replay) => {
+                self.buffer.draw(replay, self.config.group(), self.step, self.config.seed)
+            }
+            None => Vec::new(),
+        };
+        if collected.groups.is_empty() && replayed.is_empty() {
             self.pass_rates.observe(self.step, &solved);
             return Ok(Gathered::Nothing { left_out, pass_rate });
         }
-        let greedy = match self.algorithm.needs_greedy() {
-            true => Some(source.greedy(&collected.prompts, self.config.group())?),
-            false => None,
-        };
-        let steps = steps_of(&collected, source.sampler)?;
-        let experience = Experience { steps, ..self.experience(collected, greedy, reward.name())? };
+        let kept = self.config.replay.map(|replay| (replay, self.teaching(&collected.groups)));
+        let experience = self.experience(collected, replayed, reward.name())?;
+        if let Some((replay, groups)) = kept {
+            self.buffer.add(groups, replay, self.step);
+        }
         self.pass_rates.observe(self.step, &solved);
         Ok(Gathered::Experience(Box::new(experience)))
+    }
+
+    /// Samples the groups of this step: by the weights of the policy, or by the copy if it owes them.
+    fn collect(
+        &self,
+        asked: Asked<'_>,
+        owed: bool,
+        sampler: &mut dyn Sampler,
+        reward: &dyn RewardModel,
+    ) -> Result<Collected, RlError> {
+        let (config, spec) = (&self.config, self.policy.spec());
+        check_prompts(asked.prompts, config.prompts_per_step(), &config.generation, spec)?;
+        let (policy, version): (&dyn Policy, u64) = match owed {
+            true => (self.ahead.copy()?, self.step.saturating_sub(1)),
+            false => (&self.policy, self.step),
+        };
+        let greedy = self.algorithm.needs_greedy();
+        Source { sampler, reward, policy, config, step: self.step, version, greedy }.collect(asked)
+    }
+
+    /// The groups that a later step can learn from.
+    fn teaching(&self, groups: &[Group]) -> Vec<Group> {
+        let compares = self.config.group() > 1 && !self.algorithm.needs_greedy();
+        let teaches = |group: &&Group| !compares || group.steps.is_some() || group.differs();
+        groups.iter().filter(teaches).cloned().collect()
+    }
+
+    /// The rest of a step: the update, and beside it the responses of the next step.
+    pub(crate) fn finish(
+        &mut self,
+        found: Gathered,
+        next: Option<Asked<'_>>,
+        sampler: &mut dyn Sampler,
+        reward: &dyn RewardModel,
+    ) -> Result<(Option<Experience>, Stats), RlError> {
+        let mut experience = match found {
+            Gathered::Experience(experience) => *experience,
+            Gathered::Nothing { left_out, pass_rate } => {
+                let start = Instant::now();
+                if let Some(next) = next {
+                    let (_, source) = self.beside(sampler, reward)?;
+                    let collected = undone_if_interrupted(reward, || checked(source, next));
+                    self.ahead.prepared = prepared(collected)?;
+                }
+                self.step += 1;
+                let mut stats = Stats { step: self.step, ..Stats::default() };
+                count_groups(&mut stats, left_out, pass_rate);
+                self.ahead.measure(&mut stats, start.elapsed().as_secs_f64());
+                return Ok((None, stats));
+            }
+        };
+        let mut weights = self.weigh(&experience)?;
+        let Some(next) = next else {
+            let stats = self.update(&experience, &weights)?;
+            return Ok((Some(experience), stats));
+        };
+        let start = Instant::now();
+        let (mut learner, source) = self.beside(sampler, reward)?;
+        let (shared, of_tokens) = (&mut experience, &mut weights);
+        let (learned, collected) = thread::scope(|scope| {
+            // Tensors may move to another thread, and may not be shared with it.
+            let update = scope.spawn(move || learner.learn(shared, of_tokens));
+            let collected = undone_if_interrupted(reward, || checked(source, next));
+            (update.join().unwrap_or_else(|panic| resume_unwind(panic)), collected)
+        });
+        let learned = learned?;
+        let waited = start.elapsed().as_secs_f64() - learned.seconds;
+        let mut stats = self.learned(&experience, learned);
+        self.ahead.prepared = prepared(collected)?;
+        self.ahead.measure(&mut stats, waited);
+        Ok((Some(experience), stats))
+    }
+
+    /// The update of this step, and the source of the responses of the next.
+    fn beside<'s>(
+        &'s mut self,
+        sampler: &'s mut dyn Sampler,
+        reward: &'s dyn RewardModel,
+    ) -> Result<(Learner<'s, P>, Source<'s>), RlError> {
+        let Self { policy, optimizer, config, algorithm, ahead, step, .. } = self;
+        let (step, greedy) = (*step, algorithm.needs_greedy());
+        let copy = ahead.refreshed(policy.parameters())?;
+        let source =
+            Source { sampler, reward, policy: copy, config, step: step + 1, version: step, greedy };
+        let objective = algorithm.objective();
+        Ok((Learner { policy, optimizer, config, objective, step }, source))
+    }
+
+    pub(crate) fn learner(&mut self) -> Learner<'_, P> {
+        let Self { policy, optimizer, config, algorithm, step, .. } = self;
+        let objective = algorithm.objective();
+        Learner { policy, optimizer, config, objective, step: *step }
     }
 
     /// The prompts of the next step: with a [`crate::Curriculum`], others in place of those of `rows`
@@ -295,18 +396,23 @@ impl<P: Policy> ReinforceTrainer<P> {
     /// # }
     /// ```
     pub fn choose(&self, prompts: &[Prompt], rows: &[usize]) -> Choice {
+        self.choose_for(self.step, prompts, rows)
+    }
+
+    /// The prompts of a step, by the pass rates so far.
+    pub(crate) fn choose_for(&self, step: u64, prompts: &[Prompt], rows: &[usize]) -> Choice {
         let seed = self.config.seed;
         let Some(curriculum) = &self.config.curriculum else {
             // The order is drawn only if needed: data may be large.
             let dynamic = self.config.settings().dynamic_sampling.rounds > 0;
             let order = match dynamic {
-                true => permutation(prompts.len(), seed.derive("spare", self.step)),
+                true => permutation(prompts.len(), seed.derive("spare", step)),
                 false => Vec::new(),
             };
             let spare = order.into_iter().filter(|row| !rows.contains(row)).collect();
             return Choice { rows: rows.to_vec(), spare, metrics: Metrics::default() };
         };
-        let chosen = self.pass_rates.choose(curriculum, prompts, rows, self.step, seed);
+        let chosen = self.pass_rates.choose(curriculum, prompts, rows, step, seed);
         let mut metrics = Metrics::default();
         metrics.set("curriculum/prompts", chosen.pool as f64);
         let [always, never] = chosen.left_out;
@@ -319,11 +425,14 @@ impl<P: Policy> ReinforceTrainer<P> {
     fn experience(
         &mut self,
         collected: Collected,
-        greedy: Option<Vec<Option<f64>>>,
+        replayed: Vec<Group>,
         reward: &str,
     ) -> Result<Experience, RlError> {
         let pass_rate = collected.pass_rate();
-        let Collected { prompts, sampled, scores, left_out, seconds, .. } = collected;
+        let Collected { groups, left_out, seconds, .. } = collected;
+        let replayed_groups = replayed.len();
+        let Rows { prompts, sampled, scores, greedy, steps } =
+            Rows::of(groups.into_iter().chain(replayed).collect());
         let groups = Groups::of_size(prompts.len(), self.config.group());
         let schedule = self.schedule(&groups, &sampled);
         let mut moments = self.moments;
@@ -339,7 +448,7 @@ impl<P: Policy> ReinforceTrainer<P> {
         let objective = self.algorithm.objective();
         let asking = Asking {
             policy: &self.policy,
-            forward: Forward { dropout: Dropout::Off, ..self.training_forward() },
+            forward: Forward { dropout: Dropout::Off, ..self.config.training_forward() },
             critic: None,
             reference: &self.reference,
             estimator: objective.kl.estimator().unwrap_or(KlEstimator::K1),
@@ -352,13 +461,25 @@ impl<P: Policy> ReinforceTrainer<P> {
                 .filter(|_| self.config.router_aux_loss_coef == 0.),
             world: self.optimizer.world(),
         };
-        let rollout = Rollout::ask(&asking, &prompts, sampled, (reward, &scores), plan)?;
+        let mut rollout = Rollout::ask(&asking, &prompts, sampled, (reward, &scores), plan)?;
+        let ages = match self.config.max_staleness() {
+            0 => Ages::Same,
+            _ => Ages::Recorded,
+        };
+        if ages == Ages::Recorded {
+            let staleness = rollout.staleness();
+            if staleness > 0 && rollout.sampler_log_probs.is_none() {
+                return Err(RlError::StaleWithoutLogProbs { staleness });
+            }
+            // Weights that have moved are not a fault of the sampler.
+            let new = (0..rollout.len()).filter(|&row| rollout.versions[row] >= self.step);
+            rollout.sampler_gap = rollout.sampler_gap_of(&new.collect::<Vec<_>>());
+        }
         self.moments = moments;
         let mismatch = match &rollout.sampler_log_probs {
             Some(sampler) => Mismatch::of(&rollout.log_probs, sampler, &rollout.mask),
             None => Mismatch::default(),
         };
-        let steps = None;
         Ok(Experience {
             rollout,
             groups,
@@ -368,6 +489,8 @@ impl<P: Policy> ReinforceTrainer<P> {
             left_out,
             pass_rate,
             schedule,
+            replayed: replayed_groups,
+            ages,
             pass,
         })
     }
@@ -390,10 +513,61 @@ impl<P: Policy> ReinforceTrainer<P> {
         experience.rollout.check(self.step, experience.rollout.len())?;
         self.algorithm.weigh(experience)
     }
+}
 
-    /// The mode of a training pass.
-    pub(crate) fn training_forward(&self) -> Forward<'static> {
-        let ReinforceConfig { dropout, activations, .. } = self.config;
-        Forward { dropout, adapters: Adapters::Active, activations, ..Forward::default() }
+/// Samples the groups of the next step.
+fn checked(mut source: Source<'_>, asked: Asked<'_>) -> Result<Collected, RlError> {
+    let (config, spec) = (source.config, source.policy.spec());
+    check_prompts(asked.prompts, config.prompts_per_step(), &config.generation, spec)?;
+    source.collect(asked)
+}
+
+/// The responses of the next step. They are owed if sampling was interrupted: the update was not.
+fn prepared(collected: Result<Collected, RlError>) -> Result<Prepared, RlError> {
+    match collected {
+        Ok(collected) => Ok(Prepared::Sampled(collected)),
+        Err(error) if Interrupted::ended(&error) => Ok(Prepared::Owed),
+        Err(error) => Err(error),
+    }
+}
+
+/// The rows of groups.
+struct Rows {
+    prompts: Vec<Prompt>,
+    sampled: Vec<Sampled>,
+    scores: Scores,
+    greedy: Option<Vec<Option<f64>>>,
+    steps: Option<Vec<Vec<(usize, f64)>>>,
+}
+
+impl Rows {
+    fn of(groups: Vec<Group>) -> Self {
+        let rows = groups.iter().map(|group| group.sampled.len()).sum();
+        let mut all = Self {
+            prompts: Vec::with_capacity(rows),
+            sampled: Vec::with_capacity(rows),
+            scores: Scores::new(vec![None; rows]),
+            greedy: None,
+            steps: None,
+        };
+        if groups.iter().any(|group| group.greedy.is_some()) {
+            all.greedy = Some(Vec::with_capacity(rows));
+        }
+        if groups.iter().any(|group| group.steps.is_some()) {
+            all.steps = Some(Vec::with_capacity(rows));
+        }
+        for Group { prompt, sampled, scores, greedy, steps } in groups {
+            let (from, size) = (all.prompts.len(), sampled.len());
+            all.prompts.extend(vec![prompt; size]);
+            all.sampled.extend(sampled);
+            all.scores.fill_from(scores, &(from..from + size).collect::<Vec<_>>());
+            if let Some(all) = &mut all.greedy {
+                all.extend(vec![greedy.flatten(); size]);
+            }
+            if let Some(all) = &mut all.steps {
+                all.extend(steps.unwrap_or_else(|| vec![Vec::new(); size]));
+            }
+        }
+        all
     }
 }

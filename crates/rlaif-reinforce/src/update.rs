@@ -8,11 +8,13 @@ use rlaif_rl::{
     Average, PolicyObjective, PolicyTokens, RlError, Stats, host, pick, real, rollout_statistics,
 };
 use rlaif_torch::dist::World;
+use rlaif_train::Optimizer;
 use tch::{Kind, Tensor, no_grad};
 
 use crate::{
     algorithm::{TokenWeights, Weighted},
-    experience::Experience,
+    config::ReinforceConfig,
+    experience::{Ages, Experience},
     trainer::{ReinforceTrainer, count_groups},
 };
 
@@ -136,6 +138,21 @@ struct Shares<'a> {
     tokens: f64,
 }
 
+/// An update that was made.
+pub(crate) struct Learned {
+    progress: Progress,
+    pub(crate) seconds: f64,
+}
+
+/// The parts of a trainer that an update changes, and those that it reads. They may be sent to another thread.
+pub(crate) struct Learner<'a, P> {
+    pub(crate) policy: &'a mut P,
+    pub(crate) optimizer: &'a mut Optimizer,
+    pub(crate) config: &'a ReinforceConfig,
+    pub(crate) objective: PolicyObjective,
+    pub(crate) step: u64,
+}
+
 impl<P: Policy> ReinforceTrainer<P> {
     /// Trains on a rollout, and advances to the next step.
     ///
@@ -148,6 +165,33 @@ impl<P: Policy> ReinforceTrainer<P> {
         experience: &Experience,
         weights: &TokenWeights,
     ) -> Result<Stats, RlError> {
+        let learned = self.learner().learn(experience, weights)?;
+        Ok(self.learned(experience, learned))
+    }
+
+    /// Statistics of an update, which is the end of the step.
+    pub(crate) fn learned(&mut self, experience: &Experience, learned: Learned) -> Stats {
+        let Learned { progress, seconds } = learned;
+        self.step += 1;
+        let objective = self.algorithm.objective();
+        let mut stats = no_grad(|| statistics(experience, &objective, &progress));
+        if self.config.router_aux_loss_coef != 0. {
+            let of_steps: Vec<f64> = progress.steps.iter().map(|step| step.routers).collect();
+            stats.push(ROUTERS, mean_std(&of_steps).0);
+        }
+        stats.step = self.step;
+        stats.measure(&experience.rollout, &[("optimize_step", seconds)]);
+        stats
+    }
+}
+
+impl<P: Policy> Learner<'_, P> {
+    /// Trains on a rollout.
+    pub(crate) fn learn(
+        &mut self,
+        experience: &Experience,
+        weights: &TokenWeights,
+    ) -> Result<Learned, RlError> {
         let rollout = &experience.rollout;
         rollout.check(self.step, rollout.len())?;
         rollout.check_orders()?;
@@ -163,37 +207,26 @@ impl<P: Policy> ReinforceTrainer<P> {
             }
         }
         let start = Instant::now();
-        let objective = self.algorithm.objective();
         let mut progress = Progress::default();
         let (dropout, seed, step) = (self.config.dropout, self.config.seed, self.step);
         dropout.seeded(seed, step, || {
             let mut minibatches = experience.schedule.iter().flatten();
-            minibatches.try_for_each(|passes| {
-                self.minibatch(experience, weights, &objective, passes, &mut progress)
-            })
+            minibatches
+                .try_for_each(|passes| self.minibatch(experience, weights, passes, &mut progress))
         })??;
         progress.ratios = self.optimizer.world().gather_numbers(progress.ratios)?;
-        let optimize_s = start.elapsed().as_secs_f64();
-        self.step += 1;
-        let mut stats = no_grad(|| statistics(experience, &objective, &progress));
-        if self.config.router_aux_loss_coef != 0. {
-            let of_steps: Vec<f64> = progress.steps.iter().map(|step| step.routers).collect();
-            stats.push(ROUTERS, mean_std(&of_steps).0);
-        }
-        stats.step = self.step;
-        stats.measure(rollout, &[("optimize_step", optimize_s)]);
-        Ok(stats)
+        Ok(Learned { progress, seconds: start.elapsed().as_secs_f64() })
     }
 
     fn minibatch(
         &mut self,
         experience: &Experience,
         weights: &TokenWeights,
-        objective: &PolicyObjective,
         passes: &[Vec<usize>],
         progress: &mut Progress,
     ) -> Result<(), RlError> {
         let rollout = &experience.rollout;
+        let objective = self.objective;
         let rows = passes.concat();
         let of = |component| Share::of(component, objective.average, &rows);
         let shares = Shares {
@@ -210,7 +243,7 @@ impl<P: Policy> ReinforceTrainer<P> {
         for rows in passes {
             let rows = &rows[world.share(rows.len())];
             if rollout.tokens_of(rows) > 0 {
-                numbers = numbers.plus(self.pass(experience, &shares, objective, rows, progress)?);
+                numbers = numbers.plus(self.pass(experience, &shares, rows, progress)?);
             }
         }
         progress.steps.push(numbers.summed(&world)?);
@@ -226,7 +259,6 @@ impl<P: Policy> ReinforceTrainer<P> {
         &self,
         experience: &Experience,
         shares: &Shares<'_>,
-        objective: &PolicyObjective,
         rows: &[usize],
         progress: &mut Progress,
     ) -> Result<Numbers<f64>, RlError> {
@@ -241,8 +273,8 @@ impl<P: Policy> ReinforceTrainer<P> {
         let found = match kept {
             Some(kept) => kept.found,
             None => {
-                let forward = routers.collecting(self.training_forward());
-                policy_log_probs(&self.policy, &x, &y, forward, temperature)?
+                let forward = routers.collecting(self.config.training_forward());
+                policy_log_probs(&*self.policy, &x, &y, forward, temperature)?
             }
         };
         let mask = Mask::new(of(rollout.mask.tensor()));
@@ -255,7 +287,7 @@ impl<P: Policy> ReinforceTrainer<P> {
             Some(share) => share.part(rows, width),
             None => (log_probs.zeros_like(), mask.clone()),
         };
-        let losses = objective.losses(PolicyTokens {
+        let losses = self.objective.losses(PolicyTokens {
             log_probs,
             old: &old,
             sampler: sampler.as_ref(),
@@ -263,7 +295,7 @@ impl<P: Policy> ReinforceTrainer<P> {
             advantages: &advantages.0,
             mask: &advantages.1,
         });
-        let average = objective.average;
+        let average = self.objective.average;
         let policy = match &shares.policy_gradient {
             Some(share) => share.loss(average, &losses.policy, &advantages.1),
             None => zero(),
@@ -329,7 +361,15 @@ fn statistics(experience: &Experience, objective: &PolicyObjective, progress: &P
     stats.push("ppo/updates_not_finite", progress.not_finite as f64);
     stats.push("groups/equal", experience.equal_groups());
     count_groups(&mut stats, experience.left_out, experience.pass_rate);
-    if experience.rollout.sampler_log_probs.is_some() {
+    let rollout = &experience.rollout;
+    if experience.ages == Ages::Recorded {
+        let ages = rollout.versions.iter().map(|&version| rollout.step.saturating_sub(version));
+        let ages: Vec<f64> = ages.map(|age| age as f64).collect();
+        stats.push("rollout/staleness_mean", mean_std(&ages).0);
+        stats.push("rollout/staleness_max", rollout.staleness() as f64);
+        stats.push("rollout/replayed_groups", experience.replayed as f64);
+    }
+    if rollout.sampler_log_probs.is_some() {
         stats.push("objective/mismatch_kl", experience.mismatch.kl);
         stats.push("objective/mismatch_max", experience.mismatch.largest);
     }

@@ -133,6 +133,7 @@ mod tests {
             parts: Vec::new(),
             orders: Vec::new(),
             sampler_log_probs: None,
+            versions: Vec::new(),
             sampler_gap: None,
             seconds: Vec::new(),
             responses,

@@ -5,6 +5,7 @@ use rlaif_train::KlEstimator;
 
 use crate::{
     concern::CombinationConcern,
+    correction::Correction,
     estimator::AdvantageEstimator,
     kl_form::{KlForm, KlWeight},
     objective::{Average, Surrogate},
@@ -31,6 +32,8 @@ pub struct CombinationUse {
     pub updates: u64,
     /// Treatment of responses without a score.
     pub missing: MissingScore,
+    /// Most updates between the weights that sampled a response and those at the start of its step.
+    pub staleness: u64,
 }
 
 impl Combination {
@@ -45,7 +48,7 @@ impl Combination {
     ///     advantage: AdvantageEstimator::GroupMean { scale: AdvantageScale::None },
     ///     objective: PolicyObjective::new(Surrogate::Truncated { least: 0., most: 0.2 }),
     /// };
-    /// let usage = CombinationUse { group_size: 8, updates: 1, missing: MissingScore::Drop };
+    /// let usage = CombinationUse { group_size: 8, updates: 1, missing: MissingScore::Drop, staleness: 0 };
     /// let concerns = combination.concerns(usage);
     /// assert_eq!(concerns, [CombinationConcern::TruncatedBelowOne { most: 0.2 }]);
     /// assert!(concerns[0].is_refused());
@@ -70,6 +73,12 @@ impl Combination {
         found.extend(objective.concerns());
         if objective.surrogate == Surrogate::Reinforce && usage.updates > 1 {
             found.push(CombinationConcern::StaleReinforce { updates: usage.updates });
+        }
+        let uncorrected =
+            objective.correction == Correction::None && objective.anchor == Anchor::Trainer;
+        if usage.staleness > 0 && uncorrected {
+            let staleness = usage.staleness;
+            found.push(CombinationConcern::StaleWithoutCorrection { staleness });
         }
         found
     }
@@ -222,13 +231,13 @@ fn range(field: &'static str, least: f64, most: f64) -> Result<(), BadSetting> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{correction::Correction, estimator::AdvantageScale};
+    use crate::estimator::AdvantageScale;
 
     const GRPO: AdvantageEstimator =
         AdvantageEstimator::GroupMean { scale: AdvantageScale::Group { eps: 1e-4 } };
     const CLIPPED: Surrogate = Surrogate::Clipped { low: 0.2, high: 0.2, dual_clip: None };
     const USAGE: CombinationUse =
-        CombinationUse { group_size: 8, updates: 1, missing: MissingScore::Drop };
+        CombinationUse { group_size: 8, updates: 1, missing: MissingScore::Drop, staleness: 0 };
 
     fn found(
         advantage: AdvantageEstimator,
@@ -275,6 +284,10 @@ mod tests {
             of(PolicyObjective { anchor: Anchor::Sampler, ..corrected }),
             [("correction", true)]
         );
+        let stale = CombinationUse { staleness: 1, ..USAGE };
+        assert_eq!(used(stale), [("correction", false)]);
+        assert_eq!(found(GRPO, corrected, stale), []);
+        assert_eq!(found(GRPO, PolicyObjective { anchor: Anchor::Sampler, ..plain }, stale), []);
         let below = PolicyObjective { correction: Correction::ice_pop(0.1, 0.9), ..plain };
         assert_eq!(of(below), [("correction", true)]);
     }

@@ -94,6 +94,16 @@ pub enum CombinationConcern {
         /// Optimizer steps on a rollout.
         updates: u64,
     },
+    /// A warning: responses of earlier weights that count like those of the current ones.
+    #[error(
+        "is `none`, while responses are up to {staleness} updates old and the ratio is that to the weights at the \
+         start of the step: nothing corrects for the weights that sampled; take `{{ truncate = {{ level = \"token\", \
+         most = 2.0 }} }}`, for example, or the anchor `sampler`"
+    )]
+    StaleWithoutCorrection {
+        /// Most updates between the weights that sampled and those that learn.
+        staleness: u64,
+    },
     /// A warning: a fixed value for missing scores.
     #[error(
         "is a value: a response that no judge could score would move the baseline of its whole group; \
@@ -115,7 +125,9 @@ impl CombinationConcern {
         match self {
             Self::GroupOfOne { .. } | Self::DeviationOfTwo => "group_size",
             Self::TruncatedBelowOne { .. } => "surrogate.truncated.most",
-            Self::CorrectionWithoutOne { .. } | Self::CorrectedTwice => "correction",
+            Self::CorrectionWithoutOne { .. }
+            | Self::CorrectedTwice
+            | Self::StaleWithoutCorrection { .. } => "correction",
             Self::StepsWithoutRewards => "kl",
             Self::KlGradient { .. } | Self::UnweightedK3 => "kl.loss.estimator",
             Self::WideSequenceClip { .. } => "surrogate.clipped",

@@ -103,6 +103,15 @@ pub enum RlError {
         /// Log-probabilities found.
         found: usize,
     },
+    /// Responses of earlier weights without the log-probabilities of their sampler.
+    #[error(
+        "the responses are up to {staleness} updates old, and the sampler gave no log-probabilities, which their \
+         correction needs; give them (`Sampled::log_probs`), or sample each rollout for its own step"
+    )]
+    StaleWithoutLogProbs {
+        /// Updates since the oldest response was sampled.
+        staleness: u64,
+    },
     /// A rollout without the values that an estimate needs.
     #[error("the rollout has no values; this estimate of advantages needs a value function")]
     NoValues,
@@ -240,6 +249,7 @@ impl RlError {
             | Self::NotFinite { .. }
             | Self::NothingScored { .. }
             | Self::SamplerLogProbs { .. }
+            | Self::StaleWithoutLogProbs { .. }
             | Self::NoValues
             | Self::NoGreedy
             | Self::NoSteps { .. }
@@ -277,6 +287,7 @@ impl Fault for RlError {
             | Self::Shape { .. }
             | Self::Order { .. }
             | Self::SamplerLogProbs { .. }
+            | Self::StaleWithoutLogProbs { .. }
             | Self::NoValues
             | Self::NoTokensOfSteps
             | Self::NoGreedy => false,

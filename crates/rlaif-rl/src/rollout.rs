@@ -31,6 +31,8 @@ pub struct Rollout {
     pub texts: Vec<String>,
     /// The reasons why the responses ended.
     pub finish: Vec<FinishReason>,
+    /// The versions of the weights that sampled the responses, as the sampler tells them.
+    pub versions: Vec<u64>,
     /// The tokens that count in rewards, advantages, losses and statistics.
     pub mask: Mask,
     /// Ranges of tokens that the policy did not choose, such as those of an environment, by row; they do not
@@ -38,7 +40,8 @@ pub struct Rollout {
     pub given: Vec<Vec<Range<usize>>>,
     /// Statistics of episodes, if the responses are episodes.
     pub episodes: Option<EpisodeStats>,
-    /// log π(y_t) under the weights that sampled.
+    /// log π(y_t) under the weights at the start of the step. They are those that sampled, unless responses are
+    /// older than the step.
     pub log_probs: Tensor,
     /// log π_ref(y_t).
     pub ref_log_probs: Tensor,
@@ -169,6 +172,7 @@ impl Rollout {
         });
         let queries = queries.collect();
         let (mut texts, mut finish) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
+        let versions = sampled.iter().map(|response| response.version).collect();
         let (mut ids, mut given_tokens) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
         let mut told = Some(Vec::with_capacity(rows));
         for response in sampled {
@@ -202,6 +206,7 @@ impl Rollout {
             responses,
             texts,
             finish,
+            versions,
             log_probs,
             ref_log_probs: mask.apply(&asked.ref_log_probs),
             kl: mask.apply(&asked.kl),
@@ -219,11 +224,24 @@ impl Rollout {
             seconds: plan.seconds,
         };
         rollout.seconds.push(("forward_pass", start.elapsed().as_secs_f64()));
-        rollout.sampler_gap = rollout
-            .sampler_log_probs
-            .as_ref()
-            .map(|sampler| host(&rollout.mask.mean(&(sampler - &rollout.log_probs).abs()))[0]);
+        let all: Vec<usize> = (0..rollout.len()).collect();
+        rollout.sampler_gap = rollout.sampler_gap_of(&all);
         Ok(rollout)
+    }
+
+    /// Mean absolute difference between the log-probabilities of the sampler and of the training pass over some
+    /// rows, in nats. `None` without those of the sampler, or if no token of these rows counts.
+    pub fn sampler_gap_of(&self, rows: &[usize]) -> Option<f64> {
+        let sampler = self.sampler_log_probs.as_ref().filter(|_| self.tokens_of(rows) > 0)?;
+        let width = self.responses.width();
+        let of = |x: &Tensor| pick(x, rows, width);
+        let mask = Mask::new(of(self.mask.tensor()));
+        Some(host(&mask.mean(&(of(sampler) - of(&self.log_probs)).abs()))[0])
+    }
+
+    /// The largest number of updates between the weights that sampled a response and those of the step.
+    pub fn staleness(&self) -> u64 {
+        self.versions.iter().map(|&version| self.step.saturating_sub(version)).max().unwrap_or(0)
     }
 
     /// Number of responses B.

@@ -140,6 +140,14 @@ impl<T: RlTrainer> Fit for RlTask<'_, T> {
         Ok(Stepped { metrics: stats.metrics, ..stepped })
     }
 
+    fn looks_ahead(&self) -> bool {
+        self.trainer.looks_ahead()
+    }
+
+    fn announce(&mut self, rows: Vec<usize>) {
+        self.trainer.announce(rows);
+    }
+
     fn join(&mut self, world: &World) -> Result<(), TrainError> {
         self.trainer.join(world)?;
         self.world = world.clone();

@@ -33,6 +33,18 @@ pub trait RlTrainer {
         reward: &dyn RewardModel,
     ) -> Result<RlStep, RlError>;
 
+    /// `true` if a step samples the responses of the next one: [`RlTrainer::announce`] then names its prompts. `false`
+    /// by default.
+    fn looks_ahead(&self) -> bool {
+        false
+    }
+
+    /// Names the prompts of the step after the next call of [`RlTrainer::step_on`]. It is not called before the last
+    /// step.
+    fn announce(&mut self, rows: Vec<usize>) {
+        let _ = rows;
+    }
+
     /// Trains together with other ranks: each calls [`RlTrainer::step_on`] with the same prompts, and gets the same
     /// responses and scores. By default, several ranks are refused.
     ///

@@ -3,7 +3,7 @@
 use rlaif_core::{BadSetting, Seed};
 use rlaif_distill::{DistillConfig, DistillTask, DistillTrainer};
 use rlaif_lm::{Joined, Joiner, LmSpec, Policy, Sampled, Texts, generate::FinishReason};
-use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan};
+use rlaif_models::{GenerationTime, LanguageModel, LoadOptions, MemoryPlan};
 use rlaif_rl::{Prompt, RlError};
 use rlaif_text::HfTokenizer;
 use rlaif_train::Trainable;
@@ -112,6 +112,7 @@ impl DistillFile {
             responses: self.distill.batch_size,
             prompts: (self.distill.batch_size, "`distill.batch_size`"),
             pass_rates: None,
+            sampled: GenerationTime::Alone,
             environment: None,
             microbatch_size: self.distill.microbatch(),
             generation: &self.distill.generation,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rlaif_core::{BadSetting, Seed};
 use rlaif_lm::{Policy, Reference, ValueFunction, ValueHead, ValueInit};
-use rlaif_models::{LanguageModel, LoadOptions, saved_value_head, value_function};
+use rlaif_models::{GenerationTime, LanguageModel, LoadOptions, saved_value_head, value_function};
 use rlaif_ppo::{PpoConfig, PpoTrainer, ValueModel};
 use rlaif_rewards::RewardConfig;
 use rlaif_rl::RlError;
@@ -153,6 +153,7 @@ impl RlFile for PpoFile {
             responses: self.ppo.batch_size,
             pass_rates: None,
             prompts: (self.ppo.batch_size, "`ppo.batch_size`"),
+            sampled: GenerationTime::Alone,
             environment: None,
             microbatch_size: self.ppo.microbatch(),
             generation: &self.ppo.generation,

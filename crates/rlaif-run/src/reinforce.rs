@@ -2,8 +2,8 @@
 
 use rlaif_core::{BadSetting, Seed};
 use rlaif_lm::Reference;
-use rlaif_models::{LanguageModel, LoadOptions};
-use rlaif_reinforce::{ReinforceConfig, ReinforceTrainer};
+use rlaif_models::{GenerationTime, LanguageModel, LoadOptions};
+use rlaif_reinforce::{ReinforceConfig, ReinforceTrainer, Rollouts};
 use rlaif_rewards::RewardConfig;
 use rlaif_rl::{EpisodeConfig, RlError};
 use rlaif_text::HfTokenizer;
@@ -104,6 +104,10 @@ impl RlFile for ReinforceFile {
             pass_rates: (self.reinforce.curriculum.as_ref())
                 .and_then(|curriculum| curriculum.column.as_deref())
                 .map(|column| ("reinforce.curriculum.column", column)),
+            sampled: match self.reinforce.rollouts {
+                Rollouts::Synchronous => GenerationTime::Alone,
+                Rollouts::Asynchronous => GenerationTime::BesideUpdates,
+            },
             environment: self.environment.as_ref().map(|environment| (environment, &self.episodes)),
             microbatch_size: self.reinforce.microbatch(),
             generation: &self.reinforce.generation,
@@ -141,7 +145,15 @@ impl RlFile for ReinforceFile {
             (policy(&self.model, &self.trainable, options)?, Reference::Given)
         };
         let config = ReinforceConfig { seed: Seed::new(self.seed), ..self.reinforce.clone() };
-        ReinforceTrainer::new(policy, reference, config).map_err(in_section::<Self>)
+        let trainer =
+            ReinforceTrainer::new(policy, reference, config).map_err(in_section::<Self>)?;
+        match self.reinforce.rollouts {
+            Rollouts::Synchronous => Ok(trainer),
+            Rollouts::Asynchronous => {
+                let copy = self.model.language_model(options)?;
+                trainer.sampling_copy(copy).map_err(in_section::<Self>)
+            }
+        }
     }
 
     fn policy(trainer: &Self::Trainer) -> &LanguageModel {

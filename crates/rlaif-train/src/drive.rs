@@ -166,6 +166,17 @@ pub trait Fit {
     /// The errors that stop the run.
     fn step(&mut self, rows: &[usize]) -> Result<Stepped, TrainError>;
 
+    /// `true` if a step begins the work of the next one: [`drive`] then calls [`Fit::announce`] before it. `false`
+    /// by default.
+    fn looks_ahead(&self) -> bool {
+        false
+    }
+
+    /// Names the rows of the step after the next call of [`Fit::step`]. It is not called before the last step.
+    fn announce(&mut self, rows: Vec<usize>) {
+        let _ = rows;
+    }
+
     /// Everything that a later step depends on.
     ///
     /// # Errors
@@ -371,6 +382,9 @@ pub fn drive(
         } else {
             let start = Instant::now();
             let rows = batches.batch(done)?;
+            if task.looks_ahead() && done + 1 < total_steps {
+                task.announce(batches.batch(done + 1)?);
+            }
             let stepped = match seeded(seed.for_libtorch_at("fit", done), || task.step(&rows))? {
                 // This step changed nothing: the state is that before it.
                 Err(error) if Interrupted::ended(&error) => {

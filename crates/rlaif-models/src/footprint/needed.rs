@@ -5,7 +5,7 @@ use std::fmt;
 use rlaif_core::Fault;
 use tch::Device;
 
-use super::sizes::gib;
+use super::{GenerationTime, sizes::gib};
 use crate::error::ModelError;
 
 /// Memory needs of a run, in bytes.
@@ -14,7 +14,7 @@ use crate::error::ModelError;
 /// activations that a transformer block keeps for its backward pass are estimated from above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemoryNeeded {
-    /// The policy's weights, its adapter's, and those of a reference that is a copy.
+    /// The policy's weights, its adapter's, and those of copies: a reference, and the sampler's beside updates.
     pub weights: u64,
     /// Gradients and both Adam moments; for 16-bit weights also the f32 master copy or, for bf16 on
     /// the CPU, the 16 missing bits of each weight.
@@ -27,12 +27,19 @@ pub struct MemoryNeeded {
     pub rewards: u64,
     /// Keys and values of the answers of local judges.
     pub judging: u64,
+    /// The time of generation.
+    pub generation: GenerationTime,
 }
 
 impl MemoryNeeded {
-    /// The total: activations and caches are not needed at the same time.
+    /// The total: activations and caches are not needed at the same time, unless responses are generated beside
+    /// updates.
     pub fn total(&self) -> u64 {
-        let passing = self.activations.max(self.cache).max(self.judging);
+        let answering = self.cache.max(self.judging);
+        let passing = match self.generation {
+            GenerationTime::Alone => self.activations.max(answering),
+            GenerationTime::BesideUpdates => self.activations + answering,
+        };
         self.weights + self.optimizer + self.rewards + passing
     }
 }

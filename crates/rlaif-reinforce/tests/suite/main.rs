@@ -1,6 +1,7 @@
 //! Tests of the whole trainer on tiny models. They share one program, because linking libtorch
 //! takes longer than most of them.
 
+mod ahead;
 mod common;
 mod episodes;
 mod guessing;

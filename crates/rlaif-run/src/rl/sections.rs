@@ -2,7 +2,7 @@
 
 use rlaif_core::{BadSetting, Seed};
 use rlaif_lm::{Activations, LmSpec, Policy, generate::GenerationConfig};
-use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan, ReferenceCopy};
+use rlaif_models::{GenerationTime, LanguageModel, LoadOptions, MemoryPlan, ReferenceCopy};
 use rlaif_rewards::RewardConfig;
 use rlaif_rl::{EpisodeConfig, Prompt, RlError};
 use rlaif_text::HfTokenizer;
@@ -91,6 +91,8 @@ pub struct RlSettings<'a> {
     pub prompts: (usize, &'static str),
     /// The setting that names the column of the prompts' pass rates, and the column.
     pub pass_rates: Option<(&'static str, &'a str)>,
+    /// The time of sampling.
+    pub sampled: GenerationTime,
     /// The environment, and the limits of its episodes.
     pub environment: Option<(&'a EnvironmentConfig, &'a EpisodeConfig)>,
     /// Responses of one forward and backward pass.
@@ -145,6 +147,7 @@ impl RlSections<'_> {
             },
             value: self.value.map(folder).transpose()?,
             frozen: self.reference.into_iter().map(folder).collect::<Result<_, _>>()?,
+            generation: settings.sampled,
             activations: settings.activations,
             ..self.model.memory(options)?
         };

@@ -200,6 +200,36 @@ fn with_environment(root: &Path, steps: u64) -> PathBuf {
     config
 }
 
+/// The same with responses that are sampled beside updates, and with those of earlier steps.
+#[test]
+fn asynchronous_and_replayed_it_is_the_uninterrupted_run_bit_by_bit() {
+    for rollouts in ["asynchronous", "synchronous"] {
+        let root = tempfile::tempdir().unwrap();
+        let config = prepare(root.path(), 12);
+        let files = [
+            "checkpoints/step-12/optimizer.safetensors",
+            "checkpoints/step-12/reinforce.json",
+            "checkpoints/step-12/replay.json",
+        ];
+        let more = [
+            format!("reinforce.rollouts={rollouts}"),
+            "reinforce.replay={batch_size=4,max_staleness=3}".to_owned(),
+            "reinforce.correction={truncate={level=\"token\",most=2.0}}".to_owned(),
+            "reinforce.curriculum={start=0.5,steps=9,solved_at=0.0}".to_owned(),
+        ];
+        let more: Vec<&str> = more.iter().flat_map(|set| ["--set", set]).collect();
+        let kills = Kills { all: 5, on_the_way: 2 };
+        rl::killed_and_resumed("reinforce", &config, &more, &kills, &files);
+        let rows = metrics(&config.with_file_name("whole"));
+        let oldest = rows.iter().map(|row| row["rollout/staleness_max"].as_f64().unwrap());
+        let oldest: Vec<f64> = oldest.collect();
+        assert!(oldest[0] == 0. && oldest.contains(&3.), "{oldest:?}");
+        assert!(oldest.iter().all(|age| *age <= 3.), "{oldest:?}");
+        let log = fs::read_to_string(config.with_file_name("whole").join("log.txt")).unwrap();
+        assert!(!log.contains("warning"), "{log}");
+    }
+}
+
 #[test]
 fn episodes_killed_and_resumed_are_those_of_the_uninterrupted_run() {
     let root = tempfile::tempdir().unwrap();
