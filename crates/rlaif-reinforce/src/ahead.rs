@@ -35,7 +35,7 @@ impl Ahead {
     ///
     /// # Errors
     /// [`BadSetting`] without a copy.
-    pub(crate) fn refreshed(&mut self, policy: &Parameters) -> Result<&dyn Policy, RlError> {
+    pub(crate) fn refreshed(&self, policy: &Parameters) -> Result<&dyn Policy, RlError> {
         let copy = self.copy()?;
         for (name, own) in policy.trainable() {
             let Some(other) = copy.parameters().get(&name) else { continue };
