@@ -174,7 +174,7 @@ mod tests {
     fn a_saved_group_has_every_bit() {
         let third = 1f32 / 3.;
         let played = Played {
-            given: vec![1..2],
+            given: std::iter::once(1..2).collect(),
             prompt: Some(vec![7]),
             rewards: vec![(0, 1. / 3.), (2, f64::MIN_POSITIVE)],
             said: vec![Message::new("assistant", "a")],
