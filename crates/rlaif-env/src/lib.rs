@@ -32,7 +32,7 @@ pub use error::EnvironmentError;
 pub use guess::Guess;
 #[cfg(feature = "openenv")]
 pub use openenv::OpenEnv;
-pub use rlaif_sandbox::{Sandbox, SandboxError, SandboxLimits, interpreter_path};
+pub use rlaif_sandbox::{Program, Sandbox, SandboxError, SandboxLimits, interpreter_path};
 pub use session::Session;
-pub use tool::{FnTool, ProgramTool, Python, Tool, ToolError, ToolSpec};
+pub use tool::{CommandTool, FnTool, ProgramTool, Python, Tool, ToolError, ToolSpec};
 pub use tools::Tools;

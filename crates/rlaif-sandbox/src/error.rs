@@ -20,6 +20,17 @@ pub enum SandboxError {
         /// The operating system's message, or the interpreter's.
         found: String,
     },
+    /// A program that cannot be run.
+    #[error(
+        "the program `{program}` cannot be used: {found}; give an executable file, as a name on the path or with its \
+         folder"
+    )]
+    Program {
+        /// The name or the file.
+        program: String,
+        /// The fault found.
+        found: String,
+    },
     /// This machine cannot confine programs, or one could not be confined. None runs without.
     #[error("programs cannot be run in a sandbox here: {problem}")]
     Unavailable {
@@ -37,7 +48,7 @@ impl SandboxError {
 impl Fault for SandboxError {
     fn is_users(&self) -> bool {
         match self {
-            Self::Setting(_) | Self::Interpreter { .. } => true,
+            Self::Setting(_) | Self::Interpreter { .. } | Self::Program { .. } => true,
             Self::Unavailable { .. } => false,
         }
     }

@@ -7,6 +7,7 @@
 )]
 
 mod error;
+mod program;
 #[cfg(target_os = "linux")]
 mod seal;
 
@@ -24,7 +25,10 @@ use serde_json::json;
 
 use rlaif_core::BadSetting;
 
+use program::Becoming;
+
 pub use error::SandboxError;
+pub use program::Program;
 
 /// The exit code of a child that could not give up its rights.
 const UNSEALED: i32 = 97;
@@ -91,7 +95,16 @@ pub struct Sandbox {
     python: PathBuf,
     readable: Vec<PathBuf>,
     filters: Vec<String>,
+    /// For a program that is not Python's.
+    program_filters: Vec<String>,
     limits: SandboxLimits,
+}
+
+/// The work of a child.
+#[derive(Clone, Copy)]
+enum Task<'a> {
+    Code { code: &'a str, tests: Option<&'a [String]>, marker: &'a str },
+    Program { program: &'a Program, arguments: &'a [String] },
 }
 
 impl Sandbox {
@@ -116,7 +129,8 @@ impl Sandbox {
             return wrong("output_kib", "0".to_owned());
         }
         let (python, readable) = interpreter(python)?;
-        let sandbox = Self { python, readable, filters: filters()?, limits };
+        let [filters, program_filters] = [filters(Becoming::Denied)?, filters(Becoming::Allowed)?];
+        let sandbox = Self { python, readable, filters, program_filters, limits };
         sandbox.probe()?;
         Ok(sandbox)
     }
@@ -150,7 +164,33 @@ impl Sandbox {
     /// # Errors
     /// [`SandboxError::Unavailable`] if the program could not be confined; it has not run then.
     pub fn run(&self, code: &str, input: &str) -> Result<Ran, SandboxError> {
-        self.start(code, None, "", input)
+        self.start(Task::Code { code, tests: None, marker: "" }, input)
+    }
+
+    /// Runs a program that is not Python's with these arguments, and with `input` as its standard input. It has the
+    /// limits of a Python program: it is one process without network, which cannot write or start others, though it may
+    /// become another program, as the last command of a shell does. `memory_mib` bounds its addresses.
+    ///
+    /// An exit code of 126 may mean that the file is not a program of this machine.
+    ///
+    /// # Errors
+    /// As [`Sandbox::run`].
+    ///
+    /// ```no_run
+    /// use rlaif_sandbox::{Program, Ran, Sandbox, SandboxLimits};
+    /// let sandbox = Sandbox::new("python3", SandboxLimits::default())?;
+    /// let sort = Program::new("sort", &[])?;
+    /// let ran = sandbox.run_program(&sort, &["-n".to_owned()], "10\n9\n")?;
+    /// assert_eq!(ran, Ran::Ended { code: Some(0), output: "9\n10\n".to_owned() });
+    /// # Ok::<(), rlaif_sandbox::SandboxError>(())
+    /// ```
+    pub fn run_program(
+        &self,
+        program: &Program,
+        arguments: &[String],
+        input: &str,
+    ) -> Result<Ran, SandboxError> {
+        self.start(Task::Program { program, arguments }, input)
     }
 
     /// Runs a program and then each test, a piece of Python that raises an exception if it fails. Tests see
@@ -160,7 +200,7 @@ impl Sandbox {
     /// As [`Sandbox::run`].
     pub fn run_tests(&self, code: &str, tests: &[String]) -> Result<Vec<bool>, SandboxError> {
         let marker = marker()?;
-        let ran = self.start(code, Some(tests), &marker, "")?;
+        let ran = self.start(Task::Code { code, tests: Some(tests), marker: &marker }, "")?;
         let none = vec![false; tests.len()];
         let Ran::Ended { output, .. } = ran else { return Ok(none) };
         let told =
@@ -171,22 +211,28 @@ impl Sandbox {
         Ok(told.chars().map(|passed| passed == '1').collect())
     }
 
-    fn start(
-        &self,
-        code: &str,
-        tests: Option<&[String]>,
-        marker: &str,
-        input: &str,
-    ) -> Result<Ran, SandboxError> {
+    fn start(&self, task: Task<'_>, input: &str) -> Result<Ran, SandboxError> {
         let seconds = self.limits.timeout_s.ceil() as u64 + 1;
+        let mut readable = self.readable.clone();
+        let (filters, what) = match task {
+            Task::Code { code, tests, marker } => {
+                (&self.filters, json!({"code": code, "tests": tests, "marker": marker}))
+            }
+            Task::Program { program, arguments } => {
+                readable.extend(program.paths().cloned());
+                let file = program.file.to_string_lossy();
+                let all = std::iter::once(&*file).chain(arguments.iter().map(String::as_str));
+                (&self.program_filters, json!({"program": all.collect::<Vec<_>>()}))
+            }
+        };
         let job = json!({
             "parent": std::process::id(),
-            "filters": self.filters,
+            "filters": filters,
             "limits": {
                 "RLIMIT_AS": self.limits.memory_mib << 20, "RLIMIT_CPU": seconds, "RLIMIT_CORE": 0,
                 "RLIMIT_FSIZE": 0, "RLIMIT_NOFILE": FILES,
             },
-            "code": code, "tests": tests, "marker": marker,
+            "task": what,
         });
         let job = job.to_string();
         let message = format!("{}\n{job}{input}", job.len());
@@ -194,7 +240,7 @@ impl Sandbox {
         // as the child, which is killed when this thread ends.
         std::thread::scope(|scope| {
             let child = scope.spawn(|| {
-                confine(&self.readable)?;
+                confine(&readable)?;
                 let child = self.spawn()?;
                 self.attend(child, &message)
             });
@@ -354,7 +400,7 @@ fn confine(_: &[PathBuf]) -> Result<(), SandboxError> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn filters() -> Result<Vec<String>, SandboxError> {
+fn filters(_: Becoming) -> Result<Vec<String>, SandboxError> {
     Err(SandboxError::unavailable("it needs Linux"))
 }
 
@@ -362,6 +408,9 @@ fn filters() -> Result<Vec<String>, SandboxError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Held by tests that count this process's children.
+    static COUNTING: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
     /// A sandbox, where there is a Python to run in it.
     fn sandbox(limits: SandboxLimits) -> Option<Sandbox> {
@@ -391,6 +440,7 @@ mod tests {
 
     #[test]
     fn hostile_programs_are_stopped_and_leave_nothing() {
+        let _alone = COUNTING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let limits = SandboxLimits { timeout_s: 60., memory_mib: 256, output_kib: 64 };
         let Some(sandbox) = sandbox(limits) else { return };
         let home = tempfile::tempdir().unwrap();
@@ -465,6 +515,81 @@ mod tests {
         let closed = "import os\nos.close(1)\nwhile True: pass";
         assert_eq!(sandbox.run(closed, "").unwrap(), Ran::TimedOut);
         assert_eq!(left(), 0);
+    }
+
+    #[test]
+    fn other_programs_have_the_same_limits() {
+        let _alone = COUNTING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let limits = SandboxLimits { timeout_s: 60., memory_mib: 256, output_kib: 64 };
+        let Some(sandbox) = sandbox(limits) else { return };
+        let home = tempfile::tempdir().unwrap();
+        let secret = home.path().join("secret");
+        std::fs::write(&secret, "secret").unwrap();
+        let secret = secret.display().to_string();
+        let sh = Program::new("sh", &[]).unwrap();
+        let run = |program: &Program, arguments: &[&str], input: &str| {
+            let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
+            sandbox.run_program(program, &arguments, input).unwrap()
+        };
+        let said = |text: &str| Ran::Ended { code: Some(0), output: text.to_owned() };
+        assert_eq!(run(&sh, &["-c", "echo $((6 * 7))"], ""), said("42\n"));
+        // Arguments are no shell's words, and the rest of standard input is the program's.
+        let odd = "a b; $(c) \"d\" \u{e9}\n";
+        assert_eq!(run(&sh, &["-c", "printf %s \"$1\"", "sh", odd], ""), said(odd));
+        let cat = Program::new("cat", &[]).unwrap();
+        let long = "line\n".repeat(9_000);
+        assert_eq!(run(&cat, &[], &long), said(&long));
+        // A file is read only if it is named.
+        let fails = |ran: Ran| match ran {
+            Ran::Ended { code: Some(code), output } => code != 0 && output.is_empty(),
+            _ => false,
+        };
+        assert!(fails(run(&cat, &[&secret], "")));
+        let named = Program::new("cat", std::slice::from_ref(&secret)).unwrap();
+        assert_eq!(run(&named, &[&secret], ""), said("secret"));
+        for attempt in [
+            format!("exec cat {secret}"),
+            "exec cat /etc/passwd".to_owned(),
+            "exec ls /home".to_owned(),
+            format!("echo no > {secret}"),
+            "echo no > /tmp/rlaif-sandbox-test".to_owned(),
+            "(true)".to_owned(),
+            "/bin/true && echo started".to_owned(),
+            "kill -9 $PPID".to_owned(),
+            "exit 7".to_owned(),
+        ] {
+            let ran = run(&sh, &["-c", &attempt], "");
+            assert!(fails(ran.clone()), "{attempt}: {ran:?}");
+        }
+        assert_eq!(std::fs::read_to_string(&secret).unwrap(), "secret");
+        // Neither does a Python that a program becomes get rights back.
+        let python = sandbox.python.display().to_string();
+        let socket = "import socket; socket.socket()";
+        assert!(fails(run(&sh, &["-c", &format!("exec {python} -c \"{socket}\"")], "")));
+        let flood = run(&sh, &["-c", "while :; do echo xxxxxxxxxxxxxxxx; done"], "");
+        assert_eq!(flood, Ran::TooMuchOutput);
+        let sandbox =
+            Sandbox { limits: SandboxLimits { timeout_s: 1., ..limits }, ..sandbox.clone() };
+        for endless in ["while :; do :; done", "exec sleep 1000"] {
+            let arguments = ["-c".to_owned(), endless.to_owned()];
+            assert_eq!(sandbox.run_program(&sh, &arguments, "").unwrap(), Ran::TimedOut);
+        }
+        assert_eq!(left(), 0);
+    }
+
+    #[test]
+    fn programs_that_are_not_there_are_refused_by_name() {
+        for (program, readable, says) in [
+            ("no-such-program", "", "no folder of `PATH` has it"),
+            ("/nowhere/program", "", "No such file"),
+            ("/", "", "not an executable file"),
+            ("cat", "/nowhere/data", "`/nowhere/data`, which it may read"),
+        ] {
+            let readable: Vec<String> =
+                Some(readable.to_owned()).into_iter().filter(|path| !path.is_empty()).collect();
+            let error = Program::new(program, &readable).unwrap_err().to_string();
+            assert!(error.contains(says) && error.contains(program), "{error}");
+        }
     }
 
     #[test]
