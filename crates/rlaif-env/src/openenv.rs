@@ -1,12 +1,19 @@
 //! Environments of OpenEnv servers, over WebSocket.
 
-use std::{net::TcpStream, time::Duration};
+use std::{net::TcpStream, sync::Arc, time::Duration};
 
 use rlaif_core::{BadSetting, Message as ChatMessage, PromptRecord, Seed};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tungstenite::{Message, WebSocket, stream::MaybeTlsStream};
+use tungstenite::{
+    Connector, Message, WebSocket, client::IntoClientRequest, client_tls_with_config,
+    stream::MaybeTlsStream,
+};
 
 use crate::{
     environment::{Environment, EnvironmentAnswer, Episode, ModelTurn, Progress, Started},
@@ -16,7 +23,7 @@ use crate::{
 /// A thread that waits for a lost server ends after this time. Episodes have a shorter limit.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// An environment of an OpenEnv server, such as `ws://localhost:8000/ws`. Each episode is a connection of
+/// An environment of an OpenEnv server, such as `ws://localhost:8000/ws` or `wss://example.org/ws`. Each episode is a connection of
 /// its own: OpenEnv's plain HTTP begins a new environment with every request.
 ///
 /// The text of the model is one field of the action. Of the observation, one field or all of it as JSON is
@@ -24,8 +31,12 @@ const LONGEST: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OpenEnv {
-    /// The address, `ws://HOST:PORT/ws`.
+    /// The address, `ws://HOST:PORT/ws`, or `wss://HOST:PORT/ws` for TLS.
     pub url: String,
+    /// A file of certificates in PEM that TLS trusts in place of the system's, for a server with a certificate of its
+    /// own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<String>,
     /// The field of an action that has the model's text.
     #[serde(default = "OpenEnv::message")]
     pub action: String,
@@ -58,6 +69,7 @@ impl OpenEnv {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            certificates: None,
             action: Self::message(),
             action_fields: Map::new(),
             observation: None,
@@ -68,12 +80,56 @@ impl OpenEnv {
     /// Checks the settings.
     ///
     /// # Errors
-    /// [`BadSetting`] for an address that is not one of a WebSocket without TLS.
+    /// [`BadSetting`] for an address that is not one of a WebSocket, and for certificates without TLS or that
+    /// cannot be read.
     pub fn check(&self) -> Result<(), BadSetting> {
-        match self.url.strip_prefix("ws://") {
-            Some(rest) if !rest.is_empty() => Ok(()),
-            _ => Err(BadSetting::new("url", &self.url, "`ws://HOST:PORT/ws`")),
+        let rest = ["ws://", "wss://"].iter().find_map(|scheme| self.url.strip_prefix(scheme));
+        if rest.is_none_or(str::is_empty) {
+            let expected = "`ws://HOST:PORT/ws` or `wss://HOST:PORT/ws`";
+            return Err(BadSetting::new("url", &self.url, expected));
         }
+        self.connector().map(drop)
+    }
+
+    /// The certificates that TLS trusts; `None` for the system's.
+    fn connector(&self) -> Result<Option<Connector>, BadSetting> {
+        let Some(path) = &self.certificates else { return Ok(None) };
+        if !self.url.starts_with("wss://") {
+            let expected = "none with an address of `ws://`, which has no TLS";
+            return Err(BadSetting::new("certificates", path, expected));
+        }
+        let refused = |problem: &dyn ToString| {
+            let found = format!("{path} ({})", problem.to_string());
+            BadSetting::new("certificates", found, "a file of certificates in PEM")
+        };
+        let mut roots = RootCertStore::empty();
+        let all = CertificateDer::pem_file_iter(path).map_err(|error| refused(&error))?;
+        for certificate in all {
+            let certificate = certificate.map_err(|error| refused(&error))?;
+            roots.add(certificate).map_err(|error| refused(&error))?;
+        }
+        if roots.is_empty() {
+            return Err(refused(&"it has none"));
+        }
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        Ok(Some(Connector::Rustls(Arc::new(config))))
+    }
+
+    /// Connects to the server.
+    fn connect(&self) -> Result<Socket, EnvironmentError> {
+        let connector = self.connector()?;
+        let request = self.url.as_str().into_client_request().map_err(|error| self.died(&error))?;
+        let host = request.uri().host().unwrap_or_default();
+        // An address of IPv6 has brackets in a URL.
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let usual = if self.url.starts_with("wss://") { 443 } else { 80 };
+        let port = request.uri().port_u16().unwrap_or(usual);
+        let stream = TcpStream::connect((host, port)).map_err(|error| self.died(&error))?;
+        stream.set_nodelay(true).map_err(|error| self.died(&error))?;
+        stream.set_read_timeout(Some(LONGEST)).map_err(|error| self.died(&error))?;
+        let (socket, _) = client_tls_with_config(request, stream, None, connector)
+            .map_err(|error| self.died(&error))?;
+        Ok(socket)
     }
 
     fn died(&self, problem: &dyn ToString) -> EnvironmentError {
@@ -150,11 +206,7 @@ impl Environment for OpenEnv {
 
     fn reset(&self, record: &PromptRecord, seed: Seed) -> Result<Started, EnvironmentError> {
         self.check()?;
-        let (mut socket, _) =
-            tungstenite::connect(&*self.url).map_err(|error| self.died(&error))?;
-        if let MaybeTlsStream::Plain(stream) = socket.get_ref() {
-            stream.set_read_timeout(Some(LONGEST)).map_err(|error| self.died(&error))?;
-        }
+        let mut socket = self.connect()?;
         let mut data = Map::new();
         if let Some(column) = &self.reset {
             match record.metadata.get(column) {

@@ -1,6 +1,7 @@
 //! Episodes on a local server that says what an OpenEnv server has said (fixtures/record_openenv.py).
 
 use std::{
+    io::{Read, Write},
     net::TcpListener,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -11,9 +12,13 @@ use rlaif_core::{Message as ChatMessage, PromptRecord, Seed};
 use rlaif_env::{
     Environment, EnvironmentAnswer, EnvironmentError, ModelTurn, OpenEnv, Progress, Session,
 };
+use rustls::{
+    ServerConfig, ServerConnection, StreamOwned,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tungstenite::{Message, accept};
+use tungstenite::{Message, WebSocket, accept};
 
 #[derive(Deserialize)]
 struct Recorded {
@@ -32,21 +37,22 @@ fn recorded(name: &str) -> Vec<Exchange> {
     all.into_iter().find(|episode| episode.name == name).unwrap().exchange
 }
 
-/// A server for one connection: it expects what was sent, and answers what was received.
+/// Answers what the recorded server answered, and expects what it was sent.
+fn serve<S: Read + Write>(mut socket: WebSocket<S>, exchange: Vec<Exchange>) {
+    for Exchange { sent, received } in exchange {
+        let got: Value = serde_json::from_str(socket.read().unwrap().to_text().unwrap()).unwrap();
+        assert_eq!(got, sent);
+        socket.send(Message::text(received.to_string())).unwrap();
+    }
+    let last: Value = serde_json::from_str(socket.read().unwrap().to_text().unwrap()).unwrap();
+    assert_eq!(last, json!({"type": "close"}));
+}
+
+/// A server for one connection.
 fn server(exchange: Vec<Exchange>) -> (OpenEnv, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}/ws", listener.local_addr().unwrap());
-    let serve = move || {
-        let mut socket = accept(listener.accept().unwrap().0).unwrap();
-        for Exchange { sent, received } in exchange {
-            let got: Value =
-                serde_json::from_str(socket.read().unwrap().to_text().unwrap()).unwrap();
-            assert_eq!(got, sent);
-            socket.send(Message::text(received.to_string())).unwrap();
-        }
-        let last: Value = serde_json::from_str(socket.read().unwrap().to_text().unwrap()).unwrap();
-        assert_eq!(last, json!({"type": "close"}));
-    };
+    let serve = move || serve(accept(listener.accept().unwrap().0).unwrap(), exchange);
     let (observation, reset) = (Some("message".to_owned()), Some("task".to_owned()));
     (OpenEnv { observation, reset, ..OpenEnv::new(url) }, thread::spawn(serve))
 }
@@ -166,4 +172,77 @@ fn a_server_that_says_nothing_runs_out_of_time() {
         Session::open(Arc::new(OpenEnv::new(url)), record, Seed::new(1), limit).unwrap();
     assert_eq!(session.opened().unwrap_err().kind(), "timed_out");
     drop(serving);
+}
+
+/// A file of certificates by fixtures/make_certificates.sh.
+fn fixture(name: &str) -> String {
+    format!("{}/tests/fixtures/tls/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A server for one connection over TLS, with the certificate of `localhost`.
+fn server_with_tls(exchange: Vec<Exchange>) -> (OpenEnv, JoinHandle<bool>) {
+    let chain = CertificateDer::pem_file_iter(fixture("server.pem")).unwrap();
+    let chain = chain.collect::<Result<_, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_file(fixture("server.key")).unwrap();
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
+    let connection = ServerConnection::new(Arc::new(config.unwrap())).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("wss://localhost:{}/ws", listener.local_addr().unwrap().port());
+    // `false` if the client does not trust the server.
+    let serve = move || {
+        let stream = StreamOwned::new(connection, listener.accept().unwrap().0);
+        let Ok(socket) = accept(stream) else { return false };
+        serve(socket, exchange);
+        true
+    };
+    let (observation, reset) = (Some("message".to_owned()), Some("task".to_owned()));
+    (OpenEnv { observation, reset, ..OpenEnv::new(url) }, thread::spawn(serve))
+}
+
+#[test]
+fn an_episode_over_tls_is_the_same() {
+    let exchange = recorded("found");
+    let record = prompt(&exchange);
+    let (environment, serving) = server_with_tls(exchange);
+    let environment = OpenEnv { certificates: Some(fixture("ca.pem")), ..environment };
+    environment.check().unwrap();
+    let mut started = environment.reset(&record, Seed::new(1)).unwrap();
+    for (number, text) in ["4", "5"].into_iter().enumerate() {
+        let said = started.episode.step(&ModelTurn { text: text.to_owned(), number }).unwrap();
+        let over = if number == 1 { Progress::Over } else { Progress::Goes };
+        assert_eq!(said.progress, over);
+    }
+    drop(started);
+    assert!(serving.join().unwrap());
+}
+
+#[test]
+fn a_server_that_is_not_trusted_is_not_talked_to() {
+    for certificates in [None, Some(fixture("other.pem"))] {
+        let exchange = recorded("found");
+        let record = prompt(&exchange);
+        let (environment, serving) = server_with_tls(exchange);
+        let environment = OpenEnv { certificates, ..environment };
+        let error = environment.reset(&record, Seed::new(1)).err().unwrap();
+        assert_eq!(error.kind(), "died");
+        let said = error.to_string();
+        assert!(said.contains("certificate") || said.contains("Certificate"), "{said}");
+        assert!(!serving.join().unwrap());
+    }
+}
+
+#[test]
+fn certificates_that_cannot_be_used_are_refused_by_name() {
+    let of = |url: &str, certificates: &str| {
+        let certificates = Some(certificates.to_owned());
+        OpenEnv { certificates, ..OpenEnv::new(url) }.check().unwrap_err().to_string()
+    };
+    let plain = of("ws://localhost/ws", &fixture("ca.pem"));
+    assert!(plain.contains("`certificates` is") && plain.contains("which has no TLS"), "{plain}");
+    let none = of("wss://localhost/ws", "/nowhere/ca.pem");
+    assert!(none.contains("/nowhere/ca.pem"), "{none}");
+    let empty = of("wss://localhost/ws", &fixture("server.key"));
+    assert!(empty.contains("it has none"), "{empty}");
+    let url = OpenEnv::new("https://localhost/ws").check().unwrap_err().to_string();
+    assert!(url.contains("`url` is https://localhost/ws"), "{url}");
 }

@@ -155,6 +155,7 @@ pages! {
     trl: "docs/trl.md",
     troubleshooting: "docs/troubleshooting.md",
     example_of_a_reward: "examples/custom_reward.rs",
+    example_of_a_calculator: "examples/calculator_tool.rs",
     example_of_dpo: "examples/dpo_preferences.rs",
     example_of_less_toxicity: "examples/hh_toxicity/main.rs",
     example_of_grpo: "examples/grpo_digits.rs",

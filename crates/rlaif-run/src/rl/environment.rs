@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc};
 
 use rlaif_core::{BadSetting, ChatOptions, Rendering, Seed, TextCodec};
 use rlaif_env::{
-    Calculator, CallForm, Environment, Guess, OpenEnv, ProgramTool, Python, Sandbox, SandboxError,
-    SandboxLimits, Tool, ToolSpec, Tools, interpreter_path,
+    Calculator, CallForm, CommandTool, Environment, Guess, OpenEnv, Program, ProgramTool, Python,
+    Sandbox, SandboxError, SandboxLimits, Tool, ToolSpec, Tools, interpreter_path,
 };
 use rlaif_lm::{LmSpec, LocalSampler};
 use rlaif_rl::{EpisodeConfig, EpisodeSampler};
@@ -66,6 +66,30 @@ pub enum ToolConfig {
         #[serde(default)]
         limits: SandboxLimits,
     },
+    /// Any program in a sandbox; its output is the answer.
+    Command {
+        /// The name.
+        name: String,
+        /// The description that the policy reads.
+        description: String,
+        /// The names of the arguments, which are texts.
+        arguments: Vec<String>,
+        /// The program, a name on the path or a file, and its arguments. `{name}` in them stands for the argument of
+        /// this name.
+        command: Vec<String>,
+        /// The program's standard input, in which `{name}` stands for an argument; by default, all arguments as JSON.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        input: Option<String>,
+        /// Files and folders that the program may read, besides the system's programs and libraries.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        readable: Vec<String>,
+        /// The Python that confines the program: a name on the path, or a file.
+        #[serde(default = "python")]
+        python: String,
+        /// Limits of the program.
+        #[serde(default)]
+        limits: SandboxLimits,
+    },
 }
 
 fn python() -> String {
@@ -84,7 +108,8 @@ impl EnvironmentConfig {
     /// The keys that may be local paths.
     pub(crate) fn locations(&mut self) -> Vec<&mut String> {
         match self {
-            Self::Guess(_) | Self::OpenEnv(_) => Vec::new(),
+            Self::Guess(_) => Vec::new(),
+            Self::OpenEnv(server) => server.certificates.iter_mut().collect(),
             Self::Tools { tools, form: _ } => {
                 tools.iter_mut().flat_map(ToolConfig::locations).collect()
             }
@@ -160,6 +185,19 @@ impl ToolConfig {
             Self::Program { file, python, name: _, description: _, arguments: _, limits: _ } => {
                 std::iter::once(file).chain(interpreter_path(python)).collect()
             }
+            Self::Command {
+                command,
+                readable,
+                python,
+                name: _,
+                description: _,
+                arguments: _,
+                input: _,
+                limits: _,
+            } => {
+                let program = command.first_mut().and_then(interpreter_path);
+                program.into_iter().chain(readable).chain(interpreter_path(python)).collect()
+            }
         }
     }
 
@@ -167,7 +205,8 @@ impl ToolConfig {
         match self {
             Self::Calculator => Calculator::default().spec().clone(),
             Self::Python { .. } => Python::described(),
-            Self::Program { name, description, arguments, .. } => {
+            Self::Program { name, description, arguments, .. }
+            | Self::Command { name, description, arguments, .. } => {
                 let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
                 ToolSpec::new(name, description, &arguments)
             }
@@ -183,6 +222,22 @@ impl ToolConfig {
                 let code = rlaif_files::read_text(path, LONGEST_PROGRAM)
                     .map_err(|source| RunError::Read { path: path.to_owned(), source })?;
                 Box::new(ProgramTool::new(self.spec(), code, sandbox(python, *limits)?))
+            }
+            Self::Command { command, input, readable, python, limits, .. } => {
+                let Some((program, arguments)) = command.split_first() else {
+                    let expected = "a program, and its arguments";
+                    let error = BadSetting::new("environment.tools.command", "empty", expected);
+                    return Err(error.into());
+                };
+                let program = Program::new(program, readable).map_err(RunError::Sandbox)?;
+                let sandbox = sandbox(python, *limits)?;
+                let tool = CommandTool::new(self.spec(), program, arguments.to_vec(), sandbox);
+                let tool = match input {
+                    Some(input) => tool.input(input),
+                    None => tool,
+                };
+                tool.check().map_err(|error| error.within("environment.tools"))?;
+                Box::new(tool)
             }
         })
     }
@@ -205,17 +260,56 @@ mod tests {
     #[test]
     fn every_file_of_an_environment_is_among_its_locations() {
         let program = "kind = 'program'\nname = 'n'\ndescription = 'd'\narguments = ['a']";
+        let command = program.replace("'program'", "'command'");
         let text = format!(
             "kind = 'tools'\n[[tools]]\nkind = 'calculator'\n\
              [[tools]]\nkind = 'python'\n[[tools]]\nkind = 'python'\npython = 'venv/bin/python'\n\
              [[tools]]\n{program}\nfile = 'one.py'\n\
-             [[tools]]\n{program}\nfile = 'two.py'\npython = './python'\n"
+             [[tools]]\n{program}\nfile = 'two.py'\npython = './python'\n\
+             [[tools]]\n{command}\ncommand = ['./units', '--from', '{{a}}']\nreadable = ['units.dat']\n\
+             [[tools]]\n{command}\ncommand = ['bc', '-l']\ninput = '{{a}}'\n"
         );
         let mut config: EnvironmentConfig = toml::from_str(&text).unwrap();
-        assert_eq!(config.locations(), ["venv/bin/python", "one.py", "two.py", "./python"]);
+        assert_eq!(
+            config.locations(),
+            ["venv/bin/python", "one.py", "two.py", "./python", "./units", "units.dat",]
+        );
+        let text = "kind = 'openenv'\nurl = 'wss://localhost'\ncertificates = 'ca.pem'";
+        let mut config: EnvironmentConfig = toml::from_str(text).unwrap();
+        assert_eq!(config.locations(), ["ca.pem"]);
         for other in ["kind = 'guess'", "kind = 'openenv'\nurl = 'ws://127.0.0.1:8000'"] {
             let mut config: EnvironmentConfig = toml::from_str(other).unwrap();
             assert!(config.locations().is_empty());
+        }
+    }
+
+    #[test]
+    fn commands_that_cannot_be_tools_are_refused_by_name() {
+        let python = std::env::var("RLAIF_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+        if let Err(error) = Sandbox::new(&python, SandboxLimits::default()) {
+            eprintln!("SKIPPED the sandbox: {error}");
+            assert!(std::env::var_os("RLAIF_SKIP_NOTHING").is_none(), "{error}");
+            return;
+        }
+        let build = |rest: &str| {
+            let text = format!(
+                "kind = 'command'\nname = 'n'\ndescription = 'd'\narguments = ['a']\npython = '{python}'\n{rest}"
+            );
+            toml::from_str::<ToolConfig>(&text).unwrap().build()
+        };
+        let tool = build(
+            "command = ['sh', '-c', 'read line; echo $line $1', 'sh', '{a}']\ninput = 'so {a}\n'",
+        );
+        let said = tool.unwrap().call(&serde_json::json!({"a": "1"}));
+        assert_eq!(said.unwrap(), "so 1 1");
+        for (rest, says) in [
+            ("command = []", "`environment.tools.command` is empty"),
+            ("command = ['no-such-program']", "the program `no-such-program` cannot be used"),
+            ("command = ['cat']\ninput = 'x'", "`environment.tools.input` is x"),
+            ("command = ['cat']\nreadable = ['/nowhere']", "/nowhere"),
+        ] {
+            let error = build(rest).err().unwrap().to_string();
+            assert!(error.contains(says), "{error}");
         }
     }
 }
