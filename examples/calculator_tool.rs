@@ -51,7 +51,7 @@ fn closure() -> impl Tool {
 /// The tool as a program: a shell adds what is on its standard input.
 fn command() -> Result<CommandTool, Box<dyn std::error::Error>> {
     let sandbox = Sandbox::new("python3", SandboxLimits::default())?;
-    let script = "read expression; echo $((expression))";
+    let script = "read expression; echo $(($expression))";
     let arguments = vec!["-c".to_owned(), script.to_owned()];
     let shell = Program::new("sh", &[])?;
     let tool = CommandTool::new(spec(), shell, arguments, sandbox).input("{expression}\n");
