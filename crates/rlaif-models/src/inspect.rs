@@ -263,6 +263,10 @@ mod tests {
             assert!(!has(name, Capability::Gguf), "{name}");
         }
         assert!(!has("pegasus", Capability::Classifier));
+        assert!(has("t5gemma", Capability::Policy) && !has("t5gemma", Capability::Classifier));
+        assert!(
+            has("flan", Capability::TokenClassifier) && !has("bart", Capability::TokenClassifier)
+        );
         assert!(has("qwen3-token", Capability::TokenClassifier));
         assert!(has("roberta", Capability::TokenClassifier));
         assert!(!has("olmo2", Capability::TokenClassifier));

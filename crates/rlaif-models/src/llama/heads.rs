@@ -63,7 +63,8 @@ impl Heads {
         }
     }
 
-    /// `softmax(cap · tanh(q kᵀ · scale / cap) + bias)`, softmax in f32.
+    /// `softmax(cap · tanh(q kᵀ · scale / cap) + bias)`, softmax in f32 as in transformers, of f64 in f64: the
+    /// biases of f64 that hide keys are infinite in f32.
     fn weights(&self, q: &Tensor, k: &Tensor, cap: f64, bias: Option<&Tensor>) -> Tensor {
         let scores = q.matmul(&k.transpose(-2, -1)) * (self.scale / cap);
         let scores = scores.tanh() * cap;
@@ -71,7 +72,8 @@ impl Heads {
             Some(bias) => scores + bias,
             None => scores,
         };
-        scores.softmax(-1, Kind::Float).to_kind(q.kind())
+        let kind = if q.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        scores.softmax(-1, kind).to_kind(q.kind())
     }
 
     /// Attention of a single row of tokens, `[1, heads, T, D]`: queries `[1, heads, T, D]`, keys and values
