@@ -2,6 +2,7 @@
 
 mod block;
 mod classifier;
+mod cross;
 mod decode;
 mod model;
 mod trunk;
@@ -17,7 +18,8 @@ use crate::{
 };
 pub(crate) use block::{Attentions, Context, Role, Seq2SeqBlock, run_blocks};
 pub(crate) use classifier::{HeadSettings, Start, classifier};
-pub(crate) use decode::{CrossKeys, RowStep, Seq2SeqTrunk, Step};
+pub(crate) use cross::CrossKeys;
+pub(crate) use decode::{RowStep, Seq2SeqTrunk, Step};
 pub(crate) use model::{LmHead, language_model};
 pub(crate) use trunk::{Trunk, TrunkLayers, check_encoder_decoder, shared_words};
 

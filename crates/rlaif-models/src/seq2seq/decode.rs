@@ -7,10 +7,10 @@ use rlaif_lm::{
 use rlaif_torch::RowCount;
 use tch::Tensor;
 
-use super::{Cover, TrunkLayers, as_collated, padded};
+use super::{Cover, CrossKeys, TrunkLayers, as_collated, padded};
 use crate::{
     adapter::Pass,
-    layers::{Embedding, Linear, hide, in_heads},
+    layers::{Embedding, hide},
     rows::{self, PackedRows},
 };
 
@@ -57,22 +57,6 @@ pub(crate) trait Seq2SeqTrunk: std::fmt::Debug + Send {
 
     /// The layers that adapters can be put on.
     fn layers(&mut self) -> TrunkLayers<'_>;
-}
-
-/// The layers for keys and values of an attention.
-pub(crate) struct CrossKeys<'a> {
-    pub(crate) k: &'a Linear,
-    pub(crate) v: &'a Linear,
-    /// Number of heads, and their width.
-    pub(crate) heads: i64,
-    pub(crate) head_dim: i64,
-}
-
-impl CrossKeys<'_> {
-    /// Keys and values of `x`, each `[B, S, heads, head_dim]`.
-    pub(crate) fn of(&self, x: &Tensor, pass: Pass) -> [Tensor; 2] {
-        Linear::project([self.k, self.v], x, pass).map(|x| in_heads(&x, self.heads, self.head_dim))
-    }
 }
 
 /// One more token of the decoder in each row.
