@@ -33,7 +33,7 @@ use crate::verify::{
 };
 use crate::{
     Constant, Format, Length, LowerBound, Mean, Minimum, Overlap, ProcessReward, ProviderError,
-    Repetition, RewardConfig, RewardExt, WeightedSum, Words,
+    Repetition, RewardConfig, RewardExt, WeightedSum, Words, own,
 };
 
 /// Everything that a configured reward needs besides its configuration: a folder, keys, models.
@@ -202,6 +202,7 @@ impl RewardConfig {
             Self::Instructions { score, check } => {
                 Box::new(Instructions::new(*score).check(*check))
             }
+            Self::Own { name, settings, columns: _ } => own::build(name, settings)?,
             Self::Constant { value } => Box::new(Constant::new(*value)?),
             Self::WeightedSum { name, terms } => {
                 some("terms", terms)?;

@@ -6,6 +6,7 @@ use rlaif_eval::text::LengthUnit;
 use rlaif_sandbox::interpreter_path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::ProviderError;
 use crate::combine::{Centring, StepTotal, StepView};
@@ -114,7 +115,7 @@ pub enum RewardConfig {
     JsonSchema {
         /// The schema, as a table.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        schema: Option<serde_json::Map<String, serde_json::Value>>,
+        schema: Option<Map<String, Value>>,
         /// The column with the schema of each row, or a path, instead.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         answer: Option<String>,
@@ -148,6 +149,17 @@ pub enum RewardConfig {
         /// Strict or loose, as in IFEval's two accuracies.
         #[serde(default)]
         check: InstructionCheck,
+    },
+    /// A reward that the running program has registered ([`crate::register`]).
+    Own {
+        /// The name under which the program registered it.
+        name: String,
+        /// Its settings; their keys are the program's.
+        #[serde(default, skip_serializing_if = "Map::is_empty")]
+        settings: Map<String, Value>,
+        /// The columns of rows that it reads as metadata.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        columns: Vec<String>,
     },
     /// [`crate::Constant`].
     Constant {
@@ -337,6 +349,7 @@ impl RewardConfig {
             | Self::TextAnswer { .. }
             | Self::JsonSchema { .. }
             | Self::Instructions { .. }
+            | Self::Own { .. }
             | Self::Constant { .. } => Vec::new(),
             Self::CodeTests {
                 python,
@@ -483,6 +496,10 @@ impl RewardConfig {
             Self::Instructions { .. } => {
                 let columns = ["instruction_id_list", "kwargs"].map(str::to_owned).into();
                 Node { columns, ..Node::default() }
+            }
+            // It may read anything.
+            Self::Own { columns, .. } => {
+                Node { columns: columns.clone(), input: RewardInput::Messages, ..Node::default() }
             }
             Self::Length { .. }
             | Self::Repetition { .. }

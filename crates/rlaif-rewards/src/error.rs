@@ -43,6 +43,22 @@ pub enum ProviderError {
         /// The known names.
         known: Vec<&'static str>,
     },
+    /// This program has registered no reward of that name.
+    #[error("this program has no reward called `{name}`{}", Registered(.name, .known))]
+    Own {
+        /// The name.
+        name: String,
+        /// The names that it has registered.
+        known: Vec<String>,
+    },
+    /// A reward that this program has registered cannot be made of its settings.
+    #[error("reward `{name}`: {problem}")]
+    OwnSettings {
+        /// The name.
+        name: String,
+        /// The fault found.
+        problem: String,
+    },
     /// A configuration is invalid.
     #[error("{origin}{}: {problem}", Line(*.line))]
     Config {
@@ -318,6 +334,8 @@ impl Fault for ProviderError {
             | Self::Pattern { .. }
             | Self::Template { .. }
             | Self::Rubric { .. }
+            | Self::Own { .. }
+            | Self::OwnSettings { .. }
             | Self::Config { .. }
             | Self::Row { .. }
             | Self::NotUtf8 { .. } => true,
@@ -369,6 +387,22 @@ struct Line(Option<usize>);
 impl std::fmt::Display for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.map_or(Ok(()), |line| write!(f, ", line {line}"))
+    }
+}
+
+/// The end of a sentence on the reward of this name, which is not among those that the program has registered.
+struct Registered<'a>(&'a str, &'a [String]);
+
+impl std::fmt::Display for Registered<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self(name, known) = self;
+        if known.is_empty() {
+            return f.write_str(
+                ", and no other of its own; run the program that registers it by `rlaif_rewards::register`",
+            );
+        }
+        let hint = crate::file::did_you_mean(name, known);
+        write!(f, "{hint} (registered: `{}`)", known.join("`, `"))
     }
 }
 

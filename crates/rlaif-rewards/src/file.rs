@@ -117,12 +117,18 @@ pub fn describe_toml(message: &str) -> String {
     if let Some((old, new)) = renamed.filter(|_| message.starts_with("unknown field")) {
         return format!("unknown key `{old}`: renamed to `{new}`");
     }
-    let near = |name: &&&str| strsim::damerau_levenshtein(found, name);
-    let nearest = known.iter().min_by_key(near).filter(|name| near(name) <= name.len() / 2);
-    let hint = nearest.map_or(String::new(), |name| format!("; did you mean `{name}`?"));
+    let hint = did_you_mean(found, known);
     let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
     let what = if message.starts_with("unknown field") { "key" } else { "value" };
     format!("unknown {what} `{found}`{hint} (known: {})", known.join(", "))
+}
+
+/// A question about the known name that is nearest to one that is not known; nothing where none is near.
+pub(crate) fn did_you_mean(found: &str, known: &[impl AsRef<str>]) -> String {
+    let near = |name: &&str| strsim::damerau_levenshtein(found, name);
+    let nearest = known.iter().map(AsRef::as_ref).min_by_key(near);
+    let nearest = nearest.filter(|name| near(name) <= name.len() / 2);
+    nearest.map_or(String::new(), |name| format!("; did you mean `{name}`?"))
 }
 
 /// The key on the line of a value, and the value.

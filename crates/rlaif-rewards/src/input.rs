@@ -9,6 +9,6 @@ pub enum RewardInput {
     /// Judges and classifiers of pairs of texts read the text of prompt and response
     /// ([`TextOrMessages::readable`](rlaif_core::TextOrMessages::readable)).
     Text,
-    /// Reward models with a chat template, and reward servers, read messages with all of their keys.
+    /// Reward models with a chat template, reward servers, and rewards of other programs read messages with all of their keys.
     Messages,
 }

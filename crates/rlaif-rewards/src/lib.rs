@@ -24,7 +24,7 @@
 //! | `judge` (feature `judge`) | LLM judges over HTTP APIs, reward servers, `judge::run` |
 //! | `neural` (feature `neural`) | classifiers, reward models with a scalar head, local policies as judges |
 //!
-//! [`RewardConfig`] describes any of them in TOML. Features, both on by default: `judge` brings
+//! [`RewardConfig`] describes any of them in TOML; [`register`] adds those of your own program. Features, both on by default: `judge` brings
 //! HTTP, TLS and SQLite; `neural` brings libtorch, which nothing else here needs.
 
 // Each has one place: rlaif_core::say, rlaif_files.
@@ -44,6 +44,7 @@ mod input;
 pub mod judge;
 #[cfg(feature = "neural")]
 pub mod neural;
+mod own;
 mod rows;
 pub mod rubric;
 pub mod rules;
@@ -67,6 +68,7 @@ pub use neural::{
     ClassifierConfig, ClassifierOptions, ClassifierReward, Input, LabelChoice, Output, PolicyJudge,
     Preset, closing_tokens, encode_judged,
 };
+pub use own::register;
 pub use rows::{
     Counted, ReadRows, RowVerdict, read_rows, score_each_row, score_in_order, score_rows,
 };
