@@ -91,6 +91,7 @@ mod pair_columns;
 mod pipeline;
 mod place;
 mod ppo;
+mod project;
 mod prompt;
 mod recipe;
 mod red_team;
@@ -140,6 +141,7 @@ pub use pipeline::{
     StageState,
 };
 pub use ppo::{PpoFile, PretrainingSection, ValueSection, ValueStart};
+pub use project::{NewProject, ProjectError, ProjectKind};
 pub use prompt::{PromptSection, pass_on_rendering};
 pub use recipe::{Basics, OngoingRun, Outline, Recipe, Start, TrainedModel, train};
 pub use red_team::{PromptFilter, RedTeamData, RedTeamFile, RedTeamSummary};

@@ -45,6 +45,20 @@ pub(crate) const TABLE: &[(&str, How)] = &[
     ("cargo doc --features doc-only -p rlaif-torch", Ci(&["step cargo xtask check"])),
     ("cargo bench -p rlaif-benches --bench ..", Ci(&["step cargo xtask bench-smoke"])),
     (
+        "cargo run --release -p rlaif -- new ../brief",
+        Test(
+            "examples/tests/new_project.rs",
+            "ppo_scores_responses_by_the_projects_reward_and_eval_compares_by_it",
+        ),
+    ),
+    (
+        "cargo run --release -- ..",
+        Test(
+            "examples/tests/new_project.rs",
+            "ppo_scores_responses_by_the_projects_reward_and_eval_compares_by_it",
+        ),
+    ),
+    (
         "rlaif merge runs/sft/model --out merged",
         Test(
             "crates/rlaif/tests/suite/adapters.rs",

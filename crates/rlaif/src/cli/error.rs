@@ -7,7 +7,7 @@ use rlaif_people::PeopleError;
 use rlaif_rewards::ProviderError;
 use rlaif_torch::TorchError;
 
-use rlaif_run::{RunError, TrlError, command::CommandError};
+use rlaif_run::{ProjectError, RunError, TrlError, command::CommandError};
 
 /// Reasons why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,8 @@ pub(crate) enum CliError {
     Torch(#[from] TorchError),
     #[error(transparent)]
     Trl(#[from] TrlError),
+    #[error(transparent)]
+    Project(#[from] ProjectError),
     #[error(transparent)]
     People(#[from] PeopleError),
     #[cfg(feature = "ui")]
@@ -102,6 +104,7 @@ impl Fault for CliError {
             Self::Run(error) => error.is_users(),
             Self::Torch(error) => error.is_users(),
             Self::Trl(error) => error.is_users(),
+            Self::Project(error) => error.is_users(),
             Self::People(error) => error.is_users(),
             #[cfg(feature = "ui")]
             Self::Ui(error) => error.is_users(),

@@ -17,6 +17,7 @@ mod label;
 mod log_probs;
 mod merge;
 mod model;
+mod new;
 mod pipeline;
 mod print;
 mod progress;
@@ -250,6 +251,9 @@ enum Command {
         #:schema ./ppo.schema.json\n\nand `rlaif schema ppo > ppo.schema.json` writes it."
     )]
     Schema(schema::SchemaCommand),
+    /// Writes a project that depends on rlaif: this command with a reward of your own, tests, and a run file.
+    #[command(after_help = "docs/extending.md has the files of a project.")]
+    New(new::New),
     /// Measures the speed of this machine on a model, with random token ids of fixed length; no
     /// tokenizer needed.
     #[command(subcommand)]
@@ -342,6 +346,7 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::Dpo(command) => command.train::<DpoFile>(),
         Command::Pipeline(command) => command.run(),
         Command::Schema(command) => command.run(),
+        Command::New(command) => command.run(),
         Command::Bench(command) => command.run(),
     }
 }
