@@ -401,7 +401,7 @@ impl std::fmt::Display for Registered<'_> {
                 ", and no other of its own; run the program that registers it by `rlaif_rewards::register`",
             );
         }
-        let hint = crate::file::did_you_mean(name, known);
+        let hint = crate::nearest::did_you_mean(name, known);
         write!(f, "{hint} (registered: `{}`)", known.join("`, `"))
     }
 }

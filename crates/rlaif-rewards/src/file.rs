@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::ProviderError;
+use crate::nearest::did_you_mean;
 
 /// The most bytes of a configuration.
 const LONGEST: u64 = 1 << 24;
@@ -121,14 +122,6 @@ pub fn describe_toml(message: &str) -> String {
     let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
     let what = if message.starts_with("unknown field") { "key" } else { "value" };
     format!("unknown {what} `{found}`{hint} (known: {})", known.join(", "))
-}
-
-/// A question about the known name that is nearest to one that is not known; nothing where none is near.
-pub(crate) fn did_you_mean(found: &str, known: &[impl AsRef<str>]) -> String {
-    let near = |name: &&str| strsim::damerau_levenshtein(found, name);
-    let nearest = known.iter().map(AsRef::as_ref).min_by_key(near);
-    let nearest = nearest.filter(|name| near(name) <= name.len() / 2);
-    nearest.map_or(String::new(), |name| format!("; did you mean `{name}`?"))
 }
 
 /// The key on the line of a value, and the value.

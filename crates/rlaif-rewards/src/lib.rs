@@ -42,6 +42,7 @@ mod file;
 mod input;
 #[cfg(feature = "judge")]
 pub mod judge;
+mod nearest;
 #[cfg(feature = "neural")]
 pub mod neural;
 mod own;

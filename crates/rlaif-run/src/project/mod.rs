@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_relative_path_leads_from_the_project_to_the_checkout() {
-        let way = |from: &str, to: &str| super::way(Path::new(from), Path::new(to));
+        let way = |from: &str, to: &str| way(Path::new(from), Path::new(to));
         assert_eq!(way("/home/a/brief", "/home/a/rlaif"), "../rlaif");
         assert_eq!(way("/home/a/brief", "/opt/rlaif"), "../../../opt/rlaif");
         assert_eq!(way("/home/a/rlaif/target/brief", "/home/a/rlaif"), "../..");
