@@ -154,7 +154,7 @@ pub enum RewardConfig {
     Own {
         /// The name under which the program registered it.
         name: String,
-        /// Its settings; their keys are the program's.
+        /// Settings, with keys of the program.
         #[serde(default, skip_serializing_if = "Map::is_empty")]
         settings: Map<String, Value>,
         /// The columns of rows that it reads as metadata.
