@@ -51,6 +51,9 @@ pub struct NewProject {
 /// Pairs in the file of a new project.
 const PAIRS: usize = 32;
 
+/// The most bytes of a file that is copied from the checkout.
+const LONGEST: u64 = 1 << 24;
+
 /// Files that every checkout has.
 const CHECKOUT: [&str; 3] = ["crates/rlaif/Cargo.toml", "Cargo.lock", "rust-toolchain.toml"];
 
@@ -209,9 +212,9 @@ impl NewProject {
         // The versions with which rlaif is tested; cargo adds the project, and removes those that it does not use.
         for file in ["Cargo.lock", "rust-toolchain.toml"] {
             let from = self.rlaif.join(file);
-            let bytes =
-                fs::read(&from).map_err(|source| ProjectError::Read { path: from, source })?;
-            write(&folder.join(file), &bytes)?;
+            let text = rlaif_files::read_text(&from, LONGEST)
+                .map_err(|source| ProjectError::Read { path: from, source })?;
+            write(&folder.join(file), text.as_bytes())?;
         }
         Ok(())
     }

@@ -21,11 +21,11 @@ pub(crate) struct Brevity {
 
 impl Brevity {
     /// A reward with these settings. An error ends the command with its text.
-    pub(crate) fn new(settings: Settings) -> Result<Self, Box<dyn Error + Send + Sync>> {
-        if settings.words == 0 {
+    pub(crate) fn new(Settings { words }: Settings) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        if words == 0 {
             return Err("`words` is 0; expected at least 1".into());
         }
-        Ok(Self { words: settings.words })
+        Ok(Self { words })
     }
 }
 
