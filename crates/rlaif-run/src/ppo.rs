@@ -7,7 +7,7 @@ use rlaif_lm::{Policy, Reference, ValueFunction, ValueHead, ValueInit};
 use rlaif_models::{GenerationTime, LanguageModel, LoadOptions, saved_value_head, value_function};
 use rlaif_ppo::{PpoConfig, PpoTrainer, ValueModel};
 use rlaif_rewards::RewardConfig;
-use rlaif_rl::RlError;
+use rlaif_rl::{EpisodeConfig, RlError};
 use rlaif_text::HfTokenizer;
 use rlaif_torch::TorchError;
 use rlaif_train::{RunFolder, SftRow, Trainable};
@@ -23,8 +23,8 @@ use crate::{
     model::{ModelSection, Placement, converted},
     prompt::PromptSection,
     rl::{
-        PromptData, RlFile, RlSections, RlSettings, RlTrainSection, check_vocabulary, files_of,
-        in_section, policy_and_reference, sections_of,
+        EnvironmentConfig, PromptData, RlFile, RlSections, RlSettings, RlTrainSection,
+        check_vocabulary, files_of, in_section, policy_and_reference, sections_of,
     },
     skipped::SkippedRows,
 };
@@ -49,8 +49,16 @@ pub struct PpoFile {
     /// The text of a prompt.
     #[serde(default)]
     pub prompt: PromptSection,
-    /// The reward that scores responses; `docs/rewards.md` has every key.
-    pub reward: RewardConfig,
+    /// The reward that scores responses; `docs/rewards.md` has every key. It may be absent if there is an
+    /// environment that rewards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<RewardConfig>,
+    /// The environment, for responses of several turns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<EnvironmentConfig>,
+    /// Limits of episodes with the environment.
+    #[serde(default)]
+    pub episodes: EpisodeConfig,
     /// The reference, if it is not the initial policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
@@ -127,7 +135,8 @@ impl RunFile for PpoFile {
         all.extend(self.value.model.as_mut());
         all.extend(self.value.head.as_mut());
         all.extend(self.pretraining.as_mut().map(|section| &mut section.file));
-        all.extend(self.reward.locations());
+        all.extend(self.reward.iter_mut().flat_map(RewardConfig::locations));
+        all.extend(self.environment.iter_mut().flat_map(EnvironmentConfig::locations));
         all
     }
 }
@@ -154,7 +163,7 @@ impl RlFile for PpoFile {
             pass_rates: None,
             prompts: (self.ppo.batch_size, "`ppo.batch_size`"),
             sampled: GenerationTime::Alone,
-            environment: None,
+            environment: self.environment.as_ref().map(|environment| (environment, &self.episodes)),
             microbatch_size: self.ppo.microbatch(),
             generation: &self.ppo.generation,
             activations: self.ppo.activations,
@@ -162,11 +171,13 @@ impl RlFile for PpoFile {
     }
 
     fn reward(&self) -> &RewardConfig {
-        &self.reward
+        EnvironmentConfig::reward_beside(self.reward.as_ref())
     }
 
     fn check_settings(&self) -> Result<(), RlError> {
-        self.ppo.check()
+        self.ppo.check()?;
+        let environment = self.environment.as_ref();
+        Ok(EnvironmentConfig::check_all(environment, &self.episodes, self.reward.as_ref())?)
     }
 
     fn fresh_trainer(&self, options: LoadOptions) -> Result<PpoTrainer<LanguageModel>, RunError> {

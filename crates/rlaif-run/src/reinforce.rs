@@ -1,6 +1,6 @@
 //! Policy gradients without a value function from a run file.
 
-use rlaif_core::{BadSetting, Seed};
+use rlaif_core::Seed;
 use rlaif_lm::Reference;
 use rlaif_models::{GenerationTime, LanguageModel, LoadOptions};
 use rlaif_reinforce::{ReinforceConfig, ReinforceTrainer, Rollouts};
@@ -64,9 +64,6 @@ pub struct ReinforceFile {
     pub train: RlTrainSection,
 }
 
-/// The reward of an environment that gives its own.
-static NOTHING: RewardConfig = RewardConfig::Constant { value: 0. };
-
 impl RunFile for ReinforceFile {
     const COMMAND: &'static str = "reinforce";
 
@@ -116,25 +113,13 @@ impl RlFile for ReinforceFile {
     }
 
     fn reward(&self) -> &RewardConfig {
-        self.reward.as_ref().unwrap_or(&NOTHING)
+        EnvironmentConfig::reward_beside(self.reward.as_ref())
     }
 
     fn check_settings(&self) -> Result<(), RlError> {
         self.reinforce.check()?;
-        let rewards = self.environment.as_ref().is_some_and(EnvironmentConfig::rewards);
-        if self.reward.is_none() && !rewards {
-            let found = match self.environment {
-                Some(_) => "none, and an environment that gives no rewards",
-                None => "none, and no environment",
-            };
-            let error = BadSetting::new("reward", found, "a section `[reward]`");
-            return Err(error.into());
-        }
-        if let Some(environment) = &self.environment {
-            environment.check()?;
-            self.episodes.check().map_err(|error| error.within("episodes"))?;
-        }
-        Ok(())
+        let environment = self.environment.as_ref();
+        Ok(EnvironmentConfig::check_all(environment, &self.episodes, self.reward.as_ref())?)
     }
 
     fn fresh_trainer(&self, options: LoadOptions) -> Result<Self::Trainer, RunError> {

@@ -8,6 +8,7 @@ use rlaif_env::{
     Sandbox, SandboxError, SandboxLimits, Tool, ToolSpec, Tools, interpreter_path,
 };
 use rlaif_lm::{LmSpec, LocalSampler};
+use rlaif_rewards::RewardConfig;
 use rlaif_rl::{EpisodeConfig, EpisodeSampler};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -116,8 +117,35 @@ impl EnvironmentConfig {
         }
     }
 
+    /// The reward of a run: without one, that of an environment which gives its own.
+    pub(crate) fn reward_beside(reward: Option<&RewardConfig>) -> &RewardConfig {
+        static NOTHING: RewardConfig = RewardConfig::Constant { value: 0. };
+        reward.unwrap_or(&NOTHING)
+    }
+
+    /// Checks the sections of an environment, of its episodes and of the reward beside it.
+    ///
+    /// # Errors
+    /// [`BadSetting`] names the first field that is out of range, and `reward` if nothing rewards.
+    pub(crate) fn check_all(
+        environment: Option<&Self>,
+        episodes: &EpisodeConfig,
+        reward: Option<&RewardConfig>,
+    ) -> Result<(), BadSetting> {
+        if reward.is_none() && !environment.is_some_and(Self::rewards) {
+            let found = match environment {
+                Some(_) => "none, and an environment that gives no rewards",
+                None => "none, and no environment",
+            };
+            return Err(BadSetting::new("reward", found, "a section `[reward]`"));
+        }
+        let Some(environment) = environment else { return Ok(()) };
+        environment.check()?;
+        episodes.check().map_err(|error| error.within("episodes"))
+    }
+
     /// Checks what needs no sandbox and no file.
-    pub(crate) fn check(&self) -> Result<(), BadSetting> {
+    fn check(&self) -> Result<(), BadSetting> {
         match self {
             Self::Guess(guess) => guess.check(),
             Self::OpenEnv(server) => server.check(),

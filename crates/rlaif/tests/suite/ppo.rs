@@ -54,6 +54,36 @@ fn a_run_leaves_a_folder_with_everything_and_a_model_that_loads() {
     HfTokenizer::from_folder(out.join("model")).unwrap();
 }
 
+/// The value function reads the environment's tokens, and no loss has them.
+#[test]
+fn episodes_with_an_environment_are_the_responses() {
+    let root = tempfile::tempdir().unwrap();
+    let config = prepare(root.path(), 2, "");
+    rl::add_environment(root.path(), &config);
+    let out = root.path().join("out");
+    succeeded(&train(&config, &out, &["--set", "ppo.scores.scaling=none"]));
+    let rows = metrics(&out);
+    let of = |name: &str| rows[1][name].as_f64().unwrap();
+    assert!(of("episodes/turns") > 1., "{}", rows[1]);
+    assert!(of("episodes/own_tokens") < of("tokens/responses_len_mean"), "{}", rows[1]);
+    assert!(of("ppo/val/error").is_finite() && of("ppo/loss/total").is_finite());
+    assert!(rows[0]["objective/kl"].as_f64().unwrap().abs() < 1e-5);
+
+    // The environment rewards, so no other reward is needed; tools do not.
+    let text = fs::read_to_string(&config).unwrap();
+    let (before, rest) = text.split_once("[reward]").unwrap();
+    let without = [before, &rest[rest.find("[ppo]").unwrap()..]].concat();
+    fs::write(&config, &without).unwrap();
+    succeeded(&train(&config, &root.path().join("own"), &["--set", "ppo.scores.scaling=none"]));
+    let tools = "[environment]\nkind = \"tools\"\ntools = [{ kind = \"calculator\" }]\n[episodes]";
+    let game = "[environment]\nkind = \"guess\"\nhigh = 9\n[episodes]";
+    fs::write(&config, without.replace(game, tools)).unwrap();
+    let output = train(&config, &root.path().join("tools"), &[]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("an environment that gives no rewards"), "{told}");
+}
+
 #[test]
 fn lora_gives_an_adapter_and_a_rule_ends_the_run() {
     let root = tempfile::tempdir().unwrap();

@@ -8,7 +8,7 @@ use rlaif::models::{LanguageModel, LoadOptions};
 use serde_json::json;
 
 use crate::rl::{self, Kills};
-use crate::support::{language_model, metrics, succeeded, tokenizer};
+use crate::support::{metrics, succeeded};
 
 /// A place for runs of `steps` steps.
 fn prepare(root: &Path, steps: u64) -> PathBuf {
@@ -184,19 +184,7 @@ fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
 /// A run file with an environment, for a tiny Llama.
 fn with_environment(root: &Path, steps: u64) -> PathBuf {
     let config = prepare(root, steps);
-    fs::remove_dir_all(root.join("policy")).unwrap();
-    let llama = json!({
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16,
-        "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "max_position_embeddings": 512, "eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 0,
-        "initializer_range": 0.3,
-    });
-    language_model(&root.join("policy"), &tokenizer("llama3"), 1, llama);
-    let text = fs::read_to_string(&config).unwrap();
-    let environment = "[environment]\nkind = \"guess\"\nhigh = 9\n[episodes]\nmax_turns = 3\n\
-                       max_tokens = 100\n[train]";
-    let text = text.replace("max_new_tokens = 6", "max_new_tokens = 4\neos = \"ignored\"");
-    fs::write(&config, text.replace("[train]", environment)).unwrap();
+    rl::add_environment(root, &config);
     config
 }
 

@@ -40,6 +40,23 @@ pub(crate) fn place(root: &Path, algorithm: &str, section: &str, more: &str) -> 
     path
 }
 
+/// Gives a run file of [`place`] an environment, and a tiny Llama in place of the T5.
+pub(crate) fn add_environment(root: &Path, config: &Path) {
+    fs::remove_dir_all(root.join("policy")).unwrap();
+    let llama = json!({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16,
+        "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "max_position_embeddings": 512, "eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 0,
+        "initializer_range": 0.3,
+    });
+    language_model(&root.join("policy"), &tokenizer("llama3"), 1, llama);
+    let text = fs::read_to_string(config).unwrap();
+    let environment = "[environment]\nkind = \"guess\"\nhigh = 9\n[episodes]\nmax_turns = 3\n\
+                       max_tokens = 100\n[train]";
+    let text = text.replace("max_new_tokens = 6", "max_new_tokens = 4\neos = \"ignored\"");
+    fs::write(config, text.replace("[train]", environment)).unwrap();
+}
+
 /// `rlaif` with these arguments, on one thread.
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
