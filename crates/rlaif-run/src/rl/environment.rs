@@ -326,7 +326,7 @@ mod tests {
             toml::from_str::<ToolConfig>(&text).unwrap().build()
         };
         let tool = build(
-            "command = ['sh', '-c', 'read line; echo $line $1', 'sh', '{a}']\ninput = 'so {a}\n'",
+            "command = ['sh', '-c', 'read line; echo $line $1', 'sh', '{a}']\ninput = \"so {a}\\n\"",
         );
         let said = tool.unwrap().call(&serde_json::json!({"a": "1"}));
         assert_eq!(said.unwrap(), "so 1 1");
