@@ -90,11 +90,9 @@ fn dpo_and_a_reward_model_learn_from_the_projects_pairs() {
 
     let folder = project(place.path(), ProjectKind::Reward);
     succeeds(&folder, "reward --config reward.toml --set train.steps=1");
-    let row = r#"{"prompt": "Why?", "response": "It was ever so."}"#;
-    fs::write(folder.join("row.jsonl"), format!("{row}\n")).unwrap();
-    let told = succeeds(&folder, "judge --config judge.toml --input row.jsonl");
-    let verdict: Value = serde_json::from_str(told.trim()).unwrap();
-    assert!(verdict["score"].is_number(), "{verdict}");
+    // As the README says.
+    let told = succeeds(&folder, "exam --config exam.toml --out runs/exam");
+    assert!(told.contains("preferred and brief"), "{told}");
 }
 
 #[test]

@@ -335,7 +335,7 @@ mod tests {
         assert_eq!(add.call(&json!({"a": "40", "b": 2})).unwrap(), "42");
         let error = add.call(&json!({"a": "40"})).unwrap_err().to_string();
         assert_eq!(error, "no `b` among the arguments");
-        // The value is one argument, whatever it holds.
+        // The value is one argument, regardless of its text.
         let say = tool(&["-c", "echo \"$1\"", "sh", "{text}"], &["text"]).input("");
         assert_eq!(say.call(&json!({"input": "; exit 3"})).unwrap(), "; exit 3");
         let read = tool(&["-c", "read line; echo \"<$line>\""], &["text"]);

@@ -133,7 +133,7 @@ mod tests {
             buffer.add(new, replay, step);
             assert!(buffer.0.len() <= 6);
         }
-        // Both ages as often, but for the first steps: 200 each, seven standard deviations are 70.
+        // Both ages equally often, except for the first steps: 200 each, seven standard deviations are 70.
         assert!(drawn.values().all(|n| (130..=270).contains(n)), "{drawn:?}");
         let again = buffer.draw(replay, 2, 200, seed);
         let ids = |groups: &[Group]| -> Vec<_> {

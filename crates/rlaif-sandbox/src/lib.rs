@@ -533,7 +533,7 @@ mod tests {
         };
         let said = |text: &str| Ran::Ended { code: Some(0), output: text.to_owned() };
         assert_eq!(run(&sh, &["-c", "echo $((6 * 7))"], ""), said("42\n"));
-        // Arguments are no shell's words, and the rest of standard input is the program's.
+        // Arguments are not words of a shell, and the rest of standard input is the program's.
         let odd = "a b; $(c) \"d\" \u{e9}\n";
         assert_eq!(run(&sh, &["-c", "printf %s \"$1\"", "sh", odd], ""), said(odd));
         let cat = Program::new("cat", &[]).unwrap();

@@ -72,7 +72,7 @@ impl ProjectKind {
     fn next(self) -> &'static str {
         match self {
             Self::Ppo | Self::Reinforce | Self::Dpo => "eval --config eval.toml --out runs/eval",
-            Self::Reward => "judge --config judge.toml --input pairs.jsonl",
+            Self::Reward => "exam --config exam.toml --out runs/exam",
         }
     }
 
@@ -105,7 +105,7 @@ impl ProjectKind {
             Self::Dpo => vec![("dpo.toml", include_str!("files/dpo.toml.in"), RUN), eval],
             Self::Reward => vec![
                 ("reward.toml", include_str!("files/preference.toml.in"), RUN),
-                ("judge.toml", include_str!("files/judge.toml.in"), JUDGE),
+                ("exam.toml", include_str!("files/exam.toml.in"), EXAM),
             ],
         }
     }
@@ -121,7 +121,7 @@ impl ProjectKind {
 
 const RUN: &str = "the training";
 const EVAL: &str = "the comparison of the policy before and after the training";
-const JUDGE: &str = "the trained reward model and the reward in Rust as one reward";
+const EXAM: &str = "the share of pairs on which the trained model and the reward in Rust, as one reward, are right";
 
 /// Files of every project.
 const COMMON: [(&str, &str); 8] = [
