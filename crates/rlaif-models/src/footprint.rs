@@ -11,7 +11,7 @@ use rlaif_torch::Quantization;
 use tch::{Device, Kind};
 
 pub use held::{AnswerBatch, HeldModel, HeldModels};
-pub use needed::{MemoryError, MemoryNeeded};
+pub use needed::{GenerationTime, MemoryError, MemoryNeeded};
 
 use held::{bytes, caches_of};
 use sizes::{
@@ -40,16 +40,6 @@ pub enum ReferenceCopy {
     None,
     /// A copy of all trained weights.
     Trained,
-}
-
-/// The time of generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum GenerationTime {
-    /// While nothing else is computed, by the weights in training.
-    #[default]
-    Alone,
-    /// Beside updates, by a copy of the trained weights.
-    BesideUpdates,
 }
 
 /// The memory-relevant settings of a training run.

@@ -20,7 +20,7 @@ use crate::{
     group::Group,
     replay::{Buffer, Rollouts},
     schedule::{Minibatch, Sizes, schedule},
-    update::Learner,
+    update::{Learned, Learner, count_groups},
 };
 
 /// Policy gradients without a value function, in a loop of your own:
@@ -68,14 +68,6 @@ pub struct Choice {
     pub spare: Vec<usize>,
     /// Statistics of the choice.
     pub metrics: Metrics,
-}
-
-/// Adds the statistics of sampled groups.
-pub(crate) fn count_groups(stats: &mut Stats, left_out: usize, pass_rate: Option<f64>) {
-    stats.push("groups/left_out", left_out as f64);
-    if let Some(pass_rate) = pass_rate {
-        stats.push("curriculum/pass_rate", pass_rate);
-    }
 }
 
 impl<P: Policy> std::fmt::Debug for ReinforceTrainer<P> {
@@ -352,7 +344,7 @@ impl<P: Policy> ReinforceTrainer<P> {
         });
         let learned = learned?;
         let waited = start.elapsed().as_secs_f64() - learned.seconds;
-        let mut stats = self.learned(&experience, learned);
+        let mut stats = self.learned(&experience, &learned);
         self.ahead.prepared = prepared(collected)?;
         self.ahead.measure(&mut stats, waited);
         Ok((Some(experience), stats))
@@ -371,6 +363,30 @@ impl<P: Policy> ReinforceTrainer<P> {
             Source { sampler, reward, policy: copy, config, step: step + 1, version: step, greedy };
         let objective = algorithm.objective();
         Ok((Learner { policy, optimizer, config, objective, step }, source))
+    }
+
+    /// Trains on a rollout, and advances to the next step.
+    ///
+    /// # Errors
+    /// [`RlError::StaleRollout`], [`RlError::Rows`], [`RlError::Shape`], [`RlError::Order`] for a
+    /// rollout or weights that are not of this step and of this size; [`RlError::Lm`] and
+    /// [`RlError::Train`] if a model or the optimizer fails.
+    pub fn update(
+        &mut self,
+        experience: &Experience,
+        weights: &TokenWeights,
+    ) -> Result<Stats, RlError> {
+        let learned = self.learner().learn(experience, weights)?;
+        Ok(self.learned(experience, &learned))
+    }
+
+    /// Statistics of an update, which is the end of the step.
+    fn learned(&mut self, experience: &Experience, learned: &Learned) -> Stats {
+        self.step += 1;
+        let mut stats = learned.statistics(experience, &self.algorithm.objective(), &self.config);
+        stats.step = self.step;
+        stats.measure(&experience.rollout, &[("optimize_step", learned.seconds)]);
+        stats
     }
 
     pub(crate) fn learner(&mut self) -> Learner<'_, P> {

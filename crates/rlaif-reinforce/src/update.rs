@@ -15,7 +15,6 @@ use crate::{
     algorithm::{TokenWeights, Weighted},
     config::ReinforceConfig,
     experience::{Ages, Experience},
-    trainer::{ReinforceTrainer, count_groups},
 };
 
 /// Progress of an update.
@@ -153,34 +152,20 @@ pub(crate) struct Learner<'a, P> {
     pub(crate) step: u64,
 }
 
-impl<P: Policy> ReinforceTrainer<P> {
-    /// Trains on a rollout, and advances to the next step.
-    ///
-    /// # Errors
-    /// [`RlError::StaleRollout`], [`RlError::Rows`], [`RlError::Shape`], [`RlError::Order`] for a
-    /// rollout or weights that are not of this step and of this size; [`RlError::Lm`] and
-    /// [`RlError::Train`] if a model or the optimizer fails.
-    pub fn update(
-        &mut self,
+impl Learned {
+    /// Statistics of the update.
+    pub(crate) fn statistics(
+        &self,
         experience: &Experience,
-        weights: &TokenWeights,
-    ) -> Result<Stats, RlError> {
-        let learned = self.learner().learn(experience, weights)?;
-        Ok(self.learned(experience, learned))
-    }
-
-    /// Statistics of an update, which is the end of the step.
-    pub(crate) fn learned(&mut self, experience: &Experience, learned: Learned) -> Stats {
-        let Learned { progress, seconds } = learned;
-        self.step += 1;
-        let objective = self.algorithm.objective();
-        let mut stats = no_grad(|| statistics(experience, &objective, &progress));
-        if self.config.router_aux_loss_coef != 0. {
+        objective: &PolicyObjective,
+        config: &ReinforceConfig,
+    ) -> Stats {
+        let progress = &self.progress;
+        let mut stats = no_grad(|| statistics(experience, objective, progress));
+        if config.router_aux_loss_coef != 0. {
             let of_steps: Vec<f64> = progress.steps.iter().map(|step| step.routers).collect();
             stats.push(ROUTERS, mean_std(&of_steps).0);
         }
-        stats.step = self.step;
-        stats.measure(&experience.rollout, &[("optimize_step", seconds)]);
         stats
     }
 }
@@ -374,4 +359,12 @@ fn statistics(experience: &Experience, objective: &PolicyObjective, progress: &P
         stats.push("objective/mismatch_max", experience.mismatch.largest);
     }
     stats
+}
+
+/// Adds the statistics of sampled groups.
+pub(crate) fn count_groups(stats: &mut Stats, left_out: usize, pass_rate: Option<f64>) {
+    stats.push("groups/left_out", left_out as f64);
+    if let Some(pass_rate) = pass_rate {
+        stats.push("curriculum/pass_rate", pass_rate);
+    }
 }

@@ -5,8 +5,18 @@ use std::fmt;
 use rlaif_core::Fault;
 use tch::Device;
 
-use super::{GenerationTime, sizes::gib};
+use super::sizes::gib;
 use crate::error::ModelError;
+
+/// The time of generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GenerationTime {
+    /// While nothing else is computed, by the weights in training.
+    #[default]
+    Alone,
+    /// Beside updates, by a copy of the trained weights.
+    BesideUpdates,
+}
 
 /// Memory needs of a run, in bytes.
 ///

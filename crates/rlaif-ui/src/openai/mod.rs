@@ -45,7 +45,7 @@ use request::{ApiKind, ApiRequest, Delivery};
 const BACKLOG: usize = 8192;
 
 /// Time from a write of a stream to its next one. Tokens that come meanwhile leave together. With 64 streams on two
-/// cores, a write for each token takes an eighth of the processors' time, with its reader; people see no difference.
+/// cores, writes and their readers take time from the model; people see no difference.
 const PAUSE: Duration = Duration::from_millis(30);
 
 /// Largest body of a request, in bytes: prompts of token ids.
