@@ -142,7 +142,7 @@ impl Sampler for Scripted {
     }
 }
 
-/// Token 0 pads, 1 ends a text, and then come `@`, a line break, `+` and the digits 0 to 7: the vocabulary of
+/// Token 0 pads, 1 ends a text, and then come `@`, a line break, `+` and the digits 1 to 7: the vocabulary of
 /// the model has 12 entries.
 struct Characters;
 

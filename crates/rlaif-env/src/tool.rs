@@ -239,7 +239,7 @@ fn filled(text: &str, values: &[(&str, String)]) -> String {
             .find_map(|(name, value)| Some((value, inner.strip_prefix(name)?.strip_prefix('}')?)));
         all.push_str(&rest[..at]);
         match known {
-            // What a value contains is not looked at again.
+            // Values are not searched for names.
             Some((value, behind)) => (all, rest) = (all + value, behind),
             None => (all, rest) = (all + "{", inner),
         }

@@ -47,7 +47,7 @@ impl Ahead {
     /// Adds the seconds of responses that were sampled ahead, and of waiting for them after the update.
     pub(crate) fn measure(&mut self, stats: &mut Stats, waited: f64) {
         let Prepared::Sampled(collected) = &mut self.prepared else { return };
-        // They took no time of the step that trains on them.
+        // The seconds belong to the step before, not to the one that trains on the responses.
         for (phase, seconds) in take(&mut collected.seconds) {
             stats.push(format!("time/ahead/{phase}"), seconds);
         }

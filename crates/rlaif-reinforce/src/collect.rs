@@ -196,7 +196,7 @@ fn steps_of(
             let tokens = begin + tokens.ok_or(RlError::NoTokensOfSteps)?.max(1);
             of_row.push((tokens - 1, f64::from(step.score.get())));
         }
-        // What ends the response belongs to its last step.
+        // The closing tokens belong to the last step.
         if let Some((last, _)) = of_row.last_mut() {
             *last = response.ids.len().saturating_sub(1);
         }

@@ -312,6 +312,22 @@ impl<P: Policy> ReinforceTrainer<P> {
         sampler: &mut dyn Sampler,
         reward: &dyn RewardModel,
     ) -> Result<(Option<Experience>, Stats), RlError> {
+        // Those of this step: beside the update, the reward scores the next one.
+        let of_reward = reward.metrics();
+        let (experience, mut stats) = self.finish_beside(found, next, sampler, reward)?;
+        if self.config.rollouts == Rollouts::Asynchronous {
+            stats.metrics.extend(of_reward.into_iter().collect());
+        }
+        Ok((experience, stats))
+    }
+
+    fn finish_beside(
+        &mut self,
+        found: Gathered,
+        next: Option<Asked<'_>>,
+        sampler: &mut dyn Sampler,
+        reward: &dyn RewardModel,
+    ) -> Result<(Option<Experience>, Stats), RlError> {
         let mut experience = match found {
             Gathered::Experience(experience) => *experience,
             Gathered::Nothing { left_out, pass_rate } => {

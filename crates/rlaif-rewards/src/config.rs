@@ -497,7 +497,7 @@ impl RewardConfig {
                 let columns = ["instruction_id_list", "kwargs"].map(str::to_owned).into();
                 Node { columns, ..Node::default() }
             }
-            // It may read anything.
+            // The reward may read anything.
             Self::Own { columns, .. } => {
                 Node { columns: columns.clone(), input: RewardInput::Messages, ..Node::default() }
             }

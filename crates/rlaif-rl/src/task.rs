@@ -123,8 +123,11 @@ impl<T: RlTrainer> Fit for RlTask<'_, T> {
             let mut sampler = RankedSampler::new(&mut *self.sampler, &self.world);
             self.trainer.step_on(self.prompts, rows, &mut sampler, self.reward)
         })?;
-        // The stopping rule may name a metric of the reward.
-        stats.metrics.extend(self.reward.metrics().into_iter().collect());
+        // The stopping rule may name a metric of the reward. A trainer that looks ahead has added them: its reward has scored
+        // the next step by now.
+        if !self.trainer.looks_ahead() {
+            stats.metrics.extend(self.reward.metrics().into_iter().collect());
+        }
         let rules = self.trainer.stop_rules();
         notes.extend(rules.unknown_metric(&stats, T::SECTION));
         let unscored = rollout.as_ref().and_then(|rollout| rollout.unscored.clone());

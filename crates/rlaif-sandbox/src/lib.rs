@@ -220,8 +220,8 @@ impl Sandbox {
             }
             Task::Program { program, arguments } => {
                 readable.extend(program.paths().cloned());
-                let file = program.file.to_string_lossy();
-                let all = std::iter::once(&*file).chain(arguments.iter().map(String::as_str));
+                let name = program.name.to_string_lossy();
+                let all = std::iter::once(&*name).chain(arguments.iter().map(String::as_str));
                 (&self.program_filters, json!({"program": all.collect::<Vec<_>>()}))
             }
         };
@@ -539,6 +539,15 @@ mod tests {
         let cat = Program::new("cat", &[]).unwrap();
         let long = "line\n".repeat(9_000);
         assert_eq!(run(&cat, &[], &long), said(&long));
+        // A program that is a link acts by the link's name.
+        #[cfg(unix)]
+        {
+            let link = home.path().join("linked");
+            std::os::unix::fs::symlink("/bin/sh", &link).unwrap();
+            let linked = link.display().to_string();
+            let program = Program::new(&linked, &[]).unwrap();
+            assert_eq!(run(&program, &["-c", "echo $0"], ""), said(&format!("{linked}\n")));
+        }
         // A file is read only if it is named.
         let fails = |ran: Ran| match ran {
             Ran::Ended { code: Some(code), output } => code != 0 && output.is_empty(),

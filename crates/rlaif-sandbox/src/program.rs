@@ -7,7 +7,9 @@ use crate::SandboxError;
 /// A program that a sandbox may run ([`crate::Sandbox::run_program`]), and what it may read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
-    pub(crate) file: PathBuf,
+    /// The path that names it, which may be a link: some programs act by their name.
+    pub(crate) name: PathBuf,
+    file: PathBuf,
     pub(crate) readable: Vec<PathBuf>,
 }
 
@@ -25,6 +27,8 @@ impl Program {
             false => on_the_path(program),
         };
         let file = file.ok_or_else(|| failed("no folder of `PATH` has it".to_owned()))?;
+        // The program starts in another folder.
+        let name = std::path::absolute(&file).map_err(|error| failed(error.to_string()))?;
         // The kernel's rules are about files, not about names.
         let file = file.canonicalize().map_err(|error| failed(error.to_string()))?;
         if !is_executable(&file) {
@@ -35,7 +39,7 @@ impl Program {
             PathBuf::from(text).canonicalize().map_err(missing)
         };
         let readable = readable.iter().map(path).collect::<Result<_, _>>()?;
-        Ok(Self { file, readable })
+        Ok(Self { name, file, readable })
     }
 
     /// The paths that the program may read.

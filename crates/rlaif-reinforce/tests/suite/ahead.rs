@@ -222,6 +222,10 @@ impl RewardModel for Interrupting {
         Scores::from_values("interrupting", &vowels(batch))
     }
 
+    fn metrics(&self) -> Vec<(String, f64)> {
+        vec![("interrupting/calls".to_owned(), *self.calls.borrow() as f64)]
+    }
+
     fn state(&self) -> serde_json::Value {
         serde_json::json!(*self.calls.borrow())
     }
@@ -238,8 +242,11 @@ fn a_run_that_is_interrupted_beside_an_update_gives_the_same_bits() {
     for family in FAMILIES {
         let of = || trainer(family, settings(Rollouts::Asynchronous, None));
         let (mut whole, mut stopped) = (of(), of());
+        let uninterrupted = |calls| Interrupting { calls: RefCell::new(calls), at: usize::MAX };
+        let reward = uninterrupted(0);
         let want: Vec<String> =
-            (0..STEPS).map(|at| told(&step(&mut whole, at, &vowels).1)).collect();
+            (0..STEPS).map(|at| told(&step(&mut whole, at, &reward).1)).collect();
+        assert!(want[2].contains("interrupting/calls"), "{}", want[2]);
         // The responses of the fourth step, beside the update of the third.
         let reward = Interrupting { calls: RefCell::new(0), at: 4 };
         for (at, want) in want.iter().enumerate().take(3) {
@@ -253,8 +260,9 @@ fn a_run_that_is_interrupted_beside_an_update_gives_the_same_bits() {
         let mut resumed = of();
         resumed.restore(&checkpoints.newest_valid().unwrap().saved.unwrap()).unwrap();
         for trainer in [&mut stopped, &mut resumed] {
+            let reward = uninterrupted(3);
             for (at, want) in want.iter().enumerate().skip(3) {
-                assert_eq!(&told(&step(trainer, at, &vowels).1), want, "{family:?} {at}");
+                assert_eq!(&told(&step(trainer, at, &reward).1), want, "{family:?} {at}");
             }
             assert_eq!(distance(&weights(&whole), &weights(trainer)), 0.);
         }

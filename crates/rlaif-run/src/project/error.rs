@@ -17,7 +17,7 @@ pub enum ProjectError {
     /// The name is not that of a package.
     #[error(
         "the project's name is that of its folder, `{name}`; expected letters, digits, `-` and `_`, beginning \
-         with a letter, and no crate that the project uses"
+         with a letter, and no name of a crate that the project uses or of a folder of cargo"
     )]
     Name {
         /// The name.

@@ -54,6 +54,10 @@ const PAIRS: usize = 32;
 /// The most bytes of a file that is copied from the checkout.
 const LONGEST: u64 = 1 << 24;
 
+/// Names of crates that the project uses, and those that cargo does not allow.
+const TAKEN: [&str; 9] =
+    ["rlaif", "serde", "test", "core", "std", "build", "deps", "examples", "incremental"];
+
 /// Files that every checkout has.
 const CHECKOUT: [&str; 3] = ["crates/rlaif/Cargo.toml", "Cargo.lock", "rust-toolchain.toml"];
 
@@ -178,7 +182,8 @@ impl NewProject {
         let is_good = |name: &&str| {
             name.starts_with(|c: char| c.is_ascii_alphabetic())
                 && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c))
-                && !["rlaif", "rlaif-build", "serde", "test", "core", "std"].contains(name)
+                && !["rlaif-", "rlaif_"].iter().any(|ours| name.starts_with(ours))
+                && !TAKEN.contains(name)
         };
         name.to_str()
             .filter(is_good)
@@ -293,9 +298,15 @@ mod tests {
                         continue;
                     }
                     let text = fs::read_to_string(&path).unwrap();
-                    for placeholder in
-                        ["@name@", "@rlaif@", "@command@", "@next@", "@short@", "@about@"]
-                    {
+                    for placeholder in [
+                        "@name@",
+                        "@rlaif@",
+                        "@command@",
+                        "@next@",
+                        "@short@",
+                        "@about@",
+                        "@files@",
+                    ] {
                         assert!(!text.contains(placeholder), "{}: {placeholder}", path.display());
                     }
                 }
@@ -318,7 +329,7 @@ mod tests {
         assert!(matches!(error, ProjectError::Exists { .. }) && error.is_users(), "{error}");
         assert_eq!(fs::read_to_string(folder.join("mine")).unwrap(), "kept");
 
-        for name in ["1st", "a b", "serde", "rlaif", "é", "a.b"] {
+        for name in ["1st", "a b", "serde", "rlaif", "rlaif-core", "build", "é", "a.b"] {
             let error = new(place.path().join(name), ProjectKind::Ppo).write().unwrap_err();
             assert!(matches!(error, ProjectError::Name { .. }) && error.is_users(), "{error}");
         }

@@ -318,7 +318,7 @@ async function undo() {
     // The key makes sure that one answer is undone, if the first request came through and its reply did not.
     const body = { key: crypto.randomUUID() };
     const reply = await insist("Not undone yet", async () => (await ask("POST", "/api/undo", body)).json());
-    // What was written meanwhile.
+    // The text that was written meanwhile.
     await flush();
     show(reply);
     say("The last answer is undone");

@@ -7,7 +7,7 @@ export const say = (text, bad = false) => {
   const status = document.getElementById("status");
   status.textContent = clean(text);
   status.classList.toggle("bad", bad);
-  // What is well fades, each time again.
+  // A good message fades, each time again.
   for (const one of status.getAnimations()) {
     one.cancel();
     one.play();

@@ -73,7 +73,7 @@ impl Side {
         let in_section = |error: ModelError| error.in_file(config.path());
         let raw = RawConfig::read(&config, &VARIANT).map_err(in_section)?;
         let mut shape = Shape::resolve(&raw, &VARIANT).map_err(in_section)?;
-        // Its layers do not know their section.
+        // The error needs the section, which layers do not have.
         Activation::parse("hidden_activation", &raw.hidden_act).map_err(in_section)?;
         if shape.ropes.iter().any(RopeSpec::by_length) {
             return Err(in_section(ModelError::UnsupportedField {
@@ -133,7 +133,7 @@ impl Sides {
             found: "null".to_owned(),
             expected: "the id that a response starts with".to_owned(),
         })?;
-        // transformers gives the whole what it lacks from the decoder.
+        // transformers fills absent fields of the file from the decoder's section.
         let of_whole =
             config.generation().is_some() || config.fields().contains_key("eos_token_id");
         let ends = if of_whole { config.ends()? } else { config.section("decoder")?.ends()? };
