@@ -9,7 +9,8 @@ use rlaif_lm::{
 };
 use rlaif_models::LanguageModel;
 use rlaif_reinforce::{
-    Experience, NamedAlgorithm, Reference, ReinforceConfig, ReinforceTrainer, Replay, Rollouts,
+    Algorithm, Experience, NamedAlgorithm, Reference, ReinforceConfig, ReinforceTrainer, Replay,
+    Rollouts,
     rl::{Anchor, Correction, KlForm, RatioLevel, RlError, ScoreScaling, Stats},
     train::{Checkpoints, Keep},
 };
@@ -326,16 +327,35 @@ fn old_responses_have_the_weight_of_their_age() {
         let mut trainer = trainer(Family::Llama, config);
         step(&mut trainer, 0, &vowels);
         step(&mut trainer, 1, &vowels);
-        let before = weights(&trainer);
-        let (_, stats) = step(&mut trainer, 2, &vowels);
-        (before, stats)
+        let (experience, stats) = step(&mut trainer, 2, &vowels);
+        (trainer, experience.unwrap(), stats)
     };
     let all = Correction::Truncate { level: RatioLevel::Token, least: 0., most: 1e6 };
-    let (_, plain) = of(Correction::None, Anchor::Trainer);
-    let (_, corrected) = of(all, Anchor::Trainer);
-    let (_, anchored) = of(Correction::None, Anchor::Sampler);
-    // The first steps are of the sampler's own weights or the same; the losses then differ.
-    assert_ne!(plain.get("ppo/loss/policy"), corrected.get("ppo/loss/policy"));
+    let (_, _, plain) = of(Correction::None, Anchor::Trainer);
+    let (trainer, experience, corrected) = of(all, Anchor::Trainer);
+    let (_, _, anchored) = of(Correction::None, Anchor::Sampler);
+
+    // The first ratio is 1, so the loss of a token is its advantage times its weight.
+    let rollout = &experience.rollout;
+    let advantages = {
+        let algorithm = trainer.config().settings().combination;
+        algorithm.weigh(&experience).unwrap().policy_gradient.unwrap().weights
+    };
+    let sampled = rollout.sampler_log_probs.as_ref().unwrap();
+    let (mut with, mut without) = (0., 0.);
+    for (row, ids) in rollout.responses.rows().iter().enumerate() {
+        let at = |tensor: &Tensor, t: usize| tensor.double_value(&[row as i64, t as i64]);
+        let of_row = |weight: &dyn Fn(usize) -> f64| -> f64 {
+            let losses = (0..ids.len()).map(|t| -weight(t) * at(&advantages, t));
+            losses.sum::<f64>() / ids.len() as f64 / rollout.len() as f64
+        };
+        with += of_row(&|t| (at(&rollout.log_probs, t) - at(sampled, t)).exp());
+        without += of_row(&|_| 1.);
+    }
+    let close = |stats: &Stats, want: f64| (stats.get("ppo/loss/policy") - want).abs() < 1e-6;
+    assert!(close(&corrected, with), "{} {with}", corrected.get("ppo/loss/policy"));
+    assert!(close(&plain, without), "{} {without}", plain.get("ppo/loss/policy"));
+    assert!((with - without).abs() > 1e-4, "{with} {without}");
     assert_eq!(plain.get("ppo/policy/ratio_max"), 1.);
     assert!(anchored.get("ppo/policy/ratio_max") > 1.001);
 }
