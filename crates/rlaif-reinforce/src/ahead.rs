@@ -2,7 +2,7 @@
 
 use std::mem::take;
 
-use rlaif_core::BadSetting;
+use rlaif_core::{BadSetting, Interrupted, RewardModel};
 use rlaif_lm::{Parameters, Policy};
 use rlaif_rl::{RlError, Stats};
 use rlaif_torch::TorchError;
@@ -14,6 +14,8 @@ use crate::collect::Collected;
 pub(crate) struct Ahead {
     pub(crate) copy: Option<Box<dyn Policy>>,
     pub(crate) prepared: Prepared,
+    /// An error of sampling or scoring beside the last update. The update was made, so the error is that of the next step.
+    pub(crate) failed: Option<RlError>,
     /// The prompts of the step after this one, in [`rlaif_train::drive`].
     pub(crate) announced: Option<Vec<usize>>,
 }
@@ -25,8 +27,8 @@ pub(crate) enum Prepared {
     #[default]
     Nothing,
     Sampled(Collected),
-    /// Sampling them was interrupted. The step samples them by the copy, whose weights are those before the last
-    /// update.
+    /// Sampling or scoring them was interrupted, or failed. The step samples them by the copy, whose weights are those before
+    /// the last update.
     Owed,
 }
 
@@ -42,6 +44,17 @@ impl Ahead {
             other.shallow_clone().f_copy_(&own.detach()).map_err(TorchError::from)?;
         }
         Ok(copy)
+    }
+
+    /// Keeps the responses of the next step, or the error that prevented them.
+    pub(crate) fn keep(&mut self, collected: Result<Collected, RlError>) {
+        self.prepared = match collected {
+            Ok(collected) => Prepared::Sampled(collected),
+            Err(error) => {
+                self.failed = (!Interrupted::ended(&error)).then_some(error);
+                Prepared::Owed
+            }
+        };
     }
 
     /// Adds the seconds of responses that were sampled ahead, and of waiting for them after the update.
@@ -65,6 +78,18 @@ impl Ahead {
             BadSetting::new("rollouts", "asynchronous", expected).into()
         })
     }
+}
+
+/// Does work of the next step, of which the reward remembers nothing if it fails.
+pub(crate) fn undone<T>(
+    reward: &dyn RewardModel,
+    work: impl FnOnce() -> Result<T, RlError>,
+) -> Result<T, RlError> {
+    let before = reward.state();
+    work().or_else(|error| {
+        reward.restore(&before)?;
+        Err(error)
+    })
 }
 
 /// Makes a model a copy of the policy: it shares the memory of frozen weights, and has its own of others.

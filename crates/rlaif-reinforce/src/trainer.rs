@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, mem::take, panic::resume_unwind, thread, time::Instant};
 
-use rlaif_core::{BadSetting, Interrupted, Metrics, RewardModel, Scores, undone_if_interrupted};
+use rlaif_core::{BadSetting, Metrics, RewardModel, Scores};
 use rlaif_lm::{Dropout, Forward, Policy, Reference, Sampled, Sampler};
 use rlaif_rl::{
     Asking, Groups, Mismatch, Plan, Prompt, RlError, Rollout, RunningMoments, Stats, check_prompts,
@@ -11,7 +11,7 @@ use rlaif_rl::{
 use rlaif_train::{KlEstimator, Optimizer};
 
 use crate::{
-    ahead::{Ahead, Prepared, make_copy},
+    ahead::{Ahead, Prepared, make_copy, undone},
     algorithm::{Algorithm, TokenWeights},
     collect::{Asked, Collected, Source},
     config::ReinforceConfig,
@@ -247,6 +247,9 @@ impl<P: Policy> ReinforceTrainer<P> {
         sampler: &mut dyn Sampler,
         reward: &dyn RewardModel,
     ) -> Result<Gathered, RlError> {
+        if let Some(error) = self.ahead.failed.take() {
+            return Err(error);
+        }
         let collected = match take(&mut self.ahead.prepared) {
             Prepared::Sampled(collected) => collected,
             state => {
@@ -334,8 +337,8 @@ impl<P: Policy> ReinforceTrainer<P> {
                 let start = Instant::now();
                 if let Some(next) = next {
                     let (_, source) = self.beside(sampler, reward)?;
-                    let collected = undone_if_interrupted(reward, || checked(source, next));
-                    self.ahead.prepared = prepared(collected)?;
+                    let collected = undone(reward, || checked(source, next));
+                    self.ahead.keep(collected);
                 }
                 self.step += 1;
                 let mut stats = Stats { step: self.step, ..Stats::default() };
@@ -355,13 +358,13 @@ impl<P: Policy> ReinforceTrainer<P> {
         let (learned, collected) = thread::scope(|scope| {
             // Tensors may move to another thread, and may not be shared with it.
             let update = scope.spawn(move || learner.learn(shared, of_tokens));
-            let collected = undone_if_interrupted(reward, || checked(source, next));
+            let collected = undone(reward, || checked(source, next));
             (update.join().unwrap_or_else(|panic| resume_unwind(panic)), collected)
         });
         let learned = learned?;
         let waited = start.elapsed().as_secs_f64() - learned.seconds;
         let mut stats = self.learned(&experience, &learned);
-        self.ahead.prepared = prepared(collected)?;
+        self.ahead.keep(collected);
         self.ahead.measure(&mut stats, waited);
         Ok((Some(experience), stats))
     }
@@ -552,15 +555,6 @@ fn checked(mut source: Source<'_>, asked: Asked<'_>) -> Result<Collected, RlErro
     let (config, spec) = (source.config, source.policy.spec());
     check_prompts(asked.prompts, config.prompts_per_step(), &config.generation, spec)?;
     source.collect(asked)
-}
-
-/// The responses of the next step. They are owed if sampling was interrupted: the update was not.
-fn prepared(collected: Result<Collected, RlError>) -> Result<Prepared, RlError> {
-    match collected {
-        Ok(collected) => Ok(Prepared::Sampled(collected)),
-        Err(error) if Interrupted::ended(&error) => Ok(Prepared::Owed),
-        Err(error) => Err(error),
-    }
 }
 
 /// The rows of groups.

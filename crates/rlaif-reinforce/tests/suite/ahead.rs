@@ -208,6 +208,11 @@ fn a_resumed_run_gives_the_same_bits() {
 struct Interrupting {
     calls: RefCell<usize>,
     at: usize,
+    error: fn() -> RewardError,
+}
+
+fn interrupted() -> RewardError {
+    RewardError::Interrupted { model: "it".to_owned(), source: Interrupted }
 }
 
 impl RewardModel for Interrupting {
@@ -218,7 +223,7 @@ impl RewardModel for Interrupting {
     fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
         *self.calls.borrow_mut() += 1;
         if *self.calls.borrow() == self.at {
-            return Err(RewardError::Interrupted { model: "it".to_owned(), source: Interrupted });
+            return Err((self.error)());
         }
         Scores::from_values("interrupting", &vowels(batch))
     }
@@ -243,13 +248,14 @@ fn a_run_that_is_interrupted_beside_an_update_gives_the_same_bits() {
     for family in FAMILIES {
         let of = || trainer(family, settings(Rollouts::Asynchronous, None));
         let (mut whole, mut stopped) = (of(), of());
-        let uninterrupted = |calls| Interrupting { calls: RefCell::new(calls), at: usize::MAX };
+        let uninterrupted =
+            |calls| Interrupting { calls: RefCell::new(calls), at: usize::MAX, error: interrupted };
         let reward = uninterrupted(0);
         let want: Vec<String> =
             (0..STEPS).map(|at| told(&step(&mut whole, at, &reward).1)).collect();
         assert!(want[2].contains("interrupting/calls"), "{}", want[2]);
         // The responses of the fourth step, beside the update of the third.
-        let reward = Interrupting { calls: RefCell::new(0), at: 4 };
+        let reward = Interrupting { calls: RefCell::new(0), at: 4, error: interrupted };
         for (at, want) in want.iter().enumerate().take(3) {
             assert_eq!(&told(&step(&mut stopped, at, &reward).1), want);
         }
@@ -267,6 +273,36 @@ fn a_run_that_is_interrupted_beside_an_update_gives_the_same_bits() {
             }
             assert_eq!(distance(&weights(&whole), &weights(trainer)), 0.);
         }
+    }
+}
+
+#[test]
+fn a_reward_that_fails_beside_an_update_loses_no_update() {
+    let _alone = alone();
+    let failed = || RewardError::Failed { model: "it".to_owned(), source: "no connection".into() };
+    for family in FAMILIES {
+        let of = || trainer(family, settings(Rollouts::Asynchronous, None));
+        let (mut whole, mut failing) = (of(), of());
+        let steady = Interrupting { calls: RefCell::new(0), at: usize::MAX, error: interrupted };
+        let want: Vec<String> =
+            (0..STEPS).map(|at| told(&step(&mut whole, at, &steady).1)).collect();
+        let reward = Interrupting { calls: RefCell::new(0), at: 4, error: failed };
+        for (at, want) in want.iter().enumerate().take(3) {
+            assert_eq!(&told(&step(&mut failing, at, &reward).1), want, "{family:?} {at}");
+        }
+        // The third update is there, and the fourth step has the error.
+        let (mut sampler, mut spare) = (LocalSampler::new(&Letters), std::iter::empty());
+        let error = failing
+            .step_ahead(&prompts(12, 4), Some(&prompts(16, 4)), &mut spare, &mut sampler, &reward)
+            .err()
+            .unwrap();
+        assert!(matches!(error, RlError::Reward(_)), "{error}");
+        // It can be made again.
+        let reward = Interrupting { calls: RefCell::new(3), at: usize::MAX, error: failed };
+        for (at, want) in want.iter().enumerate().skip(3) {
+            assert_eq!(&told(&step(&mut failing, at, &reward).1), want, "{family:?} {at}");
+        }
+        assert_eq!(distance(&weights(&whole), &weights(&failing)), 0.);
     }
 }
 
