@@ -123,8 +123,10 @@ fn is_nested(row: &Value) -> bool {
 fn flat(row: &Value) -> Value {
     let mut flat = Map::new();
     flat.insert("id".to_owned(), row["id"].clone());
-    for part in ["fields", "metadata"] {
-        flat.extend(row[part].as_object().cloned().into_iter().flatten());
+    flat.extend(row["fields"].as_object().cloned().into_iter().flatten());
+    // The names of other metadata are free, and may be those of fields.
+    if let Some(carried) = row["metadata"].get(CARRIED) {
+        flat.insert(CARRIED.to_owned(), carried.clone());
     }
     for (question, given) in row["responses"].as_object().into_iter().flatten() {
         let given = given.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -237,5 +239,21 @@ fn of_verdict(question: &str, value: &Value, item: &StudyItem) -> Result<PeopleA
             Ok(PeopleAnswer { ranking, ..PeopleAnswer::new(PeopleChoice::Ranked) })
         }
         other => Err(format!("`{question}.responses` has {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_named_like_fields_replace_nothing() {
+        let with = |metadata: Value| {
+            flat(&json!({"id": "a", "fields": {"prompt": "Why?", "response_1": "So."},
+                "metadata": metadata, "responses": {}}))
+        };
+        let found = with(json!({"prompt": "other", "response_1": "other", "id": "b", CARRIED: 1}));
+        assert_eq!(found, with(json!({CARRIED: 1})));
+        assert_eq!((&found["id"], &found["prompt"]), (&json!("a"), &json!("Why?")));
     }
 }
