@@ -11,7 +11,7 @@ use rlaif::ppo::{PpoConfig, PpoTrainer, Prompt, Reference};
 use rlaif::rewards::{ClassifierOptions, ClassifierReward, Mean, Preset};
 use rlaif::text::HfTokenizer;
 use rlaif::train::SftRow;
-use rlaif::{core as rlaif_core, data as rlaif_data};
+use rlaif::{core as rlaif_core, data as rlaif_data, rewards as rlaif_rewards};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -300,4 +300,23 @@ fn pipelines() -> Outcome {
 #[test]
 fn a_pipeline_says_which_file_is_not_there() {
     assert!(pipelines().unwrap_err().to_string().contains("pipeline.toml"));
+}
+
+/// docs/extending.md: a reward of a program, for run files.
+#[test]
+fn an_own_reward() -> Outcome {
+    use rlaif_core::{Exchange, RewardModel};
+    use rlaif_rewards::{Length, RewardConfig, Surroundings, register};
+
+    #[derive(serde::Deserialize)]
+    struct Settings {
+        words: usize,
+    }
+    register("brevity", |settings: Settings| Ok(Length::at_most(settings.words, 10.)?))?;
+    // rlaif::cli::main() would be next.
+
+    let config = "kind = 'own'\nname = 'brevity'\nsettings = { words = 12 }";
+    let reward = RewardConfig::from_toml(config, "run.toml")?.build(&Surroundings::default())?;
+    assert_eq!(reward.score(&[Exchange::new("Why?", "Because.")])?.total[0].unwrap().get(), 0.);
+    Ok(())
 }
