@@ -8,9 +8,7 @@
 
 use std::sync::Arc;
 
-use rlaif::core::{
-    CodecError, Exchange, GenerationPrompt, Message, PromptRecord, Seed, Specials, TextCodec,
-};
+use rlaif::core::{CodecError, Exchange, PromptRecord, Seed, Specials, TextCodec};
 use rlaif::lm::{
     LmError, Sampled, Sampler, SamplerCall,
     generate::{Ask, FinishReason},
@@ -20,7 +18,7 @@ use rlaif::rl::env::{
     CallForm, CommandTool, FnTool, Program, Sandbox, SandboxLimits, Tool, ToolSpec, Tools,
 };
 use rlaif::rl::{EpisodeConfig, EpisodeSampler, KlForm, Prompt};
-use rlaif_examples::tiny_llama;
+use rlaif_examples::{Characters, tiny_llama};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     rlaif::torch::init()?;
@@ -75,12 +73,12 @@ fn play(kind: &str, tool: Box<dyn Tool>) -> Result<(), Box<dyn std::error::Error
     let episodes = EpisodeConfig { max_turns: 2, max_tokens: 40, ..EpisodeConfig::default() };
     let scripted = Scripted::default();
     let mut sampler =
-        EpisodeSampler::new(scripted, environment, &Characters, episodes, Seed::new(1));
+        EpisodeSampler::new(scripted, environment, &CHARACTERS, episodes, Seed::new(1));
 
     let prompts: Vec<Prompt> = ["3+4", "2+5"]
         .into_iter()
         .map(|text| {
-            let ids = Characters.encode(text, Specials::Exclude)?;
+            let ids = CHARACTERS.encode(text, Specials::Exclude)?;
             Ok(Prompt::new(PromptRecord::new(text, text).with_reference("7"), ids))
         })
         .collect::<Result<_, CodecError>>()?;
@@ -121,18 +119,18 @@ impl Sampler for Scripted {
         let first = self.turns == 0;
         self.turns += 1;
         let answer = |(row, ask): (usize, &Ask)| {
-            let read = Characters.decode(&ask.prompt, Specials::Exclude)?;
+            let read = CHARACTERS.decode(&ask.prompt, Specials::Exclude)?;
             let text = match (first, row % 2) {
                 (true, 0) => format!("@{read}"),
                 (true, _) => "5".to_owned(),
                 (false, _) => read.trim().rsplit('\n').next().unwrap_or_default().to_owned(),
             };
-            let mut ids = Characters.encode(&text, Specials::Exclude)?;
+            let mut ids = CHARACTERS.encode(&text, Specials::Exclude)?;
             ids.push(1);
             Ok(Sampled {
                 ids,
                 log_probs: None,
-                text: Characters::spoken(&text),
+                text: spoken(&text),
                 finish: FinishReason::Eos,
                 version: call.weights.version,
                 played: None,
@@ -142,35 +140,10 @@ impl Sampler for Scripted {
     }
 }
 
-/// Token 0 pads, 1 ends a text, and then come `@`, a line break, `+` and the digits 1 to 7: the vocabulary of
-/// the model has 12 entries.
-struct Characters;
+/// Tokens 2 to 11; the vocabulary of the model has 12 entries.
+const CHARACTERS: Characters = Characters("..@\n+1234567");
 
-const CHARACTERS: &str = "..@\n+1234567";
-
-impl Characters {
-    /// The text with the name of the tool behind `@`, which is a part of that token.
-    fn spoken(text: &str) -> String {
-        text.replace('@', "@sum ")
-    }
-}
-
-impl TextCodec for Characters {
-    fn name(&self) -> &str {
-        "characters"
-    }
-
-    fn encode(&self, text: &str, _: Specials) -> Result<Vec<u32>, CodecError> {
-        let id = |c| CHARACTERS.find(c).and_then(|at| u32::try_from(at).ok());
-        Ok(text.chars().filter_map(id).collect())
-    }
-
-    fn decode(&self, ids: &[u32], _: Specials) -> Result<String, CodecError> {
-        let text = ids.iter().filter(|id| **id > 1);
-        Ok(text.filter_map(|id| CHARACTERS.chars().nth(*id as usize)).collect())
-    }
-
-    fn render_chat(&self, _: &[Message], _: GenerationPrompt) -> Result<String, CodecError> {
-        Err(CodecError::NoChatTemplate { codec: "characters".to_owned() })
-    }
+/// The text with the name of the tool behind `@`, which is a part of that token.
+fn spoken(text: &str) -> String {
+    text.replace('@', "@sum ")
 }

@@ -8,13 +8,12 @@
 
 use std::sync::Arc;
 
-use rlaif::core::{CodecError, Exchange, GenerationPrompt, Message, PromptRecord, Seed};
-use rlaif::core::{Specials, TextCodec};
+use rlaif::core::{Exchange, PromptRecord, Seed};
 use rlaif::lm::{LocalSampler, generate::Eos};
 use rlaif::reinforce::{NamedAlgorithm, Reference, ReinforceConfig, ReinforceTrainer};
 use rlaif::rl::{EpisodeConfig, EpisodeSampler, KlForm, Prompt, env::Guess};
 use rlaif::train::OptimizerConfig;
-use rlaif_examples::{draw_curve, tiny_llama};
+use rlaif_examples::{Characters, draw_curve, tiny_llama};
 
 const STEPS: u64 = 150;
 
@@ -48,9 +47,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let (before, after) = (String::new(), String::new());
     let episodes = EpisodeConfig { max_turns: 3, before, after, ..EpisodeConfig::default() };
-    let local = LocalSampler::new(&Characters);
+    let local = LocalSampler::new(&CHARACTERS);
     let mut sampler =
-        EpisodeSampler::new(local, Arc::new(game), &Characters, episodes, Seed::new(2));
+        EpisodeSampler::new(local, Arc::new(game), &CHARACTERS, episodes, Seed::new(2));
 
     // The environment rewards.
     let nothing = |batch: &[Exchange<'_>]| vec![0f32; batch.len()];
@@ -82,26 +81,5 @@ fn prompts(step: u64, n: usize) -> Vec<Prompt> {
     (0..n).map(|row| Prompt::new(record(row), [11])).collect()
 }
 
-/// Token 0 pads, 1 ends a text, 2 to 8 are the numbers from 1 to 7, and then come `+`, `-` and `?`.
-struct Characters;
-
-const CHARACTERS: &str = "..1234567+-?";
-
-impl TextCodec for Characters {
-    fn name(&self) -> &str {
-        "characters"
-    }
-
-    fn encode(&self, text: &str, _: Specials) -> Result<Vec<u32>, CodecError> {
-        let id = |c| CHARACTERS.find(c).and_then(|at| u32::try_from(at).ok());
-        Ok(text.chars().filter_map(id).collect())
-    }
-
-    fn decode(&self, ids: &[u32], _: Specials) -> Result<String, CodecError> {
-        Ok(ids.iter().filter_map(|id| CHARACTERS.chars().nth(*id as usize)).collect())
-    }
-
-    fn render_chat(&self, _: &[Message], _: GenerationPrompt) -> Result<String, CodecError> {
-        Err(CodecError::NoChatTemplate { codec: "characters".to_owned() })
-    }
-}
+/// Tokens 2 to 8 are the numbers from 1 to 7, and then come `+`, `-` and `?`.
+const CHARACTERS: Characters = Characters("..1234567+-?");

@@ -4,7 +4,9 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use rlaif::core::{PromptRecord, Sample, Seed, TextCodec};
+use rlaif::core::{
+    CodecError, GenerationPrompt, Message, PromptRecord, Sample, Seed, Specials, TextCodec,
+};
 use rlaif::data::builtin::{self, BuiltinDialogue, Part};
 use rlaif::data::corpora::{DIALOGUE_CHARACTERS, Hh, HhRecord};
 use rlaif::data::{Dataset, Fraction, HubDataset, PromptBuilder, Reader, Source};
@@ -205,4 +207,28 @@ pub fn draw_curve(title: &str, values: &[f64]) {
         println!("{level:>7.2} │{marks}");
     }
     println!("        └{}", "─".repeat(values.len()));
+}
+
+/// A codec for tiny models: the id of a character is its place. Token 0 pads, 1 ends a text; neither has a character.
+#[derive(Debug)]
+pub struct Characters(pub &'static str);
+
+impl TextCodec for Characters {
+    fn name(&self) -> &str {
+        "characters"
+    }
+
+    fn encode(&self, text: &str, _: Specials) -> Result<Vec<u32>, CodecError> {
+        let id = |c| self.0.find(c).and_then(|at| u32::try_from(at).ok());
+        Ok(text.chars().filter_map(id).collect())
+    }
+
+    fn decode(&self, ids: &[u32], _: Specials) -> Result<String, CodecError> {
+        let text = ids.iter().filter(|id| **id > 1);
+        Ok(text.filter_map(|id| self.0.chars().nth(*id as usize)).collect())
+    }
+
+    fn render_chat(&self, _: &[Message], _: GenerationPrompt) -> Result<String, CodecError> {
+        Err(CodecError::NoChatTemplate { codec: "characters".to_owned() })
+    }
 }

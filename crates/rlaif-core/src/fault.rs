@@ -1,6 +1,7 @@
 //! The party at fault for an error, which decides the exit code of a command.
 
 use std::{
+    error::Error,
     fmt,
     io::{self, ErrorKind},
 };
@@ -29,6 +30,26 @@ impl<F: Fault + ?Sized> Fault for Box<F> {
     fn is_users(&self) -> bool {
         (**self).is_users()
     }
+}
+
+/// The message of an error, followed by those of its causes that it does not repeat.
+///
+/// ```
+/// use rlaif_core::MetricError;
+/// let error = MetricError::new("metrics.jsonl", "disk full");
+/// assert!(rlaif_core::with_causes(&error).ends_with("disk full"));
+/// ```
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut told = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !told.contains(&said) {
+            told = format!("{told}: {said}");
+        }
+        cause = error.source();
+    }
+    told
 }
 
 /// The operation on a file that failed.

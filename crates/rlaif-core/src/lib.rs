@@ -38,7 +38,7 @@ mod ties;
 pub use asked_pair::{AskedPair, Unread};
 pub use codec::{ChatOptions, CodecError, GenerationPrompt, Specials, TOKENIZER_FILES, TextCodec};
 pub use exam::{ExamName, ExamQuestion};
-pub use fault::{Fault, FileAction, is_bad_input_file};
+pub use fault::{Fault, FileAction, is_bad_input_file, with_causes};
 pub use filled::{below_table, filled};
 pub use finding::Finding;
 pub use finite::{NotFinite, check_finite};

@@ -21,6 +21,8 @@ mod error;
 mod guess;
 #[cfg(feature = "openenv")]
 mod openenv;
+#[cfg(test)]
+mod sandboxed;
 mod session;
 mod tool;
 mod tools;

@@ -116,7 +116,7 @@ impl Episode for Tools {
 
 #[cfg(test)]
 mod tests {
-    use rlaif_sandbox::{Sandbox, SandboxLimits};
+    use rlaif_sandbox::SandboxLimits;
 
     use super::*;
     use crate::{
@@ -166,16 +166,8 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn programs_run_in_the_sandbox() {
-        let python = std::env::var("RLAIF_PYTHON").unwrap_or_else(|_| "python3".to_owned());
         let limits = SandboxLimits { timeout_s: 2., output_kib: 1, ..SandboxLimits::default() };
-        let sandbox = match Sandbox::new(&python, limits) {
-            Ok(sandbox) => sandbox,
-            Err(error) => {
-                eprintln!("SKIPPED the sandbox: {error}");
-                assert!(std::env::var_os("RLAIF_SKIP_NOTHING").is_none(), "{error}");
-                return;
-            }
-        };
+        let Some(sandbox) = crate::sandboxed::sandbox(limits) else { return };
         let spec = ToolSpec::new("reverse", "Reverses a text.", &["input"]);
         let code = "import json, sys\nprint(json.load(sys.stdin)['input'][::-1])";
         let reverse = ProgramTool::new(spec, code, sandbox.clone());

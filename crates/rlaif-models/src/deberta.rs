@@ -195,7 +195,7 @@ impl Buckets {
             distance = distance.where_self(&far.le(middle), &steps);
         }
         let rows = (distance + self.span).clamp(0, 2 * self.span - 1);
-        // The gradient of a look-up by a strided index takes up to twice as long.
+        // The gradient of a look-up by a strided index takes longer.
         let transposed = rows.tr().contiguous();
         (rows, transposed)
     }

@@ -139,12 +139,10 @@ impl<P: Policy> ReinforceTrainer<P> {
             Err(RlError::State { what: what.to_owned(), expected, found })
         };
         if state.rollouts != config.rollouts {
-            let [own, found] = [config.rollouts, state.rollouts].map(|r| format!("{r:?}"));
-            return differs("rollouts", own.to_lowercase(), found.to_lowercase());
+            return differs("rollouts", as_json(&config.rollouts), as_json(&state.rollouts));
         }
         if state.replay != config.replay {
-            let [own, found] = [config.replay, state.replay].map(|r| format!("{r:?}"));
-            return differs("replay", own, found);
+            return differs("replay", as_json(&config.replay), as_json(&state.replay));
         }
         restore_policy(saved, &self.policy, &mut self.optimizer, state.optimizer)?;
         self.restore_ahead(saved, &state.prepared)?;
@@ -166,4 +164,9 @@ fn trained_of(policy: &Parameters, copy: &Parameters) -> Vec<(String, Tensor)> {
     trained
         .filter_map(|(name, _)| copy.get(&name).map(|own| (name.clone(), own.shallow_clone())))
         .collect()
+}
+
+/// The value as a run file's reader knows it.
+fn as_json(setting: &impl Serialize) -> String {
+    serde_json::to_string(setting).unwrap_or_default()
 }

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use rlaif_core::{BadSetting, RewardModel};
+use rlaif_core::{BadSetting, RewardModel, with_causes};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -76,7 +76,7 @@ where
             ProviderError::OwnSettings { name: called.clone(), problem }
         })?;
         let made = make(settings).map_err(|error| {
-            let problem = told(&*error);
+            let problem = with_causes(&*error);
             ProviderError::OwnSettings { name: called.clone(), problem }
         })?;
         Ok(Box::new(made))
@@ -103,17 +103,6 @@ pub(crate) fn build(
     // `make` may build rewards that are registered themselves.
     drop(own);
     make(settings)
-}
-
-/// The messages of an error and of its causes.
-fn told(error: &(dyn Error + 'static)) -> String {
-    let mut told = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        told = format!("{told}: {error}");
-        cause = error.source();
-    }
-    told
 }
 
 #[cfg(test)]

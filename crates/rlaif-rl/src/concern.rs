@@ -96,7 +96,7 @@ pub enum CombinationConcern {
     },
     /// A warning: responses of earlier weights that count like those of the current ones.
     #[error(
-        "is `none`, while responses are up to {staleness} updates old and the ratio is that to the weights at the \
+        "is `none`, while responses are up to {staleness} update(s) old and the ratio is that to the weights at the \
          start of the step: nothing corrects for the weights that sampled; take `{{ truncate = {{ level = \"token\", \
          most = 2.0 }} }}`, for example, or the anchor `sampler`"
     )]

@@ -105,7 +105,7 @@ pub enum RlError {
     },
     /// Responses of earlier weights without the log-probabilities of their sampler.
     #[error(
-        "the responses are up to {staleness} updates old, and the sampler gave no log-probabilities, which their \
+        "the responses are up to {staleness} update(s) old, and the sampler gave no log-probabilities, which their \
          correction needs; give them (`Sampled::log_probs`), or sample each rollout for its own step"
     )]
     StaleWithoutLogProbs {

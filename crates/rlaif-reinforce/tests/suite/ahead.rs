@@ -422,7 +422,7 @@ fn bad_settings_are_refused_by_name() {
     // Nothing corrects for old responses by default.
     let plain = ReinforceConfig { correction: None, ..of(Rollouts::Asynchronous, None) };
     let warnings = trainer(Family::Llama, plain).warnings().to_vec();
-    assert!(warnings.iter().any(|w| w.contains("up to 1 updates old")), "{warnings:?}");
+    assert!(warnings.iter().any(|w| w.contains("up to 1 update(s) old")), "{warnings:?}");
 
     let mut sampler = LocalSampler::new(&Letters);
     let mut spare = std::iter::empty();

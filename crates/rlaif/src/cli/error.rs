@@ -61,16 +61,7 @@ impl CliError {
 
     /// The message, followed by those of its causes that it does not repeat.
     pub(crate) fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            let said = error.to_string();
-            if !text.contains(&said) {
-                text = format!("{text}: {said}");
-            }
-            cause = error.source();
-        }
-        text
+        rlaif_core::with_causes(self)
     }
 
     pub(crate) fn code(&self) -> u8 {
