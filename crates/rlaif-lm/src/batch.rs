@@ -91,6 +91,43 @@ impl TokenBatch {
         Self::pad(rows, spec.pad_id, Padding::Right, spec.device)
     }
 
+    /// Responses that begin anew at tokens `forks` of each row: a policy reads from the last of these on, and
+    /// nothing before. The part before the first one continues the prompt.
+    ///
+    /// # Errors
+    /// [`LmError::BatchMismatch`] unless there is a list for each row, [`LmError::Forks`] for a list that does not
+    /// ascend within its response.
+    ///
+    /// ```
+    /// # use rlaif_lm::{LmSpec, TokenBatch};
+    /// # let spec = LmSpec { model_type: "llama".into(), hidden_size: 8, vocab_size: 100,
+    /// #     context: Some(16), pad_id: 0, eos_ids: vec![2], bos_id: Some(1),
+    /// #     decoder_start_id: None, forced: Default::default(), kind: tch::Kind::Float, device: tch::Device::Cpu };
+    /// let batch = TokenBatch::responses(vec![vec![5, 6, 7], vec![8]], &spec)?.forked(&[vec![1], vec![]])?;
+    /// assert_eq!(batch.segments().unwrap(), [vec![1, 2], vec![1]]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn forked(self, forks: &[Vec<usize>]) -> Result<Self, LmError> {
+        if forks.len() != self.len() {
+            let (expected, found) = (self.len(), forks.len());
+            return Err(LmError::BatchMismatch { what: "forks of responses", expected, found });
+        }
+        if forks.iter().all(Vec::is_empty) {
+            return Ok(self);
+        }
+        let mut segments = Vec::with_capacity(forks.len());
+        for (row, (forks, ids)) in forks.iter().zip(&self.rows).enumerate() {
+            let ends = [&[0], &**forks, &[ids.len()]].concat();
+            if !forks.is_empty() && !ends.is_sorted_by(|a, b| a < b) {
+                let expected =
+                    format!("indices that ascend, from 1 to {}", ids.len().saturating_sub(1));
+                return Err(LmError::Forks { row, found: forks.clone(), expected });
+            }
+            segments.push(ends.windows(2).map(|ends| ends[1] - ends[0]).collect());
+        }
+        Ok(Self { segments: Some(segments), ..self })
+    }
+
     /// Rows of several sequences each, one after the other, padded on the right.
     pub(crate) fn packed(
         rows: Vec<Vec<Vec<u32>>>,
@@ -103,7 +140,8 @@ impl TokenBatch {
         Ok(Self { segments: Some(lengths), ..batch })
     }
 
-    /// The lengths of the sequences that each row is packed with; `None` if a row is a sequence.
+    /// The lengths of the sequences that each row is packed with, or of the parts of a response that begins anew
+    /// ([`TokenBatch::forked`]); `None` if each row is one sequence.
     pub fn segments(&self) -> Option<&[Vec<usize>]> {
         self.segments.as_deref()
     }
@@ -164,7 +202,12 @@ impl TokenBatch {
     /// If an index is out of range, as indexing does.
     pub fn select(&self, indices: &[usize]) -> Result<Self, LmError> {
         let rows = indices.iter().map(|&i| self.rows[i].clone()).collect();
-        Self::pad(rows, self.pad_id, self.padding, self.ids.device())
+        let batch = Self::pad(rows, self.pad_id, self.padding, self.ids.device())?;
+        let of_rows = |all: &Vec<Vec<usize>>| indices.iter().map(|&i| all[i].clone()).collect();
+        let segments: Option<Vec<Vec<usize>>> = self.segments.as_ref().map(of_rows);
+        // Rows of one sequence each are the faster case.
+        let segments = segments.filter(|all| all.iter().any(|lengths| lengths.len() > 1));
+        Ok(Self { segments, ..batch })
     }
 }
 

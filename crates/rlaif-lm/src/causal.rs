@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use crate::{
     batch::{Padding, TokenBatch, int},
-    branches::Branches,
+    branches::{Branches, whole_rounds},
     cache::DecodeState,
     decoder::DecoderLm,
     error::LmError,
@@ -56,28 +56,54 @@ impl<M: CausalLm> Policy for CausalPolicy<M> {
     ) -> Result<Tensor, LmError> {
         let spec = self.spec();
         same_rows(prompts, responses)?;
+        // A response that begins anew is several sequences: the first behind the prompt, the others on their own.
         let mut joined = Vec::with_capacity(prompts.len());
+        let mut parts = Vec::with_capacity(prompts.len());
         for (row, (prompt, response)) in prompts.rows().iter().zip(responses.rows()).enumerate() {
-            spec.check_length(row, prompt.len() + response.len())?;
-            // The last response token predicts nothing that is asked for, but is routed.
-            let unread = usize::from(forward.routers.is_none());
-            let inputs = &response[..response.len().saturating_sub(unread)];
-            joined.push([prompt, inputs].concat());
+            let whole = [response.len()];
+            let lengths = responses.segments().map_or(&whole[..], |all| &all[row]);
+            let mut start = 0;
+            for &length in lengths {
+                let before = if start == 0 { &**prompt } else { &[] };
+                let part = &response[start..start + length];
+                spec.check_length(row, before.len() + length)?;
+                // The last token of a part predicts nothing that is asked for, but is routed.
+                let unread = usize::from(forward.routers.is_none() && before.len() + length > 1);
+                let inputs = &part[..length.saturating_sub(unread)];
+                joined.push([before, inputs].concat());
+                parts.push((row, start, before.len()));
+                start += length;
+            }
         }
         let (joined, places) = laid_out(joined, forward.layout, spec)?;
         let hidden = self.0.hidden(&joined, forward)?;
 
         let [_, width, size] = sizes(&hidden);
-        // Where in the flattened states each row's prompt ends.
-        let starts: Vec<i64> = (places.iter().zip(prompts.rows()))
-            .map(|(&(row, column), prompt)| int(row) * width + int(column + prompt.len()) - 1)
-            .collect();
-        let offsets = Tensor::arange(int(responses.width()), (tch::Kind::Int64, spec.device));
+        // Where in the flattened states the token before each part is. Nothing predicts the first token of a part
+        // that begins anew, so any place serves.
+        let starts = places.iter().zip(&parts).map(|(&(row, column), (.., before))| {
+            (int(row) * width + int(column + before) - 1).max(0)
+        });
+        let starts: Vec<i64> = starts.collect();
         let flat = hidden.reshape([-1, size]);
+        let on_device = |x: &[i64]| Tensor::from_slice(x).to_device(spec.device);
+        let picked = if responses.segments().is_none() {
+            let offsets = Tensor::arange(int(responses.width()), (tch::Kind::Int64, spec.device));
+            on_device(&starts).unsqueeze(1) + offsets
+        } else {
+            let columns = responses.width();
+            let mut all = vec![0; prompts.len() * columns];
+            for (&(row, from, _), start) in parts.iter().zip(starts) {
+                for (to, place) in
+                    all[row * columns + from..(row + 1) * columns].iter_mut().zip(start..)
+                {
+                    *to = place;
+                }
+            }
+            on_device(&all)
+        };
         // Beyond a response's end any value will do, but the index must not exceed the states.
-        let picked = (Tensor::from_slice(&starts).to_device(spec.device).unsqueeze(1) + offsets)
-            .clamp_max(flat.size()[0] - 1);
-        let picked = flat.index_select(0, &picked.view([-1]));
+        let picked = flat.index_select(0, &picked.view([-1]).clamp_max(flat.size()[0] - 1));
         Ok(picked.view([int(prompts.len()), int(responses.width()), size]))
     }
 
@@ -87,6 +113,11 @@ impl<M: CausalLm> Policy for CausalPolicy<M> {
         responses: &TokenBatch,
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError> {
+        if responses.segments().is_some() {
+            whole_rounds(prompts, responses)?;
+            let rows: Vec<usize> = (0..responses.len()).map(|row| row % prompts.len()).collect();
+            return self.response_hidden(&prompts.select(&rows)?, responses, forward);
+        }
         let run = Branches::new(prompts, responses, self.spec())?;
         Ok(run.predicting(&self.0.run_hidden(&run, forward)?))
     }

@@ -58,6 +58,16 @@ pub enum LmError {
         /// Rows found.
         found: usize,
     },
+    /// A response that begins anew where it cannot ([`TokenBatch::forked`](crate::TokenBatch::forked)).
+    #[error("row {row}: the response begins anew at tokens {found:?}; expected {expected}")]
+    Forks {
+        /// Row of the batch.
+        row: usize,
+        /// The indices found.
+        found: Vec<usize>,
+        /// What was expected.
+        expected: String,
+    },
     /// An adapter that was never loaded.
     #[error("no adapter named `{name}` is loaded; loaded: {}", list(.loaded))]
     UnknownAdapter {
@@ -222,6 +232,7 @@ impl Fault for LmError {
             Self::Codec(error) => error.is_users(),
             // The caller's code.
             Self::BatchMismatch { .. }
+            | Self::Forks { .. }
             | Self::AdapterMerged
             | Self::NoMemory
             | Self::CacheFull { .. } => false,

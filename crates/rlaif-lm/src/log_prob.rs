@@ -155,8 +155,10 @@ pub fn policy_log_probs(
     forward: Forward<'_>,
     temperature: f64,
 ) -> Result<PolicyLogProbs, LmError> {
-    // Routers count the tokens of a prompt with each of its responses.
-    let hidden = match rounds(prompts).filter(|_| forward.routers.is_none()) {
+    // Routers count the tokens of a prompt with each of its responses, and a response that begins anew is more
+    // than one sequence.
+    let each = forward.routers.is_some() || responses.segments().is_some();
+    let hidden = match rounds(prompts).filter(|_| !each) {
         Some(distinct) => policy.branch_hidden(&prompts.select(&distinct)?, responses, forward)?,
         None => policy.response_hidden(prompts, responses, forward)?,
     };

@@ -93,6 +93,10 @@ pub struct Sampled {
 pub struct Played {
     /// The ranges of the response's ids that the environment wrote.
     pub given: Vec<Range<usize>>,
+    /// The indices in the response's ids at which the policy began anew: from there on it read nothing of what is
+    /// before, neither the prompt nor earlier turns. The ids of the new beginning are among the environment's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forks: Vec<usize>,
     /// The prompt that the policy read, if the environment added its first messages to that of the record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<Vec<u32>>,

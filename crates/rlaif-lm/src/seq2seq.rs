@@ -94,6 +94,12 @@ impl<M: Seq2SeqLm> Seq2SeqPolicy<M> {
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError> {
         let spec = self.0.spec();
+        for (row, lengths) in responses.segments().into_iter().flatten().enumerate() {
+            if let [first, _, ..] = **lengths {
+                let expected = "a decoder-only model: an encoder reads one prompt".to_owned();
+                return Err(LmError::Forks { row, found: vec![first], expected });
+            }
+        }
         for (row, ids) in responses.rows().iter().enumerate() {
             spec.check_length(row, ids.len())?;
         }

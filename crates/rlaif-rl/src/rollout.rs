@@ -174,10 +174,13 @@ impl Rollout {
         let (mut texts, mut finish) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
         let versions = sampled.iter().map(|response| response.version).collect();
         let (mut ids, mut given_tokens) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
+        let mut forks = Vec::with_capacity(rows);
         let mut told = Some(Vec::with_capacity(rows));
         for response in sampled {
             ids.push(response.ids);
-            given_tokens.push(response.played.map(|played| played.given).unwrap_or_default());
+            let played = response.played.map(|played| *played).unwrap_or_default();
+            given_tokens.push(played.given);
+            forks.push(played.forks);
             texts.push(response.text);
             finish.push(response.finish);
             told = told.zip(response.log_probs).map(|(mut told, log_probs)| {
@@ -187,7 +190,7 @@ impl Rollout {
         }
         let spec = asking.policy.spec();
         let queries = TokenBatch::collate(queries, spec, Padding::Right)?;
-        let responses = TokenBatch::responses(ids, spec)?;
+        let responses = TokenBatch::responses(ids, spec)?.forked(&forks)?;
         let mask = counted(&responses, &scores, &given_tokens);
         let asked = asking.ask(&queries, &responses, &plan.chunks)?;
         asked.check(&mask, prompts)?;

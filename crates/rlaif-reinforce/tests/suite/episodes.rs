@@ -19,7 +19,7 @@ use crate::common::{Family, Letters, alone, config, distance, prompts, trainer, 
 /// Answers `XY` to every turn, with a reward for its vowels, and ends after some turns. Records whose id
 /// begins with `bad` misbehave in their second turn.
 #[derive(Clone)]
-struct Talk(usize);
+pub(crate) struct Talk(pub(crate) usize);
 
 impl Environment for Talk {
     fn name(&self) -> &'static str {
@@ -62,7 +62,7 @@ impl Episode for Conversation {
     }
 }
 
-fn nothing(batch: &[Exchange<'_>]) -> Vec<f32> {
+pub(crate) fn nothing(batch: &[Exchange<'_>]) -> Vec<f32> {
     vec![0.; batch.len()]
 }
 
@@ -73,7 +73,7 @@ fn talk(turns: usize, config: &EpisodeConfig) -> EpisodeSampler<'static> {
 }
 
 /// Turns of exactly three tokens.
-fn turns_of_three(algorithm: NamedAlgorithm) -> ReinforceConfig {
+pub(crate) fn turns_of_three(algorithm: NamedAlgorithm) -> ReinforceConfig {
     let mut config = config(algorithm);
     config.generation.max_new_tokens = 3;
     config.generation.eos = Eos::Ignored;

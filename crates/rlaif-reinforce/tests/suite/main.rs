@@ -4,6 +4,7 @@
 mod ahead;
 mod common;
 mod episodes;
+mod forks;
 mod guessing;
 mod invariants;
 mod learning;

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct EpisodeConfig {
     /// Maximum number of turns of the policy.
     pub max_turns: usize,
-    /// Maximum length of an episode behind its prompt, in tokens, those of the environment included.
+    /// Maximum length of an episode behind its prompt, in tokens, those of the environment and of rewritten histories
+    /// included.
     pub max_tokens: usize,
     /// Seconds that the environment has for each answer.
     pub timeout_s: f64,
@@ -27,10 +28,13 @@ pub struct EpisodeConfig {
 #[serde(rename_all = "snake_case")]
 pub enum History {
     /// The episode ends without a score: the tokens that the policy would read are not those that it sampled.
-    #[default]
     Strict,
     /// Earlier turns stay as they were sampled, and only new messages are rendered.
     Sampled,
+    /// The policy reads the conversation as the template rewrites it, and continues there. Each turn is trained
+    /// behind the tokens that it was sampled behind.
+    #[default]
+    Fork,
 }
 
 impl Default for EpisodeConfig {
@@ -39,7 +43,7 @@ impl Default for EpisodeConfig {
             max_turns: 10,
             max_tokens: 2048,
             timeout_s: 60.,
-            history: History::Strict,
+            history: History::Fork,
             before: "\n".to_owned(),
             after: "\n".to_owned(),
         }

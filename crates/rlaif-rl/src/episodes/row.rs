@@ -7,7 +7,7 @@ use rlaif_lm::{
     generate::{Ask, Eos, FinishReason, GenerationConfig},
 };
 
-use crate::episodes::transcript::{Transcript, TranscriptError};
+use crate::episodes::transcript::{Next, Transcript, TranscriptError};
 
 /// An episode and its response so far.
 pub(super) struct Row<'a> {
@@ -58,13 +58,10 @@ impl<'a> Row<'a> {
         Ok(())
     }
 
-    /// Tokens of a transcript. One that the template rewrites ends the episode.
-    fn kept(
-        &mut self,
-        tokens: Result<Vec<u32>, TranscriptError>,
-    ) -> Result<Option<Vec<u32>>, LmError> {
-        match tokens {
-            Ok(tokens) => Ok(Some(tokens)),
+    /// What follows in a transcript. One that the template rewrites ends the episode.
+    fn kept<T>(&mut self, next: Result<T, TranscriptError>) -> Result<Option<T>, LmError> {
+        match next {
+            Ok(next) => Ok(Some(next)),
             Err(error @ TranscriptError::Rewritten { .. }) => {
                 self.fail("rewritten", &error);
                 Ok(None)
@@ -92,7 +89,15 @@ impl<'a> Row<'a> {
     /// Number of tokens that fit behind those so far.
     pub(super) fn room(&self, context: usize, most: usize) -> usize {
         let used = self.response.ids.len();
-        most.saturating_sub(used).min(context.saturating_sub(self.prompt.len() + used))
+        most.saturating_sub(used).min(context.saturating_sub(self.context().len()))
+    }
+
+    /// The tokens that the policy reads before its next turn.
+    fn context(&self) -> Vec<u32> {
+        match self.played.forks.last() {
+            Some(&start) => self.response.ids[start..].to_vec(),
+            None => [&*self.prompt, &*self.response.ids].concat(),
+        }
     }
 
     pub(super) fn ask(&self, number: usize, max_new_tokens: usize) -> Ask {
@@ -101,8 +106,7 @@ impl<'a> Row<'a> {
             0 => self.id,
             number => Seed::new(self.id).derive("turn", number as u64).get(),
         };
-        let prompt = [&*self.prompt, &*self.response.ids].concat();
-        Ask { id, prompt, max_new_tokens: Some(max_new_tokens) }
+        Ask { id, prompt: self.context(), max_new_tokens: Some(max_new_tokens) }
     }
 
     /// Takes a turn of the policy, and hands it to the environment unless it was cut off.
@@ -159,12 +163,23 @@ impl<'a> Row<'a> {
         let ending = ended.map(|id| self.codec.decode(&[*id], Specials::Include)).transpose()?;
         let ending = ending.as_deref().filter(|ending| !ending.is_empty());
         let between = self.transcript.between(&turn.text, ending, &outcome.messages);
-        let Some(tokens) = self.kept(between)? else { return Ok(()) };
-        if tokens.is_empty() {
-            return Ok(());
-        }
-        self.response.text.push_str(&self.codec.decode(&tokens, Specials::Exclude)?);
         let start = self.response.ids.len();
+        let (tokens, text) = match self.kept(between)? {
+            None => return Ok(()),
+            Some(Next::Continued(tokens)) if tokens.is_empty() => return Ok(()),
+            Some(Next::Continued(tokens)) => {
+                let text = self.codec.decode(&tokens, Specials::Exclude)?;
+                (tokens, text)
+            }
+            Some(Next::Forked { context, new }) => {
+                self.played.forks.push(start);
+                self.count("forks", 1);
+                // The text of a response has each message once, and no special tokens.
+                let new = self.codec.encode(&new, Specials::Exclude)?;
+                (context, self.codec.decode(&new, Specials::Exclude)?)
+            }
+        };
+        self.response.text.push_str(&text);
         self.response.ids.extend_from_slice(&tokens);
         self.played.given.push(start..self.response.ids.len());
         if let Some(log_probs) = &mut self.response.log_probs {
@@ -176,6 +191,18 @@ impl<'a> Row<'a> {
 
     /// The response. One that never began has a token, which is not the policy's.
     pub(super) fn finish(mut self, pad_id: u32, version: u64) -> Sampled {
+        // Nothing was sampled behind a history without room for a turn.
+        if let Some(start) = self.played.forks.pop() {
+            if self.played.given.last() == Some(&(start..self.response.ids.len())) {
+                self.played.given.pop();
+                self.response.ids.truncate(start);
+                if let Some(log_probs) = &mut self.response.log_probs {
+                    log_probs.truncate(start);
+                }
+            } else {
+                self.played.forks.push(start);
+            }
+        }
         if self.response.ids.is_empty() {
             self.response.ids.push(pad_id);
             self.response.log_probs = Some(vec![0.]);

@@ -15,12 +15,26 @@ const ANCHOR: &str = "\n";
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TranscriptError {
     #[error(
-        "the chat template rewrites earlier turns: {what}; set `history = \"sampled\"` to keep them as \
-         they were sampled"
+        "the chat template rewrites earlier turns: {what}; set `history = \"fork\"` to continue with what it \
+         writes, or `\"sampled\"` to keep them as they were sampled"
     )]
     Rewritten { what: &'static str },
     #[error(transparent)]
     Codec(#[from] CodecError),
+}
+
+/// The way from a turn of the policy to its next.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Tokens that follow the turn.
+    Continued(Vec<u32>),
+    /// The template has rewritten earlier turns.
+    Forked {
+        /// The tokens of the whole conversation, up to the place where the policy answers.
+        context: Vec<u32>,
+        /// The text of the new messages.
+        new: String,
+    },
 }
 
 /// An episode as the chat template writes it, or as plain text.
@@ -64,33 +78,40 @@ impl<'a> Transcript<'a> {
             None => Ok([prompt, &*self.after(&self.plain(first))?].concat()),
             Some(chat) => {
                 chat.messages.extend_from_slice(first);
-                chat.rendered = chat.render(self.codec, GenerationPrompt::Add)?;
+                chat.rendered = chat.render(self.codec)?;
                 Ok(self.codec.encode(&chat.rendered, Specials::Exclude)?)
             }
         }
     }
 
-    /// The tokens between a turn of the policy and its next: the rest of the turn that the template
-    /// writes (`ending` is the text of the token that ended it), the messages, and the beginning of the
-    /// next turn.
+    /// The way from a turn of the policy to its next: the rest of the turn that the template writes (`ending` is
+    /// the text of the token that ended it), the messages, and the beginning of the next turn.
     pub(super) fn between(
         &mut self,
         turn: &str,
         ending: Option<&str>,
         messages: &[Message],
-    ) -> Result<Vec<u32>, TranscriptError> {
+    ) -> Result<Next, TranscriptError> {
         let text = match &mut self.chat {
             None => self.plain(messages),
             Some(chat) => {
                 let text = match self.config.history {
                     History::Strict => chat.continued(self.codec, turn, messages)?,
                     History::Sampled => chat.only_new(self.codec, messages)?,
+                    History::Fork => match chat.continued(self.codec, turn, messages) {
+                        Err(TranscriptError::Rewritten { .. }) => {
+                            let context = self.codec.encode(&chat.rendered, Specials::Exclude)?;
+                            let new = chat.only_new(self.codec, messages)?;
+                            return Ok(Next::Forked { context, new });
+                        }
+                        continued => continued?,
+                    },
                 };
                 let rest = ending.and_then(|ending| text.trim_start().strip_prefix(ending));
                 rest.map_or_else(|| text.clone(), str::to_owned)
             }
         };
-        Ok(self.after(&text)?)
+        Ok(Next::Continued(self.after(&text)?))
     }
 
     fn plain(&self, messages: &[Message]) -> String {
@@ -118,15 +139,12 @@ impl<'a> Transcript<'a> {
 }
 
 impl Chat {
-    fn render(
-        &self,
-        codec: &dyn TextCodec,
-        prompt: GenerationPrompt,
-    ) -> Result<String, CodecError> {
-        codec.render_chat_with(&self.messages, prompt, &self.options)
+    fn render(&self, codec: &dyn TextCodec) -> Result<String, CodecError> {
+        codec.render_chat_with(&self.messages, GenerationPrompt::Add, &self.options)
     }
 
-    /// The text behind a turn, by rendering the conversation without and with the new messages.
+    /// The text behind a turn, by rendering the conversation without and with the new messages. The conversation
+    /// has the turn and the messages also where the template rewrites it.
     fn continued(
         &mut self,
         codec: &dyn TextCodec,
@@ -135,19 +153,18 @@ impl Chat {
     ) -> Result<String, TranscriptError> {
         let rewritten = |what| TranscriptError::Rewritten { what };
         self.messages.push(Message::new("assistant", turn));
-        let said = self.render(codec, GenerationPrompt::Omit)?;
-        let behind = said.strip_prefix(&*self.rendered);
+        let said = codec.render_chat_with(&self.messages, GenerationPrompt::Omit, &self.options)?;
+        self.messages.extend_from_slice(messages);
+        let whole = self.render(codec)?;
+        let before = std::mem::replace(&mut self.rendered, whole);
+        let behind = said.strip_prefix(&*before);
         let behind = behind.ok_or_else(|| rewritten("another text before the new turn"))?;
         // Templates trim turns. White space that the policy sampled stays in its tokens.
         let rest = behind.trim_start().strip_prefix(turn.trim());
         let rest = rest.ok_or_else(|| rewritten("another text of the new turn"))?;
-        self.messages.extend_from_slice(messages);
-        let whole = self.render(codec, GenerationPrompt::Add)?;
-        let new = whole.strip_prefix(&*said);
+        let new = self.rendered.strip_prefix(&*said);
         let new = new.ok_or_else(|| rewritten("another text before the new messages"))?;
-        let text = [rest, new].concat();
-        self.rendered = whole;
-        Ok(text)
+        Ok([rest, new].concat())
     }
 
     /// The text behind any turn with these messages after it.
@@ -228,9 +245,17 @@ mod tests {
         let mut all = Vec::new();
         for turn in golden.turns.iter().filter(|turn| turn.text.is_some()) {
             context.extend([encode(&turn.said), eos.clone()].concat());
-            let between = transcript.between(&turn.said, Some(&golden.eos), &turn.behind)?;
-            context.extend(&between);
-            all.push((between, context.clone()));
+            match transcript.between(&turn.said, Some(&golden.eos), &turn.behind)? {
+                Next::Continued(between) => {
+                    context.extend(&between);
+                    all.push((between, context.clone()));
+                }
+                Next::Forked { context: anew, new } => {
+                    assert!(history == History::Fork);
+                    context.clone_from(&anew);
+                    all.push((encode(&new), anew));
+                }
+            }
         }
         Ok(all)
     }
@@ -252,6 +277,7 @@ mod tests {
                 Ok(played) => played,
             };
             assert!(!rewrites);
+            assert_eq!(played, play(&golden, History::Fork).unwrap(), "{}", golden.name);
             let sampled = play(&golden, History::Sampled).unwrap();
             for ((turn, (between, context)), kept) in golden.turns.iter().zip(&played).zip(&sampled)
             {
@@ -264,6 +290,17 @@ mod tests {
             }
         }
         assert_eq!(compared, 7);
+    }
+
+    #[test]
+    fn an_episode_continues_with_what_a_template_rewrites() {
+        let golden = goldens().into_iter().find(|g| g.name == "qwen3 thinks and is asked again");
+        let golden = golden.unwrap();
+        let [(new, context)] = &*play(&golden, History::Fork).unwrap() else { panic!() };
+        // transformers' tokens of the conversation without the reasoning.
+        assert_eq!(Some(context), golden.turns[0].ids.as_ref());
+        let new = tokenizer(&golden).decode(new, Specials::Exclude).unwrap();
+        assert!(new.contains("higher") && !new.contains("Four?"), "{new}");
     }
 
     #[test]
