@@ -69,6 +69,12 @@ pub trait Algorithm {
     fn needs_greedy(&self) -> bool {
         false
     }
+
+    /// `true` if a group whose scores are all equal teaches nothing, so that a replay buffer need not keep it;
+    /// `false` by default.
+    fn compares_in_groups(&self) -> bool {
+        false
+    }
 }
 
 impl Algorithm for Combination {
@@ -98,5 +104,19 @@ impl Algorithm for Combination {
 
     fn needs_greedy(&self) -> bool {
         self.advantage == AdvantageEstimator::Greedy
+    }
+
+    fn compares_in_groups(&self) -> bool {
+        match self.advantage {
+            AdvantageEstimator::GroupMean { .. }
+            | AdvantageEstimator::LeaveOneOut { .. }
+            | AdvantageEstimator::LengthWeighted
+            | AdvantageEstimator::WhitenedGroupMean => true,
+            // Scores of steps differ where those of responses do not; the others compare with other prompts, or with
+            // a response outside the group.
+            AdvantageEstimator::GroupSteps { .. }
+            | AdvantageEstimator::ToGo { .. }
+            | AdvantageEstimator::Greedy => false,
+        }
     }
 }

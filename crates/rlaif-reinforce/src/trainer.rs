@@ -302,8 +302,8 @@ impl<P: Policy> ReinforceTrainer<P> {
 
     /// The groups that a later step can learn from.
     fn teaching(&self, groups: &[Group]) -> Vec<Group> {
-        let compares = self.config.group() > 1 && !self.algorithm.needs_greedy();
-        let teaches = |group: &&Group| !compares || group.steps.is_some() || group.differs();
+        let compares = self.config.group() > 1 && self.algorithm.compares_in_groups();
+        let teaches = |group: &&Group| !compares || group.differs();
         groups.iter().filter(teaches).cloned().collect()
     }
 

@@ -346,6 +346,28 @@ fn replayed_groups_are_whole_groups_of_earlier_steps() {
     }
 }
 
+/// A group whose scores are all equal teaches nothing to algorithms that compare within groups, and as much as any
+/// other to those that compare with the batch.
+#[test]
+fn groups_of_equal_scores_are_replayed_where_they_teach() {
+    let _alone = alone();
+    let by_prompt =
+        |batch: &[Exchange<'_>]| batch.iter().map(|x| x.prompt.len() as f32).collect::<Vec<f32>>();
+    for (algorithm, teaches) in
+        [(NamedAlgorithm::Grpo, false), (NamedAlgorithm::ReinforcePlusPlus, true)]
+    {
+        let config = ReinforceConfig { algorithm, ..settings(Rollouts::Synchronous, Some(REPLAY)) };
+        let mut trainer = trainer(Family::Llama, config);
+        let replayed = (0..2).map(|at| {
+            let (none, mut local) = (&mut std::iter::empty(), LocalSampler::new(&Letters));
+            let (found, _) =
+                trainer.step(&prompts(at * 4, 4), none, &mut local, &by_prompt).unwrap();
+            found.map_or(0, |experience| experience.replayed)
+        });
+        assert_eq!(replayed.sum::<usize>() > 0, teaches, "{algorithm:?}");
+    }
+}
+
 /// The weight of an old response is that of the paper: the ratio of the current weights to those that sampled.
 #[test]
 fn old_responses_have_the_weight_of_their_age() {

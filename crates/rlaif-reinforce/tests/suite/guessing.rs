@@ -27,7 +27,7 @@ const RATE: f64 = 3e-3;
 const SEEDS: [u64; 3] = [1, 2, 3];
 const FOUND: &str = "env/reward_mean";
 
-fn model() -> LanguageModel {
+pub(crate) fn model() -> LanguageModel {
     let config = Config::from_value(json!({
         "model_type": "llama", "vocab_size": 12, "hidden_size": 64, "intermediate_size": 128,
         "num_hidden_layers": 1, "num_attention_heads": 4, "max_position_embeddings": 16,

@@ -2,6 +2,7 @@
 //! takes longer than most of them.
 
 mod ahead;
+mod calling;
 mod common;
 mod episodes;
 mod forks;
