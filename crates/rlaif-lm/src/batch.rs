@@ -91,7 +91,7 @@ impl TokenBatch {
         Self::pad(rows, spec.pad_id, Padding::Right, spec.device)
     }
 
-    /// Responses that begin anew at tokens `forks` of each row: a policy reads from the last of these on, and
+    /// Responses that start over at tokens `forks` of each row: a policy reads from the last of these on, and
     /// nothing before. The part before the first one continues the prompt.
     ///
     /// # Errors
@@ -140,7 +140,7 @@ impl TokenBatch {
         Ok(Self { segments: Some(lengths), ..batch })
     }
 
-    /// The lengths of the sequences that each row is packed with, or of the parts of a response that begins anew
+    /// The lengths of the sequences that each row is packed with, or of the parts of a response that starts over
     /// ([`TokenBatch::forked`]); `None` if each row is one sequence.
     pub fn segments(&self) -> Option<&[Vec<usize>]> {
         self.segments.as_deref()

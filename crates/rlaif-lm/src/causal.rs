@@ -56,7 +56,7 @@ impl<M: CausalLm> Policy for CausalPolicy<M> {
     ) -> Result<Tensor, LmError> {
         let spec = self.spec();
         same_rows(prompts, responses)?;
-        // A response that begins anew is several sequences: the first behind the prompt, the others on their own.
+        // A response that starts over is several sequences: the first behind the prompt, the others on their own.
         let mut joined = Vec::with_capacity(prompts.len());
         let mut parts = Vec::with_capacity(prompts.len());
         for (row, (prompt, response)) in prompts.rows().iter().zip(responses.rows()).enumerate() {
@@ -80,7 +80,7 @@ impl<M: CausalLm> Policy for CausalPolicy<M> {
 
         let [_, width, size] = sizes(&hidden);
         // Where in the flattened states the token before each part is. Nothing predicts the first token of a part
-        // that begins anew, so any place serves.
+        // that starts over, so any place serves.
         let starts = places.iter().zip(&parts).map(|(&(row, column), (.., before))| {
             (int(row) * width + int(column + before) - 1).max(0)
         });

@@ -58,14 +58,14 @@ pub enum LmError {
         /// Rows found.
         found: usize,
     },
-    /// A response that begins anew where it cannot ([`TokenBatch::forked`](crate::TokenBatch::forked)).
-    #[error("row {row}: the response begins anew at tokens {found:?}; expected {expected}")]
+    /// A response that starts over where it cannot ([`TokenBatch::forked`](crate::TokenBatch::forked)).
+    #[error("row {row}: the response starts over at tokens {found:?}; expected {expected}")]
     Forks {
         /// Row of the batch.
         row: usize,
         /// The indices found.
         found: Vec<usize>,
-        /// What was expected.
+        /// The expected indices or model.
         expected: String,
     },
     /// An adapter that was never loaded.

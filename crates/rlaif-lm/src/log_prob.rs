@@ -155,7 +155,7 @@ pub fn policy_log_probs(
     forward: Forward<'_>,
     temperature: f64,
 ) -> Result<PolicyLogProbs, LmError> {
-    // Routers count the tokens of a prompt with each of its responses, and a response that begins anew is more
+    // Routers count the tokens of a prompt with each of its responses, and a response that starts over is more
     // than one sequence.
     let each = forward.routers.is_some() || responses.segments().is_some();
     let hidden = match rounds(prompts).filter(|_| !each) {

@@ -93,7 +93,7 @@ pub struct Sampled {
 pub struct Played {
     /// The ranges of the response's ids that the environment wrote.
     pub given: Vec<Range<usize>>,
-    /// The indices in the response's ids at which the policy began anew: from there on it read nothing of what is
+    /// The indices in the response's ids at which the policy started over: from there on it read nothing of what is
     /// before, neither the prompt nor earlier turns. The ids of the new beginning are among the environment's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forks: Vec<usize>,

@@ -58,7 +58,7 @@ impl<'a> Row<'a> {
         Ok(())
     }
 
-    /// What follows in a transcript. One that the template rewrites ends the episode.
+    /// The continuation of a transcript. One that the template rewrites ends the episode.
     fn kept<T>(&mut self, next: Result<T, TranscriptError>) -> Result<Option<T>, LmError> {
         match next {
             Ok(next) => Ok(Some(next)),
