@@ -90,11 +90,11 @@ fn show_the_form(policy: &LanguageModel) -> Result<(), Box<dyn std::error::Error
         let row = |row: u64| {
             let (digits, row) = (digits(step, row), step * 64 + row);
             let random = |name| 3 + (seed.derive(name, row).get() % 8) as u32;
-            if row % 2 == 0 {
+            if row.is_multiple_of(2) {
                 return SftRow::new(digits, vec![random("guess"), 1]);
             }
             let sum = random("sum");
-            let is_repeated = seed.derive("repeated", row).get() % 2 == 0;
+            let is_repeated = seed.derive("repeated", row).get().is_multiple_of(2);
             let answer = if is_repeated { sum } else { random("guess") };
             let response = [&[2], &*digits, &[1, sum, answer, 1]].concat();
             // The tool's answer is read, and not learned.

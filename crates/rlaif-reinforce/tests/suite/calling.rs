@@ -71,7 +71,7 @@ fn warmed(seed: u64) -> LanguageModel {
     let steps = 500;
     let mut trainer = SftTrainer::new(&model, &config, steps).unwrap();
     let seed = Seed::new(seed).derive("demonstrations", 0);
-    for step in 0..steps as u64 {
+    for step in 0..steps {
         let row = |row: u64| {
             let row = step * 64 + row;
             let operands = digits(seed, row);
@@ -81,7 +81,7 @@ fn warmed(seed: u64) -> LanguageModel {
                 _ => {
                     let call = [&[CALL], &*operands, &[1, random("answer")]].concat();
                     let learned = [vec![true; 5], vec![false, true, true]].concat();
-                    let is_right = seed.derive("right", row).get() % 2 == 0;
+                    let is_right = seed.derive("right", row).get().is_multiple_of(2);
                     let answer = if is_right { call[5] } else { random("guess") };
                     let response = [&*call, &[answer, 1]].concat();
                     SftRow { learned: Some(learned), ..SftRow::new(operands, response) }
