@@ -228,6 +228,23 @@ impl PeopleLabels {
     }
 }
 
+impl PeopleLabels {
+    /// Sentences for a log: labels and votes, what has no label by reason, and annotators that are left out.
+    pub fn sentences(&self) -> Vec<String> {
+        let votes: usize = self.labels.iter().map(|label| label.votes).sum();
+        let mut said = vec![format!("{} labels of {votes} votes", self.labels.len())];
+        let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+        for (_, why) in &self.dropped {
+            *reasons.entry(why).or_default() += 1;
+        }
+        said.extend(reasons.iter().map(|(why, count)| format!("{count} without a label: {why}")));
+        if !self.left_out.is_empty() {
+            said.push(format!("annotators left out: {}", self.left_out.join(", ")));
+        }
+        said
+    }
+}
+
 fn pair_id(item: &StudyItem, one: usize, other: usize) -> String {
     match item.responses.len() {
         2 => item.id.clone(),

@@ -1,12 +1,13 @@
 //! Settings of a study.
 
 use rlaif_core::{BadSetting, Seed};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::answer::{PeopleAnswer, PeopleDraft, check_names};
 
 /// The settings of a study. They are stored in it when it is created.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StudySettings {
     /// The title of the page.
@@ -24,6 +25,7 @@ pub struct StudySettings {
     /// Reasons to choose from.
     pub reasons: Vec<String>,
     /// The texts that are shown on demand only.
+    #[schemars(with = "bool")]
     pub fold: FoldedTexts,
 }
 

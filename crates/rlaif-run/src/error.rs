@@ -8,6 +8,7 @@ use rlaif_dpo::{DpoError, PairProblem};
 use rlaif_eval::EvalError;
 use rlaif_label::LabelError;
 use rlaif_models::{CheckpointError, ConvertError, MemoryError, ModelError};
+use rlaif_people::PeopleError;
 use rlaif_ppo::PpoError;
 use rlaif_rewards::ProviderError;
 use rlaif_rl::env::SandboxError;
@@ -238,6 +239,20 @@ pub enum RunError {
         /// The reason.
         why: String,
     },
+    /// A study whose annotators have items left.
+    #[error(
+        "these people have items left: {left}; they answer on the page of `rlaif ui {}`, and then the same \
+         command continues", .study.display()
+    )]
+    Unanswered {
+        /// The study's file.
+        study: PathBuf,
+        /// Their names, with the number of items.
+        left: String,
+    },
+    /// A study of people's answers that cannot be read or changed.
+    #[error(transparent)]
+    People(Box<PeopleError>),
     /// Labels that cannot be made.
     #[error(transparent)]
     Label(#[from] LabelError),
@@ -320,6 +335,15 @@ pub enum RowProblem {
     },
 }
 
+impl From<PeopleError> for RunError {
+    fn from(error: PeopleError) -> Self {
+        match error {
+            PeopleError::Setting(error) => Self::Setting(error),
+            other => Self::People(Box::new(other)),
+        }
+    }
+}
+
 impl From<EvaluateError> for RunError {
     fn from(error: EvaluateError) -> Self {
         Self::Evaluate(Box::new(error))
@@ -358,6 +382,8 @@ impl RunError {
             | Self::NothingWritten { .. }
             | Self::NoResponses { .. }
             | Self::NoPrompts { .. }
+            | Self::Unanswered { .. }
+            | Self::People(_)
             | Self::Label(_)
             | Self::Stage { .. }
             | Self::Evaluate(_)
@@ -391,6 +417,8 @@ impl Fault for RunError {
             Self::Read { source, .. } => is_bad_input_file(source),
             // A fault of the service behind the reward or the writer.
             Self::NoVerdicts { .. } | Self::NothingWritten { .. } => false,
+            Self::Unanswered { .. } => false,
+            Self::People(error) => error.is_users(),
             Self::NoConfig { .. }
             | Self::Syntax { .. }
             | Self::Content { .. }

@@ -67,6 +67,7 @@
     warn(clippy::disallowed_methods, clippy::print_stderr, clippy::print_stdout)
 )]
 
+mod annotate;
 mod candidates;
 mod classifier;
 mod columns;
@@ -113,6 +114,7 @@ mod verdicts;
 mod vocabulary;
 mod work;
 
+pub use annotate::{AnnotateData, AnnotateFile, AnnotateSummary};
 pub use candidates::{CandidateData, CandidatesFile, CandidatesSummary, ResponseFile};
 pub use classifier::{ClassifierColumns, ClassifierFile};
 pub use columns::{ColumnSection, DataFormat};

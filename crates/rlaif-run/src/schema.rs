@@ -6,9 +6,9 @@ use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
 use crate::{
-    CandidatesFile, ClassifierFile, DistillFile, DpoFile, EvalFile, ExamFile, JudgeFile, LabelFile,
-    PipelineFile, PpoFile, RedTeamFile, ReinforceFile, ReviseFile, RewardFile, SftFile,
-    file::RunFile,
+    AnnotateFile, CandidatesFile, ClassifierFile, DistillFile, DpoFile, EvalFile, ExamFile,
+    JudgeFile, LabelFile, PipelineFile, PpoFile, RedTeamFile, ReinforceFile, ReviseFile,
+    RewardFile, SftFile, file::RunFile,
 };
 
 /// Creates the schema of a file.
@@ -41,6 +41,9 @@ const OTHERS: [(&str, Maker); 8] = [
     ("pipeline", of::<PipelineFile>),
 ];
 
+/// Stages of pipelines that are no commands with a run file of their own.
+const STAGES: [(&str, Maker); 1] = [run::<AnnotateFile>()];
+
 /// The forms of the file of `rlaif judge`.
 #[derive(JsonSchema)]
 #[serde(untagged)]
@@ -64,7 +67,7 @@ pub fn commands_with_runs() -> impl Iterator<Item = &'static str> {
     RUNS.iter().map(|(name, _)| *name)
 }
 
-/// The JSON Schema (draft 2020-12) of a command's file, with which editors complete and check TOML;
+/// The JSON Schema (draft 2020-12) of a command's file, or of the settings of a pipeline's stage, with which editors complete and check TOML;
 /// `None` for a command without a file.
 ///
 /// ```
@@ -74,7 +77,7 @@ pub fn commands_with_runs() -> impl Iterator<Item = &'static str> {
 /// assert!(rlaif_run::schema("inspect").is_none());
 /// ```
 pub fn schema(command: &str) -> Option<Value> {
-    let (_, make) = RUNS.iter().chain(&OTHERS).find(|(name, _)| *name == command)?;
+    let (_, make) = RUNS.iter().chain(&OTHERS).chain(&STAGES).find(|(name, _)| *name == command)?;
     let mut schema = make().to_value();
     plain(&mut schema);
     Some(schema)

@@ -17,8 +17,8 @@ use serde_json::{Map, Value, json};
 use toml::Table;
 
 use crate::{
-    CandidatesFile, ClassifierFile, DistillFile, DpoFile, EvalFile, ExamFile, LabelFile, PpoFile,
-    RedTeamFile, ReinforceFile, ReviseFile, RewardFile, SftFile,
+    AnnotateFile, CandidatesFile, ClassifierFile, DistillFile, DpoFile, EvalFile, ExamFile,
+    LabelFile, PpoFile, RedTeamFile, ReinforceFile, ReviseFile, RewardFile, SftFile,
     error::RunError,
     file::{RunFile, RunRequest, parse, table},
     recipe::{Basics, Recipe, train},
@@ -48,7 +48,7 @@ impl fmt::Debug for StageCommand {
 const MODEL: &[(&str, &str)] = &[("model", "run/model"), ("run", "run")];
 
 /// The commands that stages can run.
-pub(crate) const COMMANDS: [StageCommand; 13] = [
+pub(crate) const COMMANDS: [StageCommand; 14] = [
     training::<SftFile>(),
     training::<ClassifierFile>(),
     training::<RewardFile>(),
@@ -60,6 +60,7 @@ pub(crate) const COMMANDS: [StageCommand; 13] = [
     rows::<CandidatesFile>(),
     rows::<LabelFile>(),
     rows::<ReviseFile>(),
+    rows::<AnnotateFile>(),
     StageCommand {
         name: "exam",
         outputs: &[("result", "exam/exam.json")],
@@ -220,12 +221,24 @@ impl<R: Recipe> StageRun for Training<R> {
 /// A command that writes a file of rows, and keeps its results as they come.
 pub(crate) trait Writes: Work<Out = PathBuf, Error = RunError, Summary: Serialize> {
     fn size(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize;
+
+    /// Checks settings before any stage runs.
+    fn check(&self) -> Result<(), RunError> {
+        Ok(())
+    }
 }
 
 /// A command of a stage that trains nothing.
 trait StageWork: RunFile {
     /// The folder of results that the file names, which a stage refuses: it has its own.
-    fn own_folder(&self) -> Option<&Path>;
+    fn own_folder(&self) -> Option<&Path> {
+        None
+    }
+
+    /// As [`StageRun::check`], besides the folder.
+    fn check_settings(&self) -> Result<(), RunError> {
+        Ok(())
+    }
 
     /// As [`StageRun::size`].
     fn size_of_work(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize;
@@ -246,7 +259,7 @@ impl<T: StageWork> StageRun for Working<T> {
     }
 
     fn check(&self) -> Result<(), RunError> {
-        let Some(out) = self.0.own_folder() else { return Ok(()) };
+        let Some(out) = self.0.own_folder() else { return self.0.check_settings() };
         let expected = "left out: results are in the folder of the stage";
         Err(BadSetting::new("out", out.display().to_string(), expected).into())
     }
@@ -261,8 +274,8 @@ impl<T: StageWork> StageRun for Working<T> {
 }
 
 impl<T: Writes> StageWork for T {
-    fn own_folder(&self) -> Option<&Path> {
-        None
+    fn check_settings(&self) -> Result<(), RunError> {
+        self.check()
     }
 
     fn size_of_work(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize {
@@ -396,6 +409,18 @@ impl Writes for ReviseFile {
             crate::RevisedRows::Last => 1,
         };
         StageSize { about, rows: rows.map(|rows| rows * of_each), cost, budget }
+    }
+}
+
+impl Writes for AnnotateFile {
+    fn size(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize {
+        let rows = rows_of(&self.data.file);
+        let about = rows.map_or_else(String::new, |rows| format!("{rows} prompts or pairs"));
+        StageSize { about, rows, ..StageSize::default() }
+    }
+
+    fn check(&self) -> Result<(), RunError> {
+        Self::check(self)
     }
 }
 

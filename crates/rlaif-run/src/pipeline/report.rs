@@ -129,7 +129,7 @@ fn part(stage: &PlannedStage, record: &StageRecord) -> OverviewPart {
                 summary["ci95"].as_array().into_iter().flatten().map(cell).collect();
             part.sentences.push(format!("95 % interval of the grade: {}", interval.join(" to ")));
         }
-        "candidates" => {}
+        "candidates" | "red-team" | "annotate" => {}
         _ => {
             part.header = ["metric", "first", "last", "steps"].map(str::to_owned).into();
             let rows = summary.as_object().into_iter().flatten();

@@ -421,18 +421,7 @@ impl Export {
         };
         options.check().map_err(CliError::Flag)?;
         let found = PeopleLabels::of(contents, &options);
-        let votes: usize = found.labels.iter().map(|label| label.votes).sum();
-        say(format_args!("{} labels of {votes} votes", found.labels.len()));
-        let mut reasons = std::collections::BTreeMap::new();
-        for (_, why) in &found.dropped {
-            *reasons.entry(*why).or_insert(0usize) += 1;
-        }
-        for (why, count) in reasons {
-            say(format_args!("{count} without a label: {why}"));
-        }
-        if !found.left_out.is_empty() {
-            say(format_args!("annotators left out: {}", found.left_out.join(", ")));
-        }
+        found.sentences().iter().for_each(say);
         if let Some(left_out) = contents.beside_preferences() {
             say(left_out);
         }

@@ -124,7 +124,7 @@ fn a_killed_pipeline_continues_to_the_same_bits_and_unchanged_stages_are_reused(
     );
 
     // Kills at moments that fall into different stages.
-    for wait in [150, 300, 450, 600, 150] {
+    for wait in [150, 420, 90, 610, 330, 240, 700, 120, 510, 380] {
         let mut child = place.command("killed", &[]).spawn().unwrap();
         sleep(Duration::from_millis(wait));
         child.kill().unwrap();
@@ -203,4 +203,84 @@ fn rounds_end_when_the_judge_finds_no_gain_and_every_rounds_model_is_kept() {
     assert!(report.contains("round 1 does not gain") && !report.contains("dpo-2"), "{report}");
     let kept = fs::read_dir(place.path("out/dpo-1")).unwrap().next().unwrap().unwrap().path();
     assert!(kept.join("run/model/model.safetensors").exists());
+}
+
+#[test]
+fn a_stage_of_people_waits_for_their_answers_and_its_labels_train() {
+    let place = Place::new();
+    let (model, rows) = (place.path("model"), place.path("candidates.jsonl"));
+    let (answers, other) = (place.path("answers.jsonl"), place.path("other.jsonl"));
+    let id = |n: usize| format!("q{n}");
+    let write = |path: &Path, rows: &mut dyn Iterator<Item = Value>| {
+        fs::write(path, rows.map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+    };
+    let texts = |n: usize| [format!("It is {n}."), format!("No, {n}.")];
+    write(
+        &rows,
+        &mut (0..4).map(
+            |n| json!({"id": id(n), "prompt": format!("Question {n}?"), "responses": texts(n)}),
+        ),
+    );
+    // Everybody prefers the second response to all but one prompt, which nobody can decide.
+    let answer = |n: usize, by: &str| {
+        let choice = if n == 3 { "tie" } else { "second" };
+        json!({"id": id(n), "prompt": format!("Question {n}?"), "responses": texts(n), "annotator": by, "answer": {"choice": choice}})
+    };
+    write(&answers, &mut (0..4).map(|n| answer(n, "ann")));
+    write(&other, &mut (0..4).map(|n| answer(n, "bob")));
+    let text = format!(
+        "[stages.people]\ncommand = 'annotate'\ndata = {{ file = '{}', answers = ['{}'] }}\n\
+         annotators = ['bob']\nstudy = {{ overlap = 1.0, facets = [] }}\n\
+         [stages.dpo]\ncommand = 'dpo'\nplacement = {{ device = 'cpu', threads = 1 }}\n\
+         model.path = '{}'\ndata.train = '@people'\ntrain = {{ steps = 1, batch_size = 3 }}\n",
+        rows.display(),
+        answers.display(),
+        model.display()
+    );
+    fs::write(place.path("small.toml"), &text).unwrap();
+    let nobody = ["--set", "stages.people.annotators=[]", "--set", "stages.people.data.answers=[]"];
+    let ended = |out: &str, more: &[&str], code: i32| {
+        let output = place.command(out, more).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        said
+    };
+    let said = ended("none", &nobody, 2);
+    assert!(
+        said.contains("`stages.people.annotators` is empty, and so is `data.answers`"),
+        "{said}"
+    );
+    assert!(!place.path("none").exists());
+
+    // Bob has not answered. The stage keeps the study, and goes on when he has.
+    for _ in 0..2 {
+        let said = ended("out", &[], 1);
+        assert!(said.contains("stage `people`: these people have items left: bob (4); "), "{said}");
+    }
+    let folder = fs::read_dir(place.path("out/people")).unwrap().next().unwrap().unwrap().path();
+    let study = folder.join("people.sqlite");
+    assert!(!place.path("out/dpo").exists() && !folder.join("rows.jsonl").exists());
+    let read = Command::new(env!("CARGO_BIN_EXE_rlaif"))
+        .args(["annotate", "read"])
+        .args([&study, &other])
+        .output()
+        .unwrap();
+    succeeded(&read);
+    succeeded(&place.command("out", &[]).output().unwrap());
+    let rows = fs::read_to_string(folder.join("rows.jsonl")).unwrap();
+    let rows: Vec<Value> = rows.lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    assert_eq!(rows.len(), 3);
+    for (n, row) in rows.iter().enumerate() {
+        let [rejected, chosen] = texts(n);
+        assert_eq!((&row["chosen"], &row["rejected"]), (&json!(chosen), &json!(rejected)));
+        assert_eq!((&row["probability"], &row["votes"]), (&json!(1.0), &json!(2)));
+    }
+    let missing = fs::read_to_string(folder.join("rows.jsonl.missing")).unwrap();
+    assert_eq!(missing, "{\"id\":\"q3\",\"reason\":\"a tie\"}\n");
+    let record: Value =
+        serde_json::from_slice(&fs::read(folder.join("stage.json")).unwrap()).unwrap();
+    let summary = json!({"items": 4, "labels": 3, "votes": 6, "without_label": 1, "agreement": 1.0, "fleiss_kappa": 1.0});
+    assert_eq!(record["summary"], summary);
+    let trained = fs::read_dir(place.path("out/dpo")).unwrap().next().unwrap().unwrap().path();
+    assert!(trained.join("run/model/model.safetensors").exists());
 }
