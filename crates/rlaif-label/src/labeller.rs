@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use rlaif_core::{Exchange, Interrupted, PromptRecord, Reply, RewardModel, Seed, ShownPair};
 use rlaif_rewards::Surroundings;
 use rlaif_rewards::judge::{Comparer, ComparerConfig, PairVerdict, Unanswered};
-use rlaif_rewards::rubric::{PairAnswer, PairRubric};
+use rlaif_rewards::rubric::{PairAnswer, PairRubric, Question};
 use serde::{Deserialize, Serialize};
 
 use crate::constitution::{Principle, draw};
@@ -95,6 +95,17 @@ pub struct Label {
     pub reason: String,
     /// The cost of all its questions, where prices are configured.
     pub cost: Option<f64>,
+}
+
+/// A question to a judge of pairs with its right answer, for the judge's training.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lesson {
+    /// The pair, the facet, and the place of the right response.
+    pub id: String,
+    /// The question.
+    pub question: Question,
+    /// The answer, as a continuation of the question.
+    pub answer: String,
 }
 
 /// A question: which facet of which pair, and which of the facet's two questions about it.
@@ -529,6 +540,56 @@ impl Labeller {
         let (low, high) = self.clamp.unwrap_or((0., 1.));
         label.first = (sum / weights).clamp(low, high);
         Ok(label)
+    }
+
+    /// The right answers of judges of pairs, from which a judge learns to judge
+    /// ([Wang et al. 2024](https://arxiv.org/abs/2408.02666)): each is of one order of a pair.
+    /// `first_is_right` has the right response of each pair.
+    ///
+    /// As many of them have the right response in the first place as in the second, so that no position is
+    /// taught: the more frequent place loses some, drawn by the seed and the pair.
+    pub fn lessons(
+        &self,
+        pairs: &[LabelPair],
+        first_is_right: &[bool],
+        opinions: &BTreeMap<usize, Opinion>,
+    ) -> Vec<Lesson> {
+        // By the place of the right response: a draw, the number of the question, the lesson.
+        let mut by_place: [Vec<(u64, usize, Lesson)>; 2] = [Vec::new(), Vec::new()];
+        for (number, asked) in self.questions(pairs.len()) {
+            let Facet { name, by, .. } = &self.facets[asked.facet];
+            let By::Judge { rubrics, .. } = by else { continue };
+            let (pair, Some(opinion)) = (&pairs[asked.pair], opinions.get(&number)) else {
+                continue;
+            };
+            let own_order = asked.about == FacetQuestion::First;
+            let right_is_first = first_is_right[asked.pair] == own_order;
+            let is_right = match opinion.value {
+                Some(p) => (p > 0.5) == right_is_first && p != 0.5,
+                None => false,
+            };
+            if !is_right {
+                continue;
+            }
+            let rubric = &rubrics[self.drawn(asked.facet, pair)];
+            let place = usize::from(!right_is_first);
+            let id = format!("{}:{name}:{}", pair.record.id, rubric.labels()[place]);
+            let lesson = Lesson {
+                question: rubric.ask(&self.shown(pairs, asked)),
+                answer: rubric.taught(right_is_first, &opinion.reason),
+                id,
+            };
+            let drawn = self.seed.derive(&lesson.id, 0).get();
+            by_place[place].push((drawn, number, lesson));
+        }
+        let of_each = by_place.iter().map(Vec::len).min().unwrap_or(0);
+        let mut kept: Vec<(u64, usize, Lesson)> = Vec::new();
+        for mut lessons in by_place {
+            lessons.sort_by_key(|(drawn, number, _)| (*drawn, *number));
+            kept.extend(lessons.into_iter().take(of_each));
+        }
+        kept.sort_by_key(|(_, number, _)| *number);
+        kept.into_iter().map(|(_, _, lesson)| lesson).collect()
     }
 
     /// The probabilities that a judge of pairs gave the response it was shown first, or the reasons why

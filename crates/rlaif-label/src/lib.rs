@@ -45,5 +45,5 @@ mod settings;
 pub use constitution::{Constitution, Principle, RevisionExample, RevisionPrompts};
 pub use error::LabelError;
 pub use group::{Group, GroupPairs, Pairing};
-pub use labeller::{Asked, FacetQuestion, Label, LabelPair, Labeller, Opinion};
+pub use labeller::{Asked, FacetQuestion, Label, LabelPair, Labeller, Lesson, Opinion};
 pub use settings::{FacetCombination, FacetConfig, LabelSettings, Orders};

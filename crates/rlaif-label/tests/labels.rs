@@ -186,6 +186,37 @@ fn one_order_is_wrong_as_the_planted_bias_predicts_and_both_orders_are_right() {
 }
 
 #[test]
+fn right_answers_become_lessons_with_both_places_equally_often() {
+    let pairs = pairs();
+    let shown: Vec<LabelPair> = pairs.iter().map(|(pair, _)| pair.clone()).collect();
+    let labeller = labeller(1.);
+    let found = opinions(&labeller, &shown);
+    let right: Vec<bool> = pairs.iter().map(|(_, quality)| *quality > 0.).collect();
+    let lessons = labeller.lessons(&shown, &right, &found);
+    // The nat for the first place makes all 32 verdicts right whose right response is shown first, and 16 of the
+    // other ones.
+    assert_eq!(lessons.len(), 32);
+    assert_eq!(lessons.iter().filter(|lesson| lesson.answer == "1").count(), 16);
+    let mut pairs_with_two = 0;
+    for (at, lesson) in lessons.iter().enumerate() {
+        let part = |label: &str| {
+            let from = lesson.question.user.split(&format!("Response {label}:")).last().unwrap();
+            from.split("[[end").next().unwrap().matches('!').count()
+        };
+        let better = if part("1") > part("2") { "1" } else { "2" };
+        assert_eq!(lesson.answer, better, "{lesson:?}");
+        let pair = lesson.id.split(':').next().unwrap();
+        pairs_with_two +=
+            usize::from(lessons[..at].iter().any(|other| other.id.split(':').next() == Some(pair)));
+    }
+    assert!(pairs_with_two > 0);
+    // With the other responses for the right ones, a verdict is right where the bias outweighs the quality.
+    let wrong: Vec<bool> = right.iter().map(|first| !first).collect();
+    let fooled = labeller.lessons(&shown, &wrong, &found);
+    assert_eq!(fooled.len(), 0, "no verdict prefers the worse response in the second place");
+}
+
+#[test]
 fn what_is_known_is_not_asked_again_and_equal_questions_are_asked_once() {
     let mut shown: Vec<LabelPair> = pairs().into_iter().map(|(pair, _)| pair).take(3).collect();
     let record = PromptRecord { id: "again".to_owned(), ..shown[0].record.clone() };

@@ -6,14 +6,14 @@ use std::{
 };
 
 use rlaif_core::{
-    AskedPair, BadSetting, ExamName, ExamQuestion, PairRow, Rendering, Seed, TextOrMessages, Ties,
-    Unread, say,
+    AskedPair, BadSetting, ExamName, ExamQuestion, PairRow, PromptRecord, Rendering, Reply, Seed,
+    TextOrMessages, Ties, Unread, say,
 };
 use rlaif_data::{Import, ImportColumns, Reader};
 use rlaif_eval::{ExamOptions, ExamReport, ExamVerdict, grade};
 use rlaif_label::{
-    FacetCombination, FacetConfig, GroupPairs, Label, LabelPair, LabelSettings, Labeller, Opinion,
-    Orders, Pairing,
+    FacetCombination, FacetConfig, Group, GroupPairs, Label, LabelPair, LabelSettings, Labeller,
+    Lesson, Opinion, Orders, Pairing,
 };
 use rlaif_rewards::{RewardInput, judge::ComparerConfig};
 use schemars::JsonSchema;
@@ -63,7 +63,46 @@ pub struct LabelFile {
     /// Treatment of pairs of which neither response is better.
     #[serde(default)]
     pub ties: Ties,
+    /// The form of lessons for a judge, beside the labels: its right answers, where the right response is known.
+    #[serde(default, skip_serializing_if = "Lessons::are_none")]
+    pub lessons: Lessons,
 }
+
+/// The form of a judge's questions and right answers, as rows for fine-tuning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Lessons {
+    /// No lessons.
+    #[default]
+    None,
+    /// Questions as messages, for models with a chat template.
+    Messages,
+    /// Questions as texts, for other models.
+    Text,
+}
+
+impl Lessons {
+    fn are_none(&self) -> bool {
+        *self == Self::None
+    }
+
+    fn row(self, lesson: &Lesson) -> Value {
+        let Lesson { id, question, answer } = lesson;
+        match self {
+            Self::Text | Self::None => {
+                json!({"id": id, "prompt": question.text(), "response": answer})
+            }
+            Self::Messages => {
+                let prompt = [("system", &question.system), ("user", &question.user)]
+                    .map(|(role, content)| json!({"role": role, "content": content}));
+                json!({"id": id, "prompt": prompt, "response": answer.trim_start()})
+            }
+        }
+    }
+}
+
+/// The end of the name of the file of lessons, in place of `jsonl`.
+const LESSONS: &str = "lessons.jsonl";
 
 /// The pairs to be labelled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -80,6 +119,10 @@ pub struct LabelData {
     /// The pairs that are made of several responses.
     #[serde(default)]
     pub pairing: Pairing,
+    /// The maker whose responses are known to be the better ones, for rows of `prompt` and `responses`: the pairs
+    /// are those of its responses with the others, and the labels are compared with that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub better_maker: Option<String>,
 }
 
 /// Counts of pairs, by outcome.
@@ -101,6 +144,9 @@ pub struct LabelSummary {
     /// The cost of all questions to judges of pairs, with prices: those of earlier runs and those without
     /// an answer included.
     pub cost: Option<f64>,
+    /// Lessons for a judge, in OUT with the ending `lessons.jsonl`, where the run file asks for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lessons: Option<usize>,
     /// True where the file has preferences of its own.
     pub has_preferences: bool,
     /// For each facet that a judge of pairs compares, its habits; where the file has preferences, its
@@ -197,6 +243,14 @@ impl LabelFile {
         });
         let reasons: Vec<Value> =
             missing.iter().map(|(id, reason)| json!({"id": id, "reason": reason})).collect();
+        let lessons = match (&data.preferred, self.lessons) {
+            (_, Lessons::None) | (None, _) => None,
+            (Some(preferred), form) => {
+                let lessons = labeller.lessons(&data.pairs, preferred, opinions);
+                out.write_beside(LESSONS, lessons.iter().map(|lesson| form.row(lesson)))?;
+                Some(lessons.len())
+            }
+        };
         out.write(labelled, &reasons)?;
         Ok(LabelSummary {
             pairs: data.pairs.len(),
@@ -206,6 +260,7 @@ impl LabelFile {
             first_missing: missing.first().map(|(_, reason)| (*reason).clone()),
             estimate: opinions.values().any(|opinion| opinion.estimate),
             cost: *cost,
+            lessons,
             has_preferences: data.preferred.is_some(),
             facets,
             usage: labeller.metrics(),
@@ -374,6 +429,11 @@ pub(crate) fn opinions_kept(
     Journal::kept(path, &header, is_kept, |known, tell| labeller.ask(pairs, known, tell))
 }
 
+/// The place of the better response of a pair, which says nothing about it.
+fn is_shown_first(seed: Seed, pair: &str) -> bool {
+    seed.derive(pair, 0).get() & 1 == 0
+}
+
 impl RunFile for LabelFile {
     const COMMAND: &'static str = "label";
 
@@ -404,6 +464,11 @@ impl Work for LabelFile {
         let device = self.placement.device()?;
         self.placement.check_models(device, [], settings.local_models())?;
         let data = self.data.pairs(self.seed, settings.columns())?;
+        if self.lessons != Lessons::None && data.preferred.is_none() {
+            let found = format!("given, and {} has no known preferences", self.data.file);
+            let expected = "preference pairs, or `data.better_maker`";
+            return Err(BadSetting::new("lessons", found, expected).into());
+        }
         if settings.input() != RewardInput::Messages {
             data.unread.sentences("judges and rewards").iter().for_each(say);
         }
@@ -422,9 +487,55 @@ impl Costed for Opinion {
 }
 
 impl LabelData {
+    /// The pairs of each response of the better maker with each other one.
+    fn pairs_with(&self, maker: &str, read: Groups, seed: Seed) -> Result<Pairs, RunError> {
+        if self.pairing != Pairing::default() {
+            let found = "given beside `data.better_maker`";
+            let expected = "no value: each response of that maker is paired with each other one";
+            return Err(BadSetting::new("data.pairing", found, expected).into());
+        }
+        let mut data = Pairs {
+            pairs: Vec::new(),
+            texts: Vec::new(),
+            preferred: None,
+            groups: None,
+            unread: read.unread,
+        };
+        let mut preferred = Vec::new();
+        for Group { record, responses } in &read.groups {
+            let (better, worse): (Vec<&Reply>, Vec<&Reply>) =
+                responses.iter().partition(|reply| reply.maker.as_deref() == Some(maker));
+            for (one, better) in better.iter().enumerate() {
+                let differ = worse.iter().enumerate().filter(|(_, reply)| !reply.says_as(better));
+                for (other, worse) in differ {
+                    let id = format!("{}:{one}-{other}", record.id);
+                    let first = is_shown_first(seed, &id);
+                    let both = if first { [*better, *worse] } else { [*worse, *better] };
+                    let responses = both.map(Reply::clone);
+                    let texts = responses.clone().map(TextOrMessages::from);
+                    data.texts.push((as_written(record), texts));
+                    let record = PromptRecord { id, ..record.clone() };
+                    data.pairs.push(LabelPair { record, responses });
+                    preferred.push(first);
+                }
+            }
+        }
+        if data.pairs.is_empty() {
+            let found =
+                format!("`{maker}`, which wrote no response of {} beside others", self.file);
+            let expected = "the maker of some of the responses";
+            return Err(BadSetting::new("data.better_maker", found, expected).into());
+        }
+        data.preferred = Some(preferred);
+        Ok(data)
+    }
+
     fn pairs(&self, seed: Seed, mut columns: Vec<String>) -> Result<Pairs, RunError> {
         let most = self.take.unwrap_or(usize::MAX);
         if let Some(read) = groups(&self.file, self.reference_column.as_deref(), &columns, most)? {
+            if let Some(maker) = &self.better_maker {
+                return self.pairs_with(maker, read, seed);
+            }
             let Groups { groups, unread } = read;
             let made = GroupPairs::of(&groups, self.pairing);
             let texts = made.pairs.iter().map(|LabelPair { record, responses }| {
@@ -437,6 +548,11 @@ impl LabelData {
             }
             let pairs = made.pairs.clone();
             return Ok(Pairs { pairs, texts, preferred: None, groups: Some(made), unread });
+        }
+        if let Some(maker) = &self.better_maker {
+            let found = format!("`{maker}` for the preference pairs of {}", self.file);
+            let expected = "no value: it is for rows of `prompt` and `responses`";
+            return Err(BadSetting::new("data.better_maker", found, expected).into());
         }
         if self.pairing != Pairing::default() {
             let found = format!("given for the preference pairs of {}", self.file);
@@ -460,8 +576,7 @@ impl LabelData {
             let PairRow { prompt, chosen, rejected, .. } = row.clone();
             let asked = row.asked(&Rendering::default(), self.reference_column.as_deref())?;
             let AskedPair { record, chosen: better, rejected: worse } = asked;
-            // The place of the preferred response says nothing about it.
-            let first = seed.derive(&record.id, 0).get() & 1 == 0;
+            let first = is_shown_first(seed, &record.id);
             let (texts, responses) = match first {
                 true => ([chosen, rejected], [better, worse]),
                 false => ([rejected, chosen], [worse, better]),

@@ -131,7 +131,7 @@ pub use exam::{ExamData, ExamFile, ExamSettings};
 pub use fetch::{FetchError, model_files, model_folder};
 pub use file::{OpenRun, RunFile, RunRequest};
 pub use judge::{JudgeData, JudgeFile, JudgeSummary};
-pub use label::{LabelData, LabelFile, LabelSummary};
+pub use label::{LabelData, LabelFile, LabelSummary, Lessons};
 pub use memory::{WeightsInMemory, longest};
 pub use model::{
     LoraBias, LoraInit, LoraSection, LoraTargets, ModelSection, Placement, tell_of_slow_dtype,

@@ -59,6 +59,18 @@ impl<'a> ResultFile<'a> {
         }
     }
 
+    /// Writes other rows beside the results, before them: `ending` takes the place of `jsonl` in the name.
+    ///
+    /// # Errors
+    /// [`RunError::Write`].
+    pub(crate) fn write_beside(
+        &self,
+        ending: &str,
+        rows: impl IntoIterator<Item = impl Serialize>,
+    ) -> Result<(), RunError> {
+        write_rows(&self.out.with_extension(ending), rows)
+    }
+
     /// Removes the journal, and the verdicts kept beside it.
     ///
     /// # Errors

@@ -23,13 +23,6 @@ pub(crate) struct PolicyAsker {
 }
 
 /// Both parts of a question in one text.
-fn joined(system: &str, user: &str) -> String {
-    match system.is_empty() {
-        true => user.to_owned(),
-        false => format!("{system}\n\n{user}"),
-    }
-}
-
 /// The token sequences that write each of two labels.
 #[cfg(feature = "judge")]
 pub(crate) struct Labels {
@@ -54,7 +47,7 @@ impl PolicyAsker {
     pub(crate) fn with_chat(mut self, chat: ChatOptions) -> Result<Self, CodecError> {
         self.chat = chat;
         if !self.chat.is_empty() {
-            self.rendered("a", "b")?;
+            self.rendered(&Question { system: "a".to_owned(), user: "b".to_owned() })?;
         }
         Ok(self)
     }
@@ -79,27 +72,24 @@ impl PolicyAsker {
     /// The question as token ids: a system's and a user's message where the tokenizer has a chat
     /// template, and one text elsewhere, which `ending` closes.
     pub(crate) fn encode(&self, question: &Question, ending: &str) -> Result<Vec<u32>, CodecError> {
-        let Question { system, user } = question;
-        let both = joined(system, user);
-        match self.rendered(system, user) {
+        match self.rendered(question) {
             Ok(text) => self.codec.encode(&text, Specials::Exclude),
             Err(CodecError::NoChatTemplate { .. }) => Joiner::new(&*self.codec, self.policy.spec())
-                .open_one(&format!("{both}{ending}"), TextKind::Plain),
+                .open_one(&format!("{}{ending}", question.text()), TextKind::Plain),
             Err(error) => Err(error),
         }
     }
 
     /// The text of a question by the chat template.
-    fn rendered(&self, system: &str, user: &str) -> Result<String, CodecError> {
+    fn rendered(&self, question: &Question) -> Result<String, CodecError> {
+        let Question { system, user } = question;
         let render = |messages: &[Message]| {
             self.codec.render_chat_with(messages, GenerationPrompt::Add, &self.chat)
         };
         let apart = [Message::new("system", system), Message::new("user", user)];
         render(&apart[usize::from(system.is_empty())..]).or_else(|error| match error {
             // Some templates have no system role.
-            CodecError::ChatTemplate { .. } => {
-                render(&[Message::new("user", joined(system, user))])
-            }
+            CodecError::ChatTemplate { .. } => render(&[Message::new("user", question.text())]),
             error => Err(error),
         })
     }

@@ -65,6 +65,17 @@ pub struct Question {
     pub user: String,
 }
 
+impl Question {
+    /// Both messages as one text, for models without a chat template.
+    pub fn text(&self) -> String {
+        let Self { system, user } = self;
+        match system.is_empty() {
+            true => user.clone(),
+            false => format!("{system}\n\n{user}"),
+        }
+    }
+}
+
 /// A least share of the probability, after a check.
 fn coverage(min_coverage: f64) -> Result<f64, ProviderError> {
     if min_coverage > 0. && min_coverage <= 1. {

@@ -249,6 +249,22 @@ impl PairRubric {
         Question { system: parts.join("\n\n"), user }
     }
 
+    /// The answer to [`PairRubric::ask`] that a judge is taught, as a continuation of the question: the
+    /// explanation, if it explains first, and the label of the better response.
+    ///
+    /// ```
+    /// use rlaif_rewards::rubric::{PairAnswer, PairRubric};
+    /// let rubric = PairRubric::new("The shorter one.").answering(PairAnswer::Explained);
+    /// assert_eq!(rubric.taught(false, "It is short."), " It is short.\nPreferred response=2");
+    /// ```
+    pub fn taught(&self, first_is_better: bool, reason: &str) -> String {
+        let label = &self.labels[usize::from(!first_is_better)];
+        match self.answer {
+            PairAnswer::Label => label.clone(),
+            PairAnswer::Explained => format!(" {}\n{ENDING}{label}", reason.trim()),
+        }
+    }
+
     fn sample(&self, pair: &ShownPair<'_>) -> String {
         let (prompt, first, second) =
             (pair.first.prompt, pair.first.response, pair.second.response);

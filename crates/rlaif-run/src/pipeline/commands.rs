@@ -58,7 +58,10 @@ pub(crate) const COMMANDS: [StageCommand; 14] = [
     training::<DpoFile>(),
     rows::<RedTeamFile>(),
     rows::<CandidatesFile>(),
-    rows::<LabelFile>(),
+    StageCommand {
+        outputs: &[("rows", ROWS), ("lessons", "rows.lessons.jsonl")],
+        ..rows::<LabelFile>()
+    },
     rows::<ReviseFile>(),
     rows::<AnnotateFile>(),
     StageCommand {

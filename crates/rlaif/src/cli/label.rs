@@ -13,6 +13,11 @@ pub(crate) fn tell(summary: &LabelSummary, out: Option<&Path>) -> Result<(), Cli
     if let Some(reason) = first_missing {
         say(format_args!("the first without a label: {reason}"));
     }
+    if let Some(lessons) = summary.lessons {
+        say(format_args!(
+            "{lessons} lessons: right answers of the judge, with both places equally often"
+        ));
+    }
     if *estimate {
         say("labels are estimates: the judge gives no probabilities");
     }

@@ -122,6 +122,53 @@ fn pairs_are_labelled_in_both_orders_with_ties_and_missing_ones_told_apart() {
     assert_eq!(rows(&folder.join("explained.jsonl"))[0]["reason"], "It is brief.");
 }
 
+/// Of three prompts with a better and a worse response, the judge is right where the better one is shorter.
+#[test]
+fn right_answers_about_responses_of_a_better_maker_are_lessons_for_the_judge() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (asked, seen) = (Arc::default(), Arc::default());
+    let row = |better: &str, worse: &str| {
+        let responses = json!([{"text": worse, "maker": "other question"}, {"text": better, "maker": "policy"}]);
+        format!("{}\n", json!({"prompt": "Why?", "responses": responses}))
+    };
+    let file = folder.join("candidates.jsonl");
+    fs::write(
+        &file,
+        [row("So.", "On Monday."), row("No.", "At the sea."), row("For a reason.", "Yes.")]
+            .concat(),
+    )
+    .unwrap();
+    let config = format!(
+        "lessons = 'messages'\n{}[data]\nfile = '{}'\nbetter_maker = 'policy'\n[[facets]]\nname = 'brief'\n\
+         preamble = 'The shorter response is better.'\n",
+        judge(&asked, &seen).replace("[judge]\n", "[judge]\nanswer = 'explained'\n"),
+        file.display()
+    );
+    let said = succeeded(&run("label", folder, &config, "labels.jsonl"));
+    assert!(said.contains("4 lessons: "), "{said}");
+    assert!(said.contains("brief: agrees with 66.7 % of the file's preferences"), "{said}");
+    let lessons = rows(&folder.join("labels.lessons.jsonl"));
+    let mut better: Vec<(&str, &str)> = Vec::new();
+    for lesson in &lessons {
+        assert_eq!(lesson["prompt"][0]["role"], "system");
+        let question = lesson["prompt"][1]["content"].as_str().unwrap();
+        let answer = lesson["response"].as_str().unwrap();
+        let label = answer.strip_prefix("It is brief.\nPreferred response=").unwrap();
+        let part = question.split(&format!("Response {label}:\n")).nth(1).unwrap();
+        let part = part.split_once("]]\n").unwrap().1;
+        better.push((part.split("\n[[end").next().unwrap(), label));
+    }
+    better.sort_unstable();
+    assert_eq!(better, [("No.", "1"), ("No.", "2"), ("So.", "1"), ("So.", "2")]);
+    let nobody = config.replace("better_maker = 'policy'", "better_maker = 'nobody'");
+    let said = refusal(&run("label", folder, &nobody, "none.jsonl"), 2);
+    assert!(said.contains("`data.better_maker` is `nobody`, which wrote no response"), "{said}");
+    let unknown = config.replace("better_maker = 'policy'\n", "");
+    let said = refusal(&run("label", folder, &unknown, "none.jsonl"), 2);
+    assert!(said.contains("`lessons` is given, and "), "{said}");
+}
+
 /// The study tells the flips that the labelling told.
 #[test]
 fn labels_of_both_orders_bring_a_judges_flips_into_a_study() {

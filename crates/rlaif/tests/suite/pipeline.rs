@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{language_model, succeeded, tokenizer};
+use crate::support::{chat_completions, language_model, succeeded, tokenizer};
 
 /// A folder with a small Llama, rows, and a pipeline from demonstrations to DPO.
 struct Place(tempfile::TempDir);
@@ -61,7 +61,11 @@ impl Place {
             .arg("--out")
             .arg(self.path(out))
             .args(more);
-        command.env("OMP_NUM_THREADS", "1").stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .env("OMP_NUM_THREADS", "1")
+            .env("TEST_KEY", "sk-secret")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 }
@@ -283,4 +287,49 @@ fn a_stage_of_people_waits_for_their_answers_and_its_labels_train() {
     assert_eq!(record["summary"], summary);
     let trained = fs::read_dir(place.path("out/dpo")).unwrap().next().unwrap().unwrap().path();
     assert!(trained.join("run/model/model.safetensors").exists());
+}
+
+#[test]
+fn a_judges_right_answers_train_a_judge() {
+    let place = Place::new();
+    let config = json!({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16,
+        "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "max_position_embeddings": 4096, "eos_token_id": 1,
+    });
+    language_model(&place.path("judge"), &tokenizer("llama3"), 7, config);
+    // It finds the response with `It`.
+    let url = chat_completions(|body| {
+        let body: Value = serde_json::from_str(body).unwrap();
+        let text = body["messages"][1]["content"].as_str().unwrap();
+        let second = text.rsplit("Response 2:").next().unwrap();
+        let label = if second.contains("It is") { 2 } else { 1 };
+        format!("It answers.\nPreferred response={label}")
+    });
+    let rows = (0..4).map(|n| {
+        json!({"prompt": format!("Question {n}?"), "responses": [
+            {"text": format!("It is {n}."), "maker": "policy"}, {"text": "No.", "maker": "other request"}]})
+    });
+    let file = place.path("candidates.jsonl");
+    fs::write(&file, rows.map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+    let text = format!(
+        "[stages.labels]\ncommand = 'label'\nlessons = 'text'\n\
+         data = {{ file = '{}', better_maker = 'policy' }}\nfacets = [{{ facet = 'helpful' }}]\n\
+         judge = {{ answer = 'explained', api = {{ kind = 'openai', model = 'm', base_url = '{url}', api_key_env = 'TEST_KEY' }} }}\n\
+         [stages.judge]\ncommand = 'sft'\nplacement = {{ device = 'cpu', threads = 1 }}\nmodel.path = '{}'\n\
+         data = {{ train = '@labels.lessons', max_tokens = 4096 }}\ntrain = {{ steps = 1, batch_size = 8 }}\n",
+        file.display(),
+        place.path("judge").display()
+    );
+    fs::write(place.path("small.toml"), text).unwrap();
+    let said = succeeded(&place.command("out", &[]).output().unwrap());
+    let only =
+        |stage: &str| fs::read_dir(place.path(stage)).unwrap().next().unwrap().unwrap().path();
+    let record: Value =
+        serde_json::from_slice(&fs::read(only("out/labels").join("stage.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&record["summary"]["lessons"], &record["summary"]["labelled"]),
+        (&json!(8), &json!(4))
+    );
+    assert!(only("out/judge").join("run/model/model.safetensors").exists(), "{said}");
 }

@@ -199,6 +199,17 @@ mod tests {
         assert!(matches!(error, NoVerdict::Coverage { .. }), "{error}");
     }
 
+    /// Lee et al. 2023: the mean of the ten scores, mapped to −1 to 1.
+    #[test]
+    fn probabilities_of_ten_scores_have_the_published_mean_and_reward() {
+        let p = [0.01, 0.02, 0.02, 0.05, 0.05, 0.1, 0.15, 0.3, 0.2, 0.1];
+        let names: Vec<String> = (1..=10).map(|score| score.to_string()).collect();
+        let tops: Vec<(&str, f64)> = names.iter().map(String::as_str).zip(p).collect();
+        let (mean, covered) = expectation(&answer(vec![token("8", &tops)]), TEN, 0.9).unwrap();
+        assert!((mean - 7.41).abs() < 1e-9 && (covered - 1.).abs() < 1e-9, "{mean} {covered}");
+        assert!((2. * (mean - 1.) / 9. - 1. - 0.424_444).abs() < 1e-6);
+    }
+
     #[test]
     fn ten_in_two_tokens_is_told_from_one() {
         let tokens = vec![
