@@ -22,7 +22,7 @@ struct Known {
 impl Known {
     fn of_all_commands() -> Self {
         let mut known = Self::default();
-        for command in rlaif_run::commands_with_files() {
+        for command in rlaif_run::commands_with_files().chain(["annotate"]) {
             let schema = rlaif_run::schema(command).unwrap();
             known.collect(&schema);
             let sections = schema["properties"].as_object().into_iter().flatten();
