@@ -91,8 +91,8 @@ impl TokenBatch {
         Self::pad(rows, spec.pad_id, Padding::Right, spec.device)
     }
 
-    /// Responses that start over at tokens `forks` of each row: a policy reads from the last of these on, and
-    /// nothing before. The part before the first one continues the prompt.
+    /// Responses that start over at tokens `forks` of each row: what predicts a token has read from the last of these
+    /// before it on, and nothing earlier. The part before the first one continues the prompt.
     ///
     /// # Errors
     /// [`LmError::BatchMismatch`] unless there is a list for each row, [`LmError::Forks`] for a list that does not

@@ -58,7 +58,7 @@ pub enum LmError {
         /// Rows found.
         found: usize,
     },
-    /// A response that starts over where it cannot ([`TokenBatch::forked`](crate::TokenBatch::forked)).
+    /// A response that cannot start over there ([`TokenBatch::forked`](crate::TokenBatch::forked)).
     #[error("row {row}: the response starts over at tokens {found:?}; expected {expected}")]
     Forks {
         /// Row of the batch.

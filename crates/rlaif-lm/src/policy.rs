@@ -23,11 +23,13 @@ pub trait Policy: Send {
     fn spec(&self) -> &LmSpec;
 
     /// Hidden states `[B, T, H]` from which response token t is predicted; T is the width of
-    /// `responses`. Rows beyond a response's end hold unspecified finite numbers.
+    /// `responses`. Rows beyond a response's end hold unspecified finite numbers. Responses may start over
+    /// ([`TokenBatch::segments`]): their later parts are sequences without the prompt.
     ///
     /// # Errors
     /// [`LmError::BatchMismatch`] if the two batches differ in rows, [`LmError::TooLong`] if
-    /// prompt and response do not fit the context together, [`LmError::UnknownAdapter`].
+    /// prompt and response, or a later part of it, do not fit the context, [`LmError::Forks`] from a model whose
+    /// responses cannot start over, [`LmError::UnknownAdapter`].
     fn response_hidden(
         &self,
         prompts: &TokenBatch,

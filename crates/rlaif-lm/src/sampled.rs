@@ -88,7 +88,8 @@ pub struct Sampled {
 ///
 /// The ids of the response are those that the policy sampled, as it sampled them, with the environment's
 /// between them. [`Played::given`] tells which are the environment's: the policy reads them, and does
-/// not learn them.
+/// not learn them. Behind each of [`Played::forks`], the environment's tokens are the conversation so far, as a
+/// chat template has rewritten it, and the policy reads nothing before them.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Played {
     /// The ranges of the response's ids that the environment wrote.

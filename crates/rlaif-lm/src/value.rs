@@ -6,7 +6,8 @@ use crate::{batch::TokenBatch, error::LmError, params::Parameters};
 
 /// A value function V(s_t): the value *before* response token t is emitted.
 pub trait ValueFunction: Send {
-    /// Values `[B, T]`, f32, from the policy's hidden states `[B, T, H]` of the same rows.
+    /// Values `[B, T]`, f32, from the policy's hidden states `[B, T, H]` of the same rows. Responses may start over,
+    /// as in [`Policy::response_hidden`](crate::Policy::response_hidden).
     ///
     /// # Errors
     /// [`LmError`] if a separate value model fails; a head on the policy's trunk does not fail.

@@ -70,7 +70,7 @@ pub trait Algorithm {
         false
     }
 
-    /// `true` if a group whose scores are all equal teaches nothing, so that a replay buffer need not keep it;
+    /// `true` if scores that are equal in a whole group teach nothing, so that a replay buffer need not keep it;
     /// `false` by default.
     fn compares_in_groups(&self) -> bool {
         false

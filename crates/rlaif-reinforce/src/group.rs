@@ -175,7 +175,7 @@ mod tests {
         let third = 1f32 / 3.;
         let played = Played {
             given: std::iter::once(1..2).collect(),
-            forks: Vec::new(),
+            forks: vec![1],
             prompt: Some(vec![7]),
             rewards: vec![(0, 1. / 3.), (2, f64::MIN_POSITIVE)],
             said: vec![Message::new("assistant", "a")],

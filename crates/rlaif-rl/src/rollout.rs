@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Instant};
 
 use rlaif_core::{PromptRecord, Score, Scores, stats::RunningMoments};
-use rlaif_lm::{Mask, Padding, Prompt, Sampled, TokenBatch, generate::FinishReason, place};
+use rlaif_lm::{
+    LmError, Mask, Padding, Prompt, Sampled, TokenBatch, generate::FinishReason, place,
+};
 use rlaif_train::Advantages;
 use serde_json::{Value, json};
 use tch::Tensor;
@@ -191,6 +193,7 @@ impl Rollout {
         let spec = asking.policy.spec();
         let queries = TokenBatch::collate(queries, spec, Padding::Right)?;
         let responses = TokenBatch::responses(ids, spec)?.forked(&forks)?;
+        check_forks(&forks, &given_tokens)?;
         let mask = counted(&responses, &scores, &given_tokens);
         let asked = asking.ask(&queries, &responses, &plan.chunks)?;
         asked.check(&mask, prompts)?;
@@ -364,6 +367,17 @@ impl Rollout {
             responses,
         })
     }
+}
+
+/// Checks that sequences start over with tokens that nobody sampled: nothing predicts the first of them.
+fn check_forks(forks: &[Vec<usize>], given: &[Vec<Range<usize>>]) -> Result<(), LmError> {
+    for (row, (forks, given)) in forks.iter().zip(given).enumerate() {
+        if !forks.iter().all(|at| given.iter().any(|given| given.contains(at))) {
+            let expected = format!("tokens of the environment, which has {given:?}");
+            return Err(LmError::Forks { row, found: forks.clone(), expected });
+        }
+    }
+    Ok(())
 }
 
 /// A row of samples.jsonl: the same keys for every algorithm that samples.

@@ -81,8 +81,8 @@ fn warmed(seed: u64) -> LanguageModel {
                 _ => {
                     let call = [&[CALL], &*operands, &[1, random("answer")]].concat();
                     let learned = [vec![true; 5], vec![false, true, true]].concat();
-                    let is_right = seed.derive("right", row).get().is_multiple_of(2);
-                    let answer = if is_right { call[5] } else { random("guess") };
+                    let is_repeated = seed.derive("repeated", row).get().is_multiple_of(2);
+                    let answer = if is_repeated { call[5] } else { random("guess") };
                     let response = [&*call, &[answer, 1]].concat();
                     SftRow { learned: Some(learned), ..SftRow::new(operands, response) }
                 }

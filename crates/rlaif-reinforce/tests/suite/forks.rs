@@ -226,6 +226,8 @@ fn a_history_without_room_for_a_turn_is_left_out() {
         assert!(ids.len() <= 11, "{row}");
     }
     assert!(stats.get("episodes/out_of_room") > 8.);
+    let forks = rollout.responses.segments().unwrap_or_default().iter().map(|row| row.len() - 1);
+    assert_eq!(stats.metrics.get("episodes/forks").unwrap_or(0.), forks.sum::<usize>() as f64);
 }
 
 #[test]
@@ -251,7 +253,7 @@ fn beginnings_that_cannot_be_are_refused_by_name() {
     assert!(matches!(error, LmError::Forks { row: 1, .. }), "{error}");
     assert!(error.to_string().contains("decoder-only"), "{error}");
     // Garbage of a sampler reaches the caller as an error.
-    struct Garbage;
+    struct Garbage(usize);
     impl rlaif_lm::Sampler for Garbage {
         fn sample(
             &mut self,
@@ -259,14 +261,17 @@ fn beginnings_that_cannot_be_are_refused_by_name() {
             call: rlaif_lm::SamplerCall<'_>,
         ) -> Result<Vec<Sampled>, LmError> {
             let mut all = LocalSampler::new(&Letters).sample(asks, call)?;
-            let played = rlaif_lm::Played { forks: vec![1000], ..Default::default() };
+            let played = rlaif_lm::Played { forks: vec![self.0], ..Default::default() };
             all[3].played = Some(Box::new(played));
             Ok(all)
         }
     }
-    let mut trainer = trainer(Family::Llama, turns_of_three(NamedAlgorithm::Grpo));
-    let none = &mut std::iter::empty();
-    let error =
-        trainer.step(&prompts(0, 4), none, &mut Garbage, &crate::common::vowels).unwrap_err();
-    assert!(matches!(&error, RlError::Lm(LmError::Forks { row: 3, .. })), "{error}");
+    // The second is inside of a response, at a token that the policy sampled.
+    for at in [1000, 1] {
+        let mut trainer = trainer(Family::Llama, turns_of_three(NamedAlgorithm::Grpo));
+        let (none, mut garbage) = (&mut std::iter::empty(), Garbage(at));
+        let error =
+            trainer.step(&prompts(0, 4), none, &mut garbage, &crate::common::vowels).unwrap_err();
+        assert!(matches!(&error, RlError::Lm(LmError::Forks { row: 3, .. })), "{error}");
+    }
 }

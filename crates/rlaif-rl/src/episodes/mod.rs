@@ -22,7 +22,8 @@ use transcript::Transcript;
 /// All episodes that are not over sample their next turn in one call, and their environments answer at
 /// the same time. A response is the whole episode: the tokens that the policy sampled, as it sampled
 /// them, and those of the environment between them, which no algorithm learns
-/// ([`Played::given`](rlaif_lm::Played::given)).
+/// ([`Played::given`](rlaif_lm::Played::given)). Where the chat template rewrites earlier turns, the response starts
+/// over ([`Played::forks`](rlaif_lm::Played::forks)).
 ///
 /// The tokens of a turn depend on the row's number and on the turn's, not on other rows. The seed of an
 /// environment depends on the run's seed, on the step and on the id of the record.

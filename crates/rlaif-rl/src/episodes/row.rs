@@ -18,6 +18,9 @@ pub(super) struct Row<'a> {
     played: Played,
     codec: &'a dyn TextCodec,
     transcript: Transcript<'a>,
+    /// The conversation as the template has rewritten it, as tokens, and the text of its new messages. It becomes a part
+    /// of the response with the next turn.
+    fork: Option<(Vec<u32>, String)>,
     /// `None` once the episode is over.
     session: Option<Session>,
 }
@@ -36,7 +39,8 @@ impl<'a> Row<'a> {
             version: 0,
             played: None,
         };
-        Self { id, prompt, response, played: Played::default(), codec, transcript, session: None }
+        let played = Played::default();
+        Self { id, prompt, response, played, codec, transcript, fork: None, session: None }
     }
 
     pub(super) fn goes_on(&self) -> bool {
@@ -88,15 +92,18 @@ impl<'a> Row<'a> {
 
     /// Number of tokens that fit behind those so far.
     pub(super) fn room(&self, context: usize, most: usize) -> usize {
-        let used = self.response.ids.len();
-        most.saturating_sub(used).min(context.saturating_sub(self.context().len()))
+        let fork = self.fork.as_ref().map_or(0, |(fork, _)| fork.len());
+        let used = self.response.ids.len() + fork;
+        let read: usize = self.context().iter().map(|part| part.len()).sum();
+        most.saturating_sub(used).min(context.saturating_sub(read))
     }
 
-    /// The tokens that the policy reads before its next turn.
-    fn context(&self) -> Vec<u32> {
-        match self.played.forks.last() {
-            Some(&start) => self.response.ids[start..].to_vec(),
-            None => [&*self.prompt, &*self.response.ids].concat(),
+    /// The tokens that the policy reads before its next turn, in two parts.
+    fn context(&self) -> [&[u32]; 2] {
+        match (&self.fork, self.played.forks.last()) {
+            (Some((fork, _)), _) => [fork, &[]],
+            (None, Some(&start)) => [&self.response.ids[start..], &[]],
+            (None, None) => [&self.prompt, &self.response.ids],
         }
     }
 
@@ -106,11 +113,40 @@ impl<'a> Row<'a> {
             0 => self.id,
             number => Seed::new(self.id).derive("turn", number as u64).get(),
         };
-        Ask { id, prompt: self.context(), max_new_tokens: Some(max_new_tokens) }
+        Ask { id, prompt: self.context().concat(), max_new_tokens: Some(max_new_tokens) }
+    }
+
+    /// Appends tokens that are not the policy's.
+    fn give(&mut self, tokens: &[u32], text: &str) {
+        let response = &mut self.response;
+        let start = response.ids.len();
+        response.text.push_str(text);
+        response.ids.extend_from_slice(tokens);
+        self.played.given.push(start..response.ids.len());
+        if let Some(log_probs) = &mut response.log_probs {
+            // No policy sampled these.
+            log_probs.resize(response.ids.len(), 0.);
+        }
+    }
+
+    /// Puts the rewritten conversation before the turn that was sampled behind it.
+    fn start_over(&mut self) {
+        let Some((context, text)) = self.fork.take() else { return };
+        if self.response.ids.is_empty() {
+            // Nothing was sampled before, so it is the prompt.
+            self.response.text.push_str(&text);
+            self.prompt.clone_from(&context);
+            self.played.prompt = Some(context);
+            return;
+        }
+        self.count("forks", 1);
+        self.played.forks.push(self.response.ids.len());
+        self.give(&context, &text);
     }
 
     /// Takes a turn of the policy, and hands it to the environment unless it was cut off.
     pub(super) fn say(&mut self, turn: &Sampled, number: usize, how: &GenerationConfig) {
+        self.start_over();
         let response = &mut self.response;
         response.ids.extend_from_slice(&turn.ids);
         response.log_probs = match (response.log_probs.take(), &turn.log_probs) {
@@ -163,46 +199,23 @@ impl<'a> Row<'a> {
         let ending = ended.map(|id| self.codec.decode(&[*id], Specials::Include)).transpose()?;
         let ending = ending.as_deref().filter(|ending| !ending.is_empty());
         let between = self.transcript.between(&turn.text, ending, &outcome.messages);
-        let start = self.response.ids.len();
-        let (tokens, text) = match self.kept(between)? {
-            None => return Ok(()),
-            Some(Next::Continued(tokens)) if tokens.is_empty() => return Ok(()),
-            Some(Next::Continued(tokens)) => {
+        match self.kept(between)? {
+            Some(Next::Continued(tokens)) if !tokens.is_empty() => {
                 let text = self.codec.decode(&tokens, Specials::Exclude)?;
-                (tokens, text)
+                self.give(&tokens, &text);
             }
             Some(Next::Forked { context, new }) => {
-                self.played.forks.push(start);
-                self.count("forks", 1);
                 // The text of a response has each message once, and no special tokens.
                 let new = self.codec.encode(&new, Specials::Exclude)?;
-                (context, self.codec.decode(&new, Specials::Exclude)?)
+                self.fork = Some((context, self.codec.decode(&new, Specials::Exclude)?));
             }
-        };
-        self.response.text.push_str(&text);
-        self.response.ids.extend_from_slice(&tokens);
-        self.played.given.push(start..self.response.ids.len());
-        if let Some(log_probs) = &mut self.response.log_probs {
-            // No policy sampled these.
-            log_probs.resize(self.response.ids.len(), 0.);
+            Some(Next::Continued(_)) | None => {}
         }
         Ok(())
     }
 
     /// The response. One that never began has a token, which is not the policy's.
     pub(super) fn finish(mut self, pad_id: u32, version: u64) -> Sampled {
-        // Nothing was sampled behind a history without room for a turn.
-        if let Some(start) = self.played.forks.pop() {
-            if self.played.given.last() == Some(&(start..self.response.ids.len())) {
-                self.played.given.pop();
-                self.response.ids.truncate(start);
-                if let Some(log_probs) = &mut self.response.log_probs {
-                    log_probs.truncate(start);
-                }
-            } else {
-                self.played.forks.push(start);
-            }
-        }
         if self.response.ids.is_empty() {
             self.response.ids.push(pad_id);
             self.response.log_probs = Some(vec![0.]);

@@ -101,7 +101,9 @@ impl<'a> Transcript<'a> {
                     History::Fork => match chat.continued(self.codec, turn, messages) {
                         Err(TranscriptError::Rewritten { .. }) => {
                             let context = self.codec.encode(&chat.rendered, Specials::Exclude)?;
-                            let new = chat.only_new(self.codec, messages)?;
+                            // For readers alone, so a template that refuses this conversation does no harm.
+                            let new = chat.only_new(self.codec, messages);
+                            let new = new.unwrap_or_else(|_| self.plain(messages));
                             return Ok(Next::Forked { context, new });
                         }
                         continued => continued?,
