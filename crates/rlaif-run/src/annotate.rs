@@ -22,10 +22,10 @@ use crate::{error::RunError, file::RunFile, results::ResultFile, work::Work};
 pub struct AnnotateFile {
     /// The items.
     pub data: AnnotateData,
-    /// Those who answer on the page. The stage is complete when none of them has an item left.
+    /// The people who answer on the page. The stage is complete when none of them has an item left.
     #[serde(default)]
     pub annotators: Vec<String>,
-    /// Those who decide what annotators disagree on. The stage waits for them too.
+    /// The people who decide what annotators disagree on. The stage waits for them too.
     #[serde(default)]
     pub referees: Vec<String>,
     /// The settings of the study.

@@ -247,7 +247,7 @@ pub enum RunError {
     Unanswered {
         /// The study's file.
         study: PathBuf,
-        /// Their names, with the number of items.
+        /// The names of annotators, with the number of items that each has left.
         left: String,
     },
     /// A study of people's answers that cannot be read or changed.

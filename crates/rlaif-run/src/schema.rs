@@ -41,7 +41,7 @@ const OTHERS: [(&str, Maker); 8] = [
     ("pipeline", of::<PipelineFile>),
 ];
 
-/// Stages of pipelines that are no commands with a run file of their own.
+/// Stages of pipelines without a command of their own that reads a run file.
 const STAGES: [(&str, Maker); 1] = [run::<AnnotateFile>()];
 
 /// The forms of the file of `rlaif judge`.

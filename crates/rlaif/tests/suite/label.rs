@@ -122,7 +122,7 @@ fn pairs_are_labelled_in_both_orders_with_ties_and_missing_ones_told_apart() {
     assert_eq!(rows(&folder.join("explained.jsonl"))[0]["reason"], "It is brief.");
 }
 
-/// Of three prompts with a better and a worse response, the judge is right where the better one is shorter.
+/// The judge is right about three prompts where the better response is the shorter one.
 #[test]
 fn right_answers_about_responses_of_a_better_maker_are_lessons_for_the_judge() {
     let folder = tempfile::tempdir().unwrap();

@@ -256,7 +256,7 @@ fn a_stage_of_people_waits_for_their_answers_and_its_labels_train() {
     );
     assert!(!place.path("none").exists());
 
-    // Bob has not answered. The stage keeps the study, and goes on when he has.
+    // Bob has not answered. The stage keeps the study, and continues when he has.
     for _ in 0..2 {
         let said = ended("out", &[], 1);
         assert!(said.contains("stage `people`: these people have items left: bob (4); "), "{said}");
