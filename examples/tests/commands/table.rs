@@ -115,6 +115,13 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         Test("crates/rlaif/tests/suite/annotate.rs", "the_page_is_served_until_ctrl_c"),
     ),
     (
+        "rlaif ui runs/NAME/people/KEY/people.sqlite",
+        Test(
+            "crates/rlaif/tests/suite/pipeline.rs",
+            "a_stage_of_people_waits_for_their_answers_and_its_labels_train",
+        ),
+    ),
+    (
         "rlaif ui --model llama=runs/sft/model",
         Test(
             "crates/rlaif/tests/suite/serve.rs",
