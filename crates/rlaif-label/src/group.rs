@@ -15,6 +15,20 @@ pub struct Group {
     pub responses: Vec<Reply>,
 }
 
+impl Group {
+    /// The same group with each of equal responses once.
+    #[must_use]
+    pub fn distinct(&self) -> Self {
+        let mut responses: Vec<Reply> = Vec::new();
+        for reply in &self.responses {
+            if !responses.iter().any(|known| known.says_as(reply)) {
+                responses.push(reply.clone());
+            }
+        }
+        Self { record: self.record.clone(), responses }
+    }
+}
+
 /// Pairs that are made of several responses to one prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -46,12 +60,7 @@ impl GroupPairs {
     pub fn of(groups: &[Group], pairing: Pairing) -> Self {
         let mut made = Self { pairs: Vec::new(), places: Vec::new(), pairing };
         for (at, group) in groups.iter().enumerate() {
-            let mut distinct: Vec<&Reply> = Vec::new();
-            for reply in &group.responses {
-                if !distinct.iter().any(|known| known.says_as(reply)) {
-                    distinct.push(reply);
-                }
-            }
+            let distinct = group.distinct().responses;
             let n = distinct.len();
             let all = (0..n).flat_map(|one| (one + 1..n).map(move |other| [one, other]));
             let neighbours = (1..n).map(|other| [other - 1, other]);
@@ -69,6 +78,11 @@ impl GroupPairs {
             }
         }
         made
+    }
+
+    /// The group of a pair, and the places of the pair's responses among its [distinct](Group::distinct) ones.
+    pub fn place(&self, pair: usize) -> Option<(usize, [usize; 2])> {
+        self.places.get(pair).copied()
     }
 
     /// The pairs that are kept, by their places, given the probability of each that its first response is

@@ -1,17 +1,20 @@
-//! Questions about pairs, and the labels that their answers make.
+//! Questions about pairs and lists, and the labels that the answers about pairs make.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
-use rlaif_core::{Exchange, Interrupted, PromptRecord, Reply, RewardModel, Seed, ShownPair};
-use rlaif_rewards::Surroundings;
-use rlaif_rewards::judge::{Comparer, ComparerConfig, PairVerdict, Unanswered};
-use rlaif_rewards::rubric::{PairAnswer, PairRubric, Question};
+use rlaif_core::{
+    BadSetting, Exchange, Interrupted, PromptRecord, Reply, RewardModel, Seed, ShownPair,
+};
+use rlaif_rewards::judge::{Comparer, ComparerConfig, ListVerdict, PairVerdict, Unanswered};
+use rlaif_rewards::rubric::{ListRubric, PairAnswer, PairRubric, Question};
+use rlaif_rewards::{ProviderError, Surroundings};
 use serde::{Deserialize, Serialize};
 
 use crate::constitution::{Principle, draw};
 use crate::error::LabelError;
-use crate::settings::{FacetCombination, FacetConfig, LabelSettings, Orders};
+use crate::group::Group;
+use crate::settings::{FacetCombination, FacetConfig, LabelSettings, Orders, Questions};
 
 /// Questions that are asked in one call: a reward that tells nothing before its end tells so many at
 /// once.
@@ -40,20 +43,56 @@ impl LabelPair {
         let record = PromptRecord::new(id, prompt);
         Self { record, responses: [first.into(), second.into()] }
     }
+}
 
-    /// The prompt with each response, as judges and rewards read it.
-    fn exchanges(&self) -> [Exchange<'_>; 2] {
-        [&self.responses[0], &self.responses[1]].map(|reply| self.record.answered(reply))
+/// Responses to a prompt that a judge is shown at once: a pair, or a list.
+pub trait Subject {
+    /// The form of its questions.
+    const FORM: Questions;
+
+    /// The prompt, with the identity of the pair or list.
+    fn record(&self) -> &PromptRecord;
+
+    /// The responses.
+    fn responses(&self) -> &[Reply];
+}
+
+impl Subject for LabelPair {
+    const FORM: Questions = Questions::Pairs;
+
+    fn record(&self) -> &PromptRecord {
+        &self.record
+    }
+
+    fn responses(&self) -> &[Reply] {
+        &self.responses
     }
 }
 
-/// The answer to a question about a pair, or why there is none.
+/// A list of responses, two or more and no more than the judges have labels
+/// ([`Labeller::check_lists`]).
+impl Subject for Group {
+    const FORM: Questions = Questions::Lists;
+
+    fn record(&self) -> &PromptRecord {
+        &self.record
+    }
+
+    fn responses(&self) -> &[Reply] {
+        &self.responses
+    }
+}
+
+/// The answer to a question about a pair or a list, or why there is none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Opinion {
-    /// For a judge of pairs, the probability that the response shown first is the better one; for a
-    /// reward, the score of one response; `None` without a verdict.
+    /// For a judge, the probability that the response shown first is the better one, or the best of a list; for
+    /// a reward, the score of one response; `None` without a verdict.
     pub value: Option<f64>,
-    /// The total probability of the two labels.
+    /// For a list, the probabilities of the responses behind the first, in the order shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<f64>,
+    /// The total probability of the labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coverage: Option<f64>,
     /// True where the judge gives no probabilities.
@@ -71,14 +110,26 @@ impl Opinion {
     fn of(verdict: Result<PairVerdict, Unanswered>) -> Self {
         match verdict {
             Ok(PairVerdict { first, coverage, is_estimate, reason, cost }) => {
-                Self { value: Some(first), coverage, estimate: is_estimate, reason, cost }
+                let (value, others) = (Some(first), Vec::new());
+                Self { value, others, coverage, estimate: is_estimate, reason, cost }
             }
             Err(Unanswered { reason, cost }) => Self { cost, ..Self::missing(reason) },
         }
     }
 
+    fn of_list(verdict: Result<ListVerdict, Unanswered>) -> Self {
+        match verdict {
+            Ok(verdict) => {
+                let others = verdict.shares.get(1..).unwrap_or_default().to_vec();
+                Self { others, ..Self::of(Ok(verdict.into())) }
+            }
+            Err(unanswered) => Self::of(Err(unanswered)),
+        }
+    }
+
     fn missing(reason: String) -> Self {
-        Self { value: None, coverage: None, estimate: false, reason, cost: None }
+        let (value, others) = (None, Vec::new());
+        Self { value, others, coverage: None, estimate: false, reason, cost: None }
     }
 }
 
@@ -108,36 +159,57 @@ pub struct Lesson {
     pub answer: String,
 }
 
-/// A question: which facet of which pair, and which of the facet's two questions about it.
+/// A question: which facet of which pair or list, and in which turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asked {
-    /// The pair.
-    pub pair: usize,
+    /// The pair or list.
+    pub item: usize,
     /// The facet.
     pub facet: usize,
-    /// The question about the pair.
-    pub about: FacetQuestion,
+    /// The place of the response that a judge is shown first, followed by those behind it and then by those
+    /// before it, or that a reward scores.
+    pub turn: usize,
 }
 
-/// The two questions of a facet about a pair: which response a judge of pairs is shown first, or which one
-/// a reward scores.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FacetQuestion {
-    /// The first response of the pair.
-    First,
-    /// The second response of the pair.
-    Second,
+/// The numbers of questions. A number is the question's place with all turns, so that it stays the same with
+/// fewer.
+struct Numbers {
+    /// For each pair or list, the number of responses of those before it.
+    starts: Vec<usize>,
+    responses: usize,
+    facets: usize,
 }
 
-impl FacetQuestion {
-    const BOTH: [Self; 2] = [Self::First, Self::Second];
+impl Numbers {
+    fn of(items: &[impl Subject], facets: usize) -> Self {
+        let mut responses = 0;
+        let start = |item: &_| {
+            let start = responses;
+            responses += Subject::responses(item).len();
+            start
+        };
+        let starts = items.iter().map(start).collect();
+        Self { starts, responses, facets }
+    }
+
+    fn len(&self) -> usize {
+        self.responses * self.facets
+    }
+
+    fn asked(&self, number: usize) -> Asked {
+        let item = self.starts.partition_point(|start| start * self.facets <= number) - 1;
+        let start = self.starts[item];
+        let end = self.starts.get(item + 1).copied().unwrap_or(self.responses);
+        let rest = number - start * self.facets;
+        Asked { item, facet: rest / (end - start), turn: rest % (end - start) }
+    }
 }
 
 enum By {
-    /// A judge of pairs, by its place, and its comparisons: one of them, drawn for each pair.
+    /// A judge, by its place, and its comparisons: one of them, drawn for each pair or list.
     Judge {
         judge: usize,
-        rubrics: Vec<PairRubric>,
+        rubrics: Rubrics,
         /// The names of the principles of a constitution.
         principles: Vec<String>,
     },
@@ -147,19 +219,46 @@ enum By {
     },
 }
 
-struct Facet {
-    name: String,
-    weight: f64,
-    clamp: Option<(f64, f64)>,
+/// The comparisons of a facet, more than one for a constitution.
+enum Rubrics {
+    Pairs(Vec<PairRubric>),
+    Lists(Vec<ListRubric>),
+}
+
+impl Rubrics {
+    fn len(&self) -> usize {
+        match self {
+            Self::Pairs(all) => all.len(),
+            Self::Lists(all) => all.len(),
+        }
+    }
+}
+
+pub(crate) struct Facet {
+    pub(crate) name: String,
+    pub(crate) weight: f64,
+    pub(crate) clamp: Option<(f64, f64)>,
     by: By,
 }
 
-/// Labels pairs.
+impl Facet {
+    /// For a reward, the difference of scores that counts as one nat.
+    pub(crate) fn temperature(&self) -> Option<f64> {
+        match self.by {
+            By::Judge { .. } => None,
+            By::Reward { temperature, .. } => Some(temperature),
+        }
+    }
+}
+
+/// Labels pairs, or lists.
 pub struct Labeller {
     judges: Vec<Comparer>,
-    facets: Vec<Facet>,
-    combine: FacetCombination,
+    pub(crate) facets: Vec<Facet>,
+    pub(crate) combine: FacetCombination,
+    questions: Questions,
     orders: Orders,
+    rotations: Option<usize>,
     clamp: Option<(f64, f64)>,
     seed: Seed,
 }
@@ -196,9 +295,29 @@ impl Labeller {
                             built.len() - 1
                         }
                     };
-                    let rubrics = rubrics(facet).and_then(|rubrics| {
-                        rubrics.into_iter().map(|rubric| config.rubric(rubric)).collect()
-                    });
+                    let rubrics =
+                        match settings.questions {
+                            Questions::Pairs => rubrics(facet, PairRubric::preset, |text: &str| {
+                                PairRubric::new(text)
+                            })
+                            .and_then(|all| {
+                                let asked = |rubric: PairRubric| {
+                                    config.rubric(rubric.with_examples(facet.examples.clone()))
+                                };
+                                all.into_iter().map(asked).collect()
+                            })
+                            .map(Rubrics::Pairs),
+                            Questions::Lists => rubrics(facet, ListRubric::preset, |text: &str| {
+                                ListRubric::new(text)
+                            })
+                            .and_then(|all| {
+                                let asked = |rubric: ListRubric| {
+                                    config.list_rubric(rubric.with_examples(facet.examples.clone()))
+                                };
+                                all.into_iter().map(asked).collect()
+                            })
+                            .map(Rubrics::Lists),
+                        };
                     let name = |principle: &Principle| principle.name.clone();
                     let principles = facet.principles.iter().map(name).collect();
                     By::Judge { judge, rubrics: rubrics.map_err(failed)?, principles }
@@ -215,23 +334,42 @@ impl Labeller {
             judges: built.into_iter().map(|(_, judge)| judge).collect(),
             facets,
             combine: settings.combine,
+            questions: settings.questions,
             orders: settings.orders,
+            rotations: settings.rotations,
             clamp: settings.clamp,
             seed: settings.seed,
         })
     }
 
-    /// A labeller by one facet and a judge at hand, in both orders.
+    /// A labeller of pairs by one facet and a judge at hand, in both orders.
     pub fn of_judge(judge: Comparer, facet: impl Into<String>, rubric: PairRubric) -> Self {
-        let by = By::Judge { judge: 0, rubrics: vec![rubric], principles: Vec::new() };
+        Self::of_rubrics(judge, facet.into(), Questions::Pairs, Rubrics::Pairs(vec![rubric]))
+    }
+
+    /// A labeller of lists by one facet and a judge at hand, in all rotations.
+    pub fn of_list_judge(judge: Comparer, facet: impl Into<String>, rubric: ListRubric) -> Self {
+        Self::of_rubrics(judge, facet.into(), Questions::Lists, Rubrics::Lists(vec![rubric]))
+    }
+
+    fn of_rubrics(judge: Comparer, name: String, questions: Questions, rubrics: Rubrics) -> Self {
+        let by = By::Judge { judge: 0, rubrics, principles: Vec::new() };
         Self {
             judges: vec![judge],
-            facets: vec![Facet { name: facet.into(), weight: 1., clamp: None, by }],
+            facets: vec![Facet { name, weight: 1., clamp: None, by }],
             combine: FacetCombination::Mean,
+            questions,
             orders: Orders::Both,
+            rotations: None,
             clamp: None,
             seed: Seed::default(),
         }
+    }
+
+    /// The same labeller with another number of rotations of lists; `None` for all.
+    #[must_use]
+    pub fn rotated(self, rotations: Option<usize>) -> Self {
+        Self { rotations, ..self }
     }
 
     /// The same labeller with other orders.
@@ -288,52 +426,102 @@ impl Labeller {
         metrics
     }
 
-    /// Number of questions about one pair.
-    fn per_pair(&self) -> usize {
-        2 * self.facets.len()
-    }
-
-    /// The questions about these pairs, by their numbers. A number is the question's place with both orders,
-    /// so that it stays the same with one.
-    pub fn questions(&self, pairs: usize) -> impl Iterator<Item = (usize, Asked)> + '_ {
-        (0..pairs * self.per_pair()).filter_map(|number| {
-            let asked = self.asked(number);
-            let judged = matches!(self.facets[asked.facet].by, By::Judge { .. });
-            let left_out =
-                judged && asked.about == FacetQuestion::Second && self.orders == Orders::One;
-            (!left_out).then_some((number, asked))
-        })
-    }
-
-    fn asked(&self, number: usize) -> Asked {
-        let (pair, rest) = (number / self.per_pair(), number % self.per_pair());
-        let about = match rest % 2 {
-            0 => FacetQuestion::First,
-            _ => FacetQuestion::Second,
+    /// The questions about these pairs or lists, by their numbers. A number is the question's place with all
+    /// orders or rotations, so that it stays the same with fewer.
+    pub fn questions<T: Subject>(&self, items: &[T]) -> Vec<(usize, Asked)> {
+        let numbers = Numbers::of(items, self.facets.len());
+        let asked = |number| {
+            let asked = numbers.asked(number);
+            let turns = self.turns(asked.facet, items[asked.item].responses().len(), T::FORM);
+            turns.contains(&asked.turn).then_some((number, asked))
         };
-        Asked { pair, facet: rest / 2, about }
+        (0..numbers.len()).filter_map(asked).collect()
     }
 
-    fn number(&self, pair: usize, facet: usize, about: FacetQuestion) -> usize {
-        let nth = match about {
-            FacetQuestion::First => 0,
-            FacetQuestion::Second => 1,
+    /// The turns of a facet's questions about so many responses. A part of the rotations of a list is evenly
+    /// spread over them, from the list's own order on.
+    fn turns(&self, facet: usize, responses: usize, form: Questions) -> Vec<usize> {
+        if self.facets[facet].temperature().is_some() {
+            return (0..responses).collect();
+        }
+        let of_all = match (form, self.orders) {
+            (Questions::Pairs, Orders::Both) => responses,
+            (Questions::Pairs, Orders::One) => 1,
+            (Questions::Lists, _) => self.rotations.map_or(responses, |n| n.min(responses)),
         };
-        pair * self.per_pair() + 2 * facet + nth
+        (0..of_all).map(|nth| nth * responses / of_all).collect()
     }
 
-    /// Asks the questions about these pairs that have no answer among `known`, and tells each answer by
-    /// the number of its question as soon as it is there. Equal questions are asked once. A `Break` ends
+    /// The answers of a facet to the questions about the responses `start ..` of all pairs or lists, with
+    /// their turns.
+    ///
+    /// # Errors
+    /// Why there is none of them, with the facet's name.
+    pub(crate) fn answers<'o>(
+        &self,
+        (start, responses, form): (usize, usize, Questions),
+        facet: usize,
+        opinions: &'o BTreeMap<usize, Opinion>,
+    ) -> Result<Vec<(usize, f64, &'o Opinion)>, String> {
+        let name = &self.facets[facet].name;
+        let answer = |turn: usize| {
+            let number = start * self.facets.len() + responses * facet + turn;
+            let opinion = opinions.get(&number).ok_or_else(|| format!("{name}: {NOT_ASKED}"))?;
+            let value = opinion.value.ok_or_else(|| format!("{name}: {}", opinion.reason))?;
+            Ok((turn, value, opinion))
+        };
+        self.turns(facet, responses, form).into_iter().map(answer).collect()
+    }
+
+    /// Checks that judges have a label for each response of these lists, and lists two responses or more.
+    ///
+    /// # Errors
+    /// [`LabelError::Setting`].
+    pub fn check_lists(&self, lists: &[Group]) -> Result<(), LabelError> {
+        for Group { record, responses } in lists {
+            let n = responses.len();
+            for facet in &self.facets {
+                let By::Judge { rubrics: Rubrics::Lists(rubrics), .. } = &facet.by else {
+                    continue;
+                };
+                let labels = rubrics.iter().map(|rubric| rubric.labels().len()).min();
+                if let Some(labels) = labels.filter(|labels| *labels < n) {
+                    let found =
+                        format!("{labels} labels, and {} has {n} responses", record.place());
+                    let expected = "a label for each response of a prompt";
+                    return Err(BadSetting::new("judge.labels", found, expected).into());
+                }
+            }
+            if n < 2 {
+                let found = format!("{n} responses to {}", record.place());
+                return Err(BadSetting::new("responses", found, "two or more for a list").into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the questions about these pairs or lists that have no answer among `known`, and tells each answer
+    /// by the number of its question as soon as it is there. Equal questions are asked once. A `Break` ends
     /// the work.
     ///
     /// # Errors
-    /// [`LabelError::Judge`]; what was told before it holds.
-    pub fn ask(
+    /// [`LabelError::Judge`]; what was told before it holds. [`LabelError::Setting`] for pairs where
+    /// `questions` are lists, and for lists where they are pairs.
+    pub fn ask<T: Subject>(
         &self,
-        pairs: &[LabelPair],
+        items: &[T],
         known: &BTreeMap<usize, Opinion>,
         tell: &mut dyn FnMut(usize, Opinion) -> ControlFlow<()>,
     ) -> Result<(), LabelError> {
+        if T::FORM != self.questions {
+            let (found, expected) = match self.questions {
+                Questions::Pairs => ("`pairs` for lists", "`lists`"),
+                Questions::Lists => ("`lists` for pairs", "`pairs`"),
+            };
+            return Err(BadSetting::new("questions", found, expected).into());
+        }
+        let numbers = Numbers::of(items, self.facets.len());
+        let questions = self.questions(items);
         let parts = self.facets.iter().enumerate().flat_map(|(at, facet)| {
             let rubrics = match &facet.by {
                 By::Judge { rubrics, .. } => rubrics.len(),
@@ -342,26 +530,27 @@ impl Labeller {
             (0..rubrics).map(move |drawn| (at, facet, drawn))
         });
         for (at, facet, drawn) in parts {
-            let of_facet: Vec<(usize, Asked)> = self
-                .questions(pairs.len())
+            let of_facet: Vec<(usize, Asked)> = questions
+                .iter()
                 .filter(|(_, asked)| {
-                    asked.facet == at && self.drawn(at, &pairs[asked.pair]) == drawn
+                    asked.facet == at && self.drawn(at, &items[asked.item]) == drawn
                 })
+                .copied()
                 .collect();
-            let mut answered: HashMap<ShownPair<'_>, &Opinion> = HashMap::new();
+            let mut answered: HashMap<Vec<Exchange<'_>>, &Opinion> = HashMap::new();
             for (number, asked) in &of_facet {
                 if let Some(opinion) = known.get(number).filter(|o| o.value.is_some()) {
-                    answered.insert(self.shown(pairs, *asked), opinion);
+                    answered.insert(self.shown(&items[asked.item], *asked), opinion);
                 }
             }
             // Questions that are open, equal ones together.
-            let mut open: Vec<(ShownPair<'_>, Vec<usize>)> = Vec::new();
-            let mut place: HashMap<ShownPair<'_>, usize> = HashMap::new();
+            let mut open: Vec<(Vec<Exchange<'_>>, Vec<usize>)> = Vec::new();
+            let mut place: HashMap<Vec<Exchange<'_>>, usize> = HashMap::new();
             for (number, asked) in &of_facet {
                 if known.get(number).is_some_and(|opinion| opinion.value.is_some()) {
                     continue;
                 }
-                let shown = self.shown(pairs, *asked);
+                let shown = self.shown(&items[asked.item], *asked);
                 if let Some(opinion) = answered.get(&shown) {
                     // It was paid for once.
                     let cost = opinion.cost.map(|_| 0.);
@@ -370,8 +559,8 @@ impl Labeller {
                     }
                     continue;
                 }
-                let at = *place.entry(shown).or_insert_with(|| {
-                    open.push((shown, Vec::new()));
+                let at = *place.entry(shown).or_insert_with_key(|shown| {
+                    open.push((shown.clone(), Vec::new()));
                     open.len() - 1
                 });
                 open[at].1.push(*number);
@@ -391,16 +580,29 @@ impl Labeller {
                 };
                 let asked = match &facet.by {
                     By::Judge { judge, rubrics, .. } => {
-                        let rubric = &rubrics[drawn];
-                        let batch: Vec<ShownPair<'_>> =
-                            chunk.iter().map(|(shown, _)| *shown).collect();
-                        self.judges[*judge].compare_each(rubric, &batch, &mut |at, verdict| {
-                            tell_all(at, Opinion::of(verdict))
-                        })
+                        let (judge, batch) = (&self.judges[*judge], chunk.iter());
+                        match rubrics {
+                            Rubrics::Pairs(rubrics) => {
+                                let batch: Vec<ShownPair<'_>> =
+                                    batch.map(|(shown, _)| pair_of(shown)).collect();
+                                judge.compare_each(&rubrics[drawn], &batch, &mut |at, verdict| {
+                                    tell_all(at, Opinion::of(verdict))
+                                })
+                            }
+                            Rubrics::Lists(rubrics) => {
+                                let batch: Vec<Vec<Exchange<'_>>> =
+                                    batch.map(|(shown, _)| shown.clone()).collect();
+                                judge.choose_each_list(
+                                    &rubrics[drawn],
+                                    &batch,
+                                    &mut |at, verdict| tell_all(at, Opinion::of_list(verdict)),
+                                )
+                            }
+                        }
                     }
                     By::Reward { reward, .. } => {
                         let batch: Vec<Exchange<'_>> =
-                            chunk.iter().map(|(shown, _)| shown.first).collect();
+                            chunk.iter().map(|(shown, _)| shown[0]).collect();
                         reward.score_each(&batch, &mut |at, scores| {
                             let score = scores.total.first().copied().flatten();
                             let reason = scores.reasons.first().map(|(_, reason)| reason.clone());
@@ -420,7 +622,7 @@ impl Labeller {
                     source: Box::new(source),
                 };
                 let place = |row: usize| match chunk.get(row).and_then(|(_, all)| all.first()) {
-                    Some(&number) => pairs[self.asked(number).pair].record.place(),
+                    Some(&number) => items[numbers.asked(number).item].record().place(),
                     None => format!("response {row}"),
                 };
                 asked.map_err(|error| failed(error.in_row(place)))?;
@@ -432,41 +634,38 @@ impl Labeller {
         Ok(())
     }
 
-    /// The comparison of a facet that is drawn for a pair, by its place.
-    fn drawn(&self, facet: usize, pair: &LabelPair) -> usize {
+    /// The comparison of a facet that is drawn for a pair or list, by its place.
+    fn drawn(&self, facet: usize, item: &impl Subject) -> usize {
         match &self.facets[facet].by {
             By::Judge { rubrics, .. } => {
-                draw(self.seed, &pair.record.id, 0, rubrics.len()).unwrap_or(0)
+                draw(self.seed, &item.record().id, 0, rubrics.len()).unwrap_or(0)
             }
             By::Reward { .. } => 0,
         }
     }
 
-    /// The principles that pairs are compared by, for facets with a constitution: the facet's name, and the
-    /// principle that is drawn for this pair.
+    /// The principles of comparisons, for facets with a constitution: the facet's name, and the principle that is
+    /// drawn for this pair or list.
     pub fn principles<'a>(
         &'a self,
-        pair: &'a LabelPair,
+        item: &'a impl Subject,
     ) -> impl Iterator<Item = (&'a str, &'a str)> {
         self.facets.iter().enumerate().filter_map(|(at, facet)| {
             let By::Judge { principles, .. } = &facet.by else { return None };
-            let principle = principles.get(self.drawn(at, pair))?;
+            let principle = principles.get(self.drawn(at, item))?;
             Some((facet.name.as_str(), principle.as_str()))
         })
     }
 
-    /// The exchanges that a question is about: both in their order, or twice the one that a reward
-    /// scores.
-    fn shown<'a>(&self, pairs: &'a [LabelPair], asked: Asked) -> ShownPair<'a> {
-        let [first, second] = pairs[asked.pair].exchanges();
-        let (one, other) = match asked.about {
-            FacetQuestion::First => (first, second),
-            FacetQuestion::Second => (second, first),
+    /// The exchanges that a question is about: all in the order shown, or the one that a reward scores.
+    fn shown<'a>(&self, item: &'a impl Subject, asked: Asked) -> Vec<Exchange<'a>> {
+        let replies = item.responses();
+        let of_turn = match self.facets[asked.facet].by {
+            By::Judge { .. } => replies.len(),
+            By::Reward { .. } => 1,
         };
-        match self.facets[asked.facet].by {
-            By::Judge { .. } => ShownPair { first: one, second: other },
-            By::Reward { .. } => ShownPair { first: one, second: one },
-        }
+        let rotated = replies[asked.turn..].iter().chain(&replies[..asked.turn]);
+        rotated.take(of_turn).map(|reply| item.record().answered(reply)).collect()
     }
 
     /// The probability that the first response is better by a facet, from the answers to both of its
@@ -480,26 +679,17 @@ impl Labeller {
         facet: usize,
         opinions: &'o BTreeMap<usize, Opinion>,
     ) -> Result<(f64, Vec<&'o Opinion>), String> {
-        let Facet { name, by, clamp, .. } = &self.facets[facet];
-        let one = matches!(by, By::Judge { .. }) && self.orders == Orders::One;
-        let mut all = Vec::new();
-        let mut values = Vec::new();
-        for about in &FacetQuestion::BOTH[..if one { 1 } else { 2 }] {
-            let opinion = opinions.get(&self.number(pair, facet, *about));
-            let opinion = opinion.ok_or_else(|| format!("{name}: {NOT_ASKED}"))?;
-            values.push(opinion.value.ok_or_else(|| format!("{name}: {}", opinion.reason))?);
-            all.push(opinion);
-        }
-        let first = match (by, values.as_slice()) {
-            (By::Judge { .. }, [first]) => *first,
+        let answers = self.answers((2 * pair, 2, Questions::Pairs), facet, opinions)?;
+        let values: Vec<f64> = answers.iter().map(|(_, value, _)| *value).collect();
+        let first = match (self.facets[facet].temperature(), values.as_slice()) {
+            (None, [first]) => *first,
             // In the other order, what is shown first is the second response.
-            (By::Judge { .. }, values) => f64::midpoint(values[0], 1. - values[1]),
-            (By::Reward { temperature, .. }, values) => {
+            (None, values) => f64::midpoint(values[0], 1. - values[1]),
+            (Some(temperature), values) => {
                 1. / (1. + ((values[1] - values[0]) / temperature).exp())
             }
         };
-        let (low, high) = clamp.unwrap_or((0., 1.));
-        Ok((first.clamp(low, high), all))
+        Ok((first, answers.into_iter().map(|(_, _, opinion)| opinion).collect()))
     }
 
     /// The label of a pair, from the answers to all questions about it.
@@ -508,17 +698,32 @@ impl Labeller {
     /// Why it has none: the facet, and the reason of its judge. A pair of which one order has no verdict
     /// has no label, since the other would bring its position's bias.
     pub fn label(&self, pair: usize, opinions: &BTreeMap<usize, Opinion>) -> Result<Label, String> {
+        let (mut all, mut answers) = (Vec::new(), Vec::new());
+        for facet in 0..self.facets.len() {
+            let (first, of_facet) = self.of_facet(pair, facet, opinions)?;
+            all.push(first);
+            answers.extend(of_facet);
+        }
+        let mut label = self.combined(all);
+        for answer in answers {
+            label.estimate |= answer.estimate;
+            if label.reason.is_empty() {
+                label.reason.clone_from(&answer.reason);
+            }
+            add_cost(&mut label.cost, answer.cost);
+        }
+        Ok(label)
+    }
+
+    /// The label of these probabilities by facet that the first response is better, without estimate, reason and
+    /// cost.
+    pub(crate) fn combined(&self, facets: Vec<f64>) -> Label {
         let (mut sum, mut weights) = (0., 0.);
-        let mut label = Label {
-            first: 0.5,
-            facets: Vec::new(),
-            estimate: false,
-            reason: String::new(),
-            cost: None,
-        };
-        for (at, Facet { name, weight, .. }) in self.facets.iter().enumerate() {
-            let (first, answers) = self.of_facet(pair, at, opinions)?;
-            label.facets.push((name.clone(), first));
+        let mut of_facets = Vec::with_capacity(facets.len());
+        for (Facet { name, weight, clamp, .. }, first) in self.facets.iter().zip(facets) {
+            let (low, high) = clamp.unwrap_or((0., 1.));
+            let first = first.clamp(low, high);
+            of_facets.push((name.clone(), first));
             let vote = match self.combine {
                 FacetCombination::Mean => first,
                 FacetCombination::Vote if first == 0.5 => 0.5,
@@ -526,20 +731,15 @@ impl Labeller {
             };
             sum += weight * vote;
             weights += weight;
-            for answer in answers {
-                label.estimate |= answer.estimate;
-                if label.reason.is_empty() {
-                    label.reason.clone_from(&answer.reason);
-                }
-                label.cost = match (label.cost, answer.cost) {
-                    (None, None) => None,
-                    (a, b) => Some(a.unwrap_or(0.) + b.unwrap_or(0.)),
-                };
-            }
         }
         let (low, high) = self.clamp.unwrap_or((0., 1.));
-        label.first = (sum / weights).clamp(low, high);
-        Ok(label)
+        Label {
+            first: (sum / weights).clamp(low, high),
+            facets: of_facets,
+            estimate: false,
+            reason: String::new(),
+            cost: None,
+        }
     }
 
     /// The right answers of judges of pairs, from which a judge learns to judge
@@ -556,14 +756,13 @@ impl Labeller {
     ) -> Vec<Lesson> {
         // By the place of the right response: a draw, the number of the question, the lesson.
         let mut by_place: [Vec<(u64, usize, Lesson)>; 2] = [Vec::new(), Vec::new()];
-        for (number, asked) in self.questions(pairs.len()) {
+        for (number, asked) in self.questions(pairs) {
             let Facet { name, by, .. } = &self.facets[asked.facet];
-            let By::Judge { rubrics, .. } = by else { continue };
-            let (pair, Some(opinion)) = (&pairs[asked.pair], opinions.get(&number)) else {
+            let By::Judge { rubrics: Rubrics::Pairs(rubrics), .. } = by else { continue };
+            let (pair, Some(opinion)) = (&pairs[asked.item], opinions.get(&number)) else {
                 continue;
             };
-            let own_order = asked.about == FacetQuestion::First;
-            let right_is_first = first_is_right[asked.pair] == own_order;
+            let right_is_first = first_is_right[asked.item] == (asked.turn == 0);
             let is_right = match opinion.value {
                 Some(p) => (p > 0.5) == right_is_first && p != 0.5,
                 None => false,
@@ -575,7 +774,7 @@ impl Labeller {
             let place = usize::from(!right_is_first);
             let id = format!("{}:{name}:{}", pair.record.id, rubric.labels()[place]);
             let lesson = Lesson {
-                question: rubric.ask(&self.shown(pairs, asked)),
+                question: rubric.ask(&pair_of(&self.shown(pair, asked))),
                 answer: rubric.taught(right_is_first, &opinion.reason),
                 id,
             };
@@ -600,8 +799,8 @@ impl Labeller {
         facet: usize,
         opinions: &'o BTreeMap<usize, Opinion>,
     ) -> [Result<f64, &'o str>; 2] {
-        FacetQuestion::BOTH.map(|about| {
-            let opinion = opinions.get(&self.number(pair, facet, about));
+        [0, 1].map(|turn| {
+            let opinion = opinions.get(&(2 * (pair * self.facets.len() + facet) + turn));
             let opinion = opinion.ok_or(NOT_ASKED)?;
             opinion.value.ok_or(opinion.reason.as_str())
         })
@@ -609,18 +808,31 @@ impl Labeller {
 }
 
 /// The comparisons of a facet: one, or those of the principles of its constitution.
-fn rubrics(facet: &FacetConfig) -> Result<Vec<PairRubric>, rlaif_rewards::ProviderError> {
-    let rubrics = match (&facet.facet, &facet.preamble) {
-        (Some(name), _) => vec![PairRubric::preset(name)?],
-        (None, Some(preamble)) => vec![PairRubric::new(preamble)],
+fn rubrics<R>(
+    facet: &FacetConfig,
+    preset: impl Fn(&str) -> Result<R, ProviderError>,
+    new: impl Fn(&str) -> R,
+) -> Result<Vec<R>, ProviderError> {
+    match (&facet.facet, &facet.preamble) {
+        (Some(name), _) => Ok(vec![preset(name)?]),
+        (None, Some(preamble)) => Ok(vec![new(preamble)]),
         (None, None) => {
             let compare =
-                facet.principles.iter().filter_map(|principle| principle.compare.as_ref());
-            compare.map(PairRubric::new).collect()
+                facet.principles.iter().filter_map(|principle| principle.compare.as_deref());
+            Ok(compare.map(new).collect())
         }
+    }
+}
+
+fn pair_of<'a>(shown: &[Exchange<'a>]) -> ShownPair<'a> {
+    ShownPair { first: shown[0], second: shown[1] }
+}
+
+pub(crate) fn add_cost(sum: &mut Option<f64>, cost: Option<f64>) {
+    *sum = match (*sum, cost) {
+        (None, None) => None,
+        (a, b) => Some(a.unwrap_or(0.) + b.unwrap_or(0.)),
     };
-    let with_examples = |rubric: PairRubric| rubric.with_examples(facet.examples.clone());
-    Ok(rubrics.into_iter().map(with_examples).collect())
 }
 
 impl std::fmt::Debug for Labeller {
@@ -630,7 +842,9 @@ impl std::fmt::Debug for Labeller {
             .field("judges", &self.judges)
             .field("facets", &facets)
             .field("combine", &self.combine)
+            .field("questions", &self.questions)
             .field("orders", &self.orders)
+            .field("rotations", &self.rotations)
             .field("clamp", &self.clamp)
             .finish()
     }

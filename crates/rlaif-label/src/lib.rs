@@ -1,6 +1,6 @@
 //! Preference labels by language models.
 //!
-//! A [`Labeller`] asks about pairs of responses, facet by facet ([`FacetConfig`]), in both orders, and
+//! A [`Labeller`] asks about pairs of responses, or about all responses to a prompt at once ([`Questions`]), facet by facet ([`FacetConfig`]), in both orders, and
 //! makes one soft label of what it is told ([`Label`]). Facets are compared by a judge of pairs, as in
 //! [Lee et al. 2023](https://arxiv.org/abs/2309.00267), or scored by any reward. Pairs come from files or
 //! are made of candidates ([`Pairing`]). A [`Constitution`] has principles by which a model criticises and
@@ -40,10 +40,12 @@ mod constitution;
 mod error;
 mod group;
 mod labeller;
+mod list;
 mod settings;
 
 pub use constitution::{Constitution, Principle, RevisionExample, RevisionPrompts};
 pub use error::LabelError;
 pub use group::{Group, GroupPairs, Pairing};
-pub use labeller::{Asked, FacetQuestion, Label, LabelPair, Labeller, Lesson, Opinion};
-pub use settings::{FacetCombination, FacetConfig, LabelSettings, Orders};
+pub use labeller::{Asked, Label, LabelPair, Labeller, Lesson, Opinion, Subject};
+pub use list::{ListLabel, PlaceShares};
+pub use settings::{FacetCombination, FacetConfig, LabelSettings, Orders, Questions};

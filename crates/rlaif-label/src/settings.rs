@@ -23,9 +23,15 @@ pub struct LabelSettings {
     /// The way from facets to a label.
     #[serde(default)]
     pub combine: FacetCombination,
-    /// The orders in which responses are shown.
+    /// The responses that a judge is shown at once.
+    #[serde(default, skip_serializing_if = "Questions::are_pairs")]
+    pub questions: Questions,
+    /// The orders in which the responses of a pair are shown.
     #[serde(default)]
     pub orders: Orders,
+    /// The number of rotations in which a list is shown; all by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotations: Option<usize>,
     /// The least and the greatest probability of a label, such as `[0.4, 0.6]`: judges that explain
     /// first are too sure of themselves (Bai et al. 2022).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,6 +54,24 @@ pub enum FacetCombination {
     Mean,
     /// The weighted share of facets that prefer the response; one that prefers neither is half a vote.
     Vote,
+}
+
+/// The responses that a judge is shown at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Questions {
+    /// Two responses: one question about each pair and order.
+    #[default]
+    Pairs,
+    /// All responses to a prompt: one question about each rotation of the list.
+    Lists,
+}
+
+impl Questions {
+    /// `true` for pairs.
+    pub fn are_pairs(&self) -> bool {
+        *self == Self::Pairs
+    }
 }
 
 /// The orders in which a judge of pairs is shown responses.
@@ -271,6 +295,21 @@ impl LabelSettings {
                 let found = format!("`{}` twice", facet.name());
                 return refuse("facets".to_owned(), found, "a name of its own for each facet");
             }
+        }
+        match (self.questions, self.orders, self.rotations) {
+            (Questions::Pairs, _, Some(rotations)) => {
+                let expected = "left out without `questions = \"lists\"`; pairs have `orders`";
+                return refuse("rotations".to_owned(), rotations.to_string(), expected);
+            }
+            (Questions::Lists, _, Some(0)) => {
+                let expected = "1 or more, or left out for all";
+                return refuse("rotations".to_owned(), "0".to_owned(), expected);
+            }
+            (Questions::Lists, Orders::One, _) => {
+                let expected = "left out beside `questions = \"lists\"`, which has `rotations`";
+                return refuse("orders".to_owned(), "`one`".to_owned(), expected);
+            }
+            _ => {}
         }
         let uses = |facet: &FacetConfig| facet.judge.is_none() && facet.reward.is_none();
         if self.judge.is_some() && !self.facets.iter().any(uses) {

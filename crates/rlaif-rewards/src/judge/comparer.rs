@@ -1,8 +1,8 @@
-//! Judges of pairs: a language model that is shown two responses.
+//! Judges of pairs and lists: a language model that is shown two responses, or several.
 
 use std::ops::ControlFlow;
 
-use rlaif_core::{BadSetting, PairJudge, RewardError, ShownPair};
+use rlaif_core::{BadSetting, Exchange, PairJudge, RewardError, ShownPair};
 #[cfg(feature = "neural")]
 use rlaif_core::{Interrupted, Seed};
 #[cfg(feature = "neural")]
@@ -22,7 +22,9 @@ use crate::neural::{
     LocalModel,
     asker::{Labels, PolicyAsker},
 };
-use crate::rubric::{Answer, PairAnswer, PairChoice, PairRubric};
+#[cfg(feature = "neural")]
+use crate::rubric::ENDING;
+use crate::rubric::{Answer, Comparison, ListChoice, ListRubric, PairAnswer, PairRubric, Question};
 use crate::{ProviderError, Surroundings};
 
 /// The longest explanation of a policy, in tokens, by default.
@@ -38,9 +40,10 @@ pub struct ComparerConfig {
     /// The form of the answer: the label of the better response alone, or an explanation before it.
     #[serde(default)]
     pub answer: PairAnswer,
-    /// The labels of the two responses; `1` and `2` by default.
-    pub labels: Option<[String; 2]>,
-    /// The least probability on the two labels, where the judge gives probabilities; 0.5 by default.
+    /// The labels of responses: two for pairs, `1` and `2` by default; for lists at least as many as a prompt has
+    /// responses, `A` to `Z` by default.
+    pub labels: Option<Vec<String>>,
+    /// The least probability on the labels, where the judge gives probabilities; 0.5 by default.
     pub min_coverage: Option<f64>,
     /// Number of answers to each question, whose mean counts, where the judge gives no probabilities;
     /// 1 by default. Several need a temperature.
@@ -73,6 +76,26 @@ impl ComparerConfig {
     /// # Errors
     /// [`ProviderError::Setting`] for labels or a coverage that cannot be.
     pub fn rubric(&self, rubric: PairRubric) -> Result<PairRubric, ProviderError> {
+        let mut rubric = rubric.answering(self.answer);
+        if let Some(labels) = &self.labels {
+            let two = <[String; 2]>::try_from(labels.clone()).map_err(|labels| {
+                let found = format!("{} labels", labels.len());
+                let expected = "the labels of two responses; more of them are for lists";
+                ProviderError::Setting(BadSetting::new("labels", found, expected))
+            })?;
+            rubric = rubric.labelled(two)?;
+        }
+        if let Some(least) = self.min_coverage {
+            rubric = rubric.with_min_coverage(least)?;
+        }
+        Ok(rubric)
+    }
+
+    /// A rubric of lists as this judge is asked by it.
+    ///
+    /// # Errors
+    /// [`ProviderError::Setting`] for labels or a coverage that cannot be.
+    pub fn list_rubric(&self, rubric: ListRubric) -> Result<ListRubric, ProviderError> {
         let mut rubric = rubric.answering(self.answer);
         if let Some(labels) = &self.labels {
             rubric = rubric.labelled(labels.clone())?;
@@ -140,6 +163,32 @@ pub struct PairVerdict {
     pub cost: Option<f64>,
 }
 
+impl From<ListVerdict> for PairVerdict {
+    fn from(verdict: ListVerdict) -> Self {
+        let ListVerdict { shares, coverage, is_estimate, reason, cost } = verdict;
+        let first = shares.first().copied().unwrap_or(0.5);
+        Self { first, coverage, is_estimate, reason, cost }
+    }
+}
+
+/// A verdict on several responses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListVerdict {
+    /// For each response, in the order shown, the probability that it is the best one.
+    pub shares: Vec<f64>,
+    /// The total probability of the labels; `None` for an estimate.
+    pub coverage: Option<f64>,
+    /// True where the judge gave no probabilities, and `shares` are those of its answers.
+    pub is_estimate: bool,
+    /// The judge's explanation, if it gives one.
+    pub reason: String,
+    /// The cost, where prices are configured.
+    pub cost: Option<f64>,
+}
+
+/// Takes the verdict on a list, by its place.
+pub type TellList<'a> = dyn FnMut(usize, Result<ListVerdict, Unanswered>) -> ControlFlow<()> + 'a;
+
 /// Takes the verdict on a pair, by its place.
 pub type TellVerdict<'a> =
     dyn FnMut(usize, Result<PairVerdict, Unanswered>) -> ControlFlow<()> + 'a;
@@ -205,30 +254,100 @@ impl Comparer {
         batch: &[ShownPair<'_>],
         tell: &mut TellVerdict<'_>,
     ) -> Result<(), RewardError> {
+        let shown: Vec<(&str, Vec<&str>)> = batch
+            .iter()
+            .map(|ShownPair { first, second }| {
+                (first.prompt, vec![first.response, second.response])
+            })
+            .collect();
+        self.choose_each(rubric.comparison(), &shown, &mut |at, verdict| {
+            tell(at, verdict.map(PairVerdict::from))
+        })?;
+        RewardError::if_interrupted(&self.name)
+    }
+
+    /// Chooses among several responses to each prompt, in the order in which they are given, and tells each
+    /// verdict as soon as it is there. A `Break` ends the work.
+    ///
+    /// # Errors
+    /// [`RewardError`] when no question can be asked, such as for more responses than labels; what was told
+    /// before it holds.
+    pub fn choose_each_list(
+        &self,
+        rubric: &ListRubric,
+        batch: &[Vec<Exchange<'_>>],
+        tell: &mut TellList<'_>,
+    ) -> Result<(), RewardError> {
+        let failed = |error: BadSetting| RewardError::Failed {
+            model: self.name.clone(),
+            source: Box::new(ProviderError::Setting(error)),
+        };
+        let mut sizes: Vec<usize> = batch.iter().map(Vec::len).collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        for size in sizes {
+            let known = rubric.labels().len();
+            if !(2..=known).contains(&size) {
+                let expected = format!("2 to {known} responses, as many as there are labels");
+                return Err(failed(BadSetting::new("responses", size, expected)));
+            }
+            let of_size = batch.iter().enumerate().filter(|(_, list)| list.len() == size);
+            let (places, shown): (Vec<usize>, Vec<(&str, Vec<&str>)>) = of_size
+                .map(|(at, list)| {
+                    (at, (list[0].prompt, list.iter().map(|shown| shown.response).collect()))
+                })
+                .unzip();
+            let mut ended = false;
+            self.choose_each(&rubric.comparison().of(size), &shown, &mut |at, verdict| {
+                let flow = tell(places[at], verdict);
+                ended |= flow.is_break();
+                flow
+            })?;
+            RewardError::if_interrupted(&self.name)?;
+            if ended {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The choices among as many responses to each prompt as the comparison has labels.
+    fn choose_each(
+        &self,
+        comparison: &Comparison,
+        shown: &[(&str, Vec<&str>)],
+        tell: &mut TellList<'_>,
+    ) -> Result<(), RewardError> {
+        let questions = |comparison: &Comparison| -> Vec<Question> {
+            shown.iter().map(|(prompt, responses)| comparison.ask(prompt, responses)).collect()
+        };
         match &self.backend {
             Backend::Llm { client, log_probs } => {
-                self.ask_each(client, *log_probs, rubric, batch, tell)?;
+                self.ask_each(client, *log_probs, comparison, questions(comparison), tell)
             }
             #[cfg(feature = "neural")]
-            Backend::Policy(local) => local.compare_each(&self.name, rubric, batch, tell)?,
+            Backend::Policy(local) => {
+                let comparison = comparison.breaking_up(local.asker.controls());
+                let questions = questions(&comparison);
+                local.choose_each(&self.name, &comparison, &questions, tell)
+            }
         }
-        RewardError::if_interrupted(&self.name)
     }
 
     fn ask_each(
         &self,
         client: &LlmClient,
         log_probs: bool,
-        rubric: &PairRubric,
-        batch: &[ShownPair<'_>],
-        tell: &mut TellVerdict<'_>,
+        comparison: &Comparison,
+        questions: Vec<Question>,
+        tell: &mut TellList<'_>,
     ) -> Result<(), RewardError> {
         let samples = self.samples as usize;
-        let asks: Vec<LlmAsk> = batch
-            .iter()
-            .flat_map(|pair| {
-                let question = rubric.ask(pair);
-                let shape = rubric.shape(log_probs);
+        let mut told: Vec<Vec<Sampled>> = vec![Vec::new(); questions.len()];
+        let shape = comparison.shape(log_probs);
+        let asks: Vec<LlmAsk> = questions
+            .into_iter()
+            .flat_map(|question| {
                 (0..self.samples).map(move |sample| LlmAsk {
                     question: question.clone(),
                     shape,
@@ -236,19 +355,18 @@ impl Comparer {
                 })
             })
             .collect();
-        let mut told: Vec<Vec<Sampled>> = vec![Vec::new(); batch.len()];
-        let read = |answer: &Answer| rubric.read(answer);
+        let read = |answer: &Answer| comparison.read(answer);
         client
             .ask_each(&asks, &read, &mut |ask, answer| {
-                let pair = ask / samples;
-                told[pair].push(match answer {
+                let list = ask / samples;
+                told[list].push(match answer {
                     Ok(answer) => Sampled { choice: Ok(answer.value), cost: answer.cost },
                     Err(Unanswered { reason, cost }) => Sampled { choice: Err(reason), cost },
                 });
-                if told[pair].len() < samples {
+                if told[list].len() < samples {
                     return ControlFlow::Continue(());
                 }
-                tell(pair, verdict(&told[pair]))
+                tell(list, verdict(&told[list]))
             })
             .map_err(|source| RewardError::Failed {
                 model: self.name.clone(),
@@ -260,21 +378,24 @@ impl Comparer {
 /// One answer of several to a question.
 #[derive(Debug, Clone)]
 struct Sampled {
-    choice: Result<PairChoice, String>,
+    choice: Result<ListChoice, String>,
     cost: Option<f64>,
 }
 
 /// The mean of the answers that have a label, or why none has; the cost is that of all answers.
-fn verdict(answers: &[Sampled]) -> Result<PairVerdict, Unanswered> {
+fn verdict(answers: &[Sampled]) -> Result<ListVerdict, Unanswered> {
     let cost = answers.iter().filter_map(|answer| answer.cost).reduce(|a, b| a + b);
-    let choices: Vec<&PairChoice> =
+    let choices: Vec<&ListChoice> =
         answers.iter().filter_map(|answer| answer.choice.as_ref().ok()).collect();
     let Some(some) = choices.first() else {
         let reason = answers.iter().find_map(|answer| answer.choice.as_ref().err());
         return Err(Unanswered { reason: reason.cloned().unwrap_or_default(), cost });
     };
-    Ok(PairVerdict {
-        first: choices.iter().map(|choice| choice.first).sum::<f64>() / choices.len() as f64,
+    let mean = |at: usize| {
+        choices.iter().map(|choice| choice.shares[at]).sum::<f64>() / choices.len() as f64
+    };
+    Ok(ListVerdict {
+        shares: (0..some.shares.len()).map(mean).collect(),
         coverage: some.coverage,
         is_estimate: some.coverage.is_none(),
         reason: some.reason.clone(),
@@ -284,30 +405,26 @@ fn verdict(answers: &[Sampled]) -> Result<PairVerdict, Unanswered> {
 
 #[cfg(feature = "neural")]
 impl LocalLlm {
-    fn compare_each(
+    fn choose_each(
         &self,
         name: &str,
-        rubric: &PairRubric,
-        batch: &[ShownPair<'_>],
-        tell: &mut TellVerdict<'_>,
+        comparison: &Comparison,
+        questions: &[Question],
+        tell: &mut TellList<'_>,
     ) -> Result<(), RewardError> {
         let asker = &self.asker;
-        let rubric = rubric.breaking_up(asker.controls());
-        let labels = Labels::of(asker, rubric.labels()).map_err(failed(name))?;
+        let labels = Labels::of(asker, comparison.labels()).map_err(failed(name))?;
         if let Some(label) = labels.missing() {
             return Err(failed(name)(ProviderError::Setting(BadSetting::new(
                 "labels",
-                format!("`{}`", rubric.labels()[label]),
+                format!("`{}`", comparison.labels()[label]),
                 "labels that the judge's tokenizer can write",
             ))));
         }
-        let new = match rubric.answer() {
-            PairAnswer::Label => 0,
-            PairAnswer::Explained => self.how.max_new_tokens,
-        };
+        let new = if comparison.explains() { self.how.max_new_tokens } else { 0 };
         let mut open: Vec<(usize, Vec<u32>)> = Vec::new();
-        for (at, pair) in batch.iter().enumerate() {
-            let ids = asker.encode(&rubric.ask(pair), "").map_err(failed(name))?;
+        for (at, question) in questions.iter().enumerate() {
+            let ids = asker.encode(question, "").map_err(failed(name))?;
             match asker.fits(&ids, new + labels.longest()) {
                 Ok(()) => open.push((at, ids)),
                 Err(reason) => {
@@ -322,9 +439,10 @@ impl LocalLlm {
                 return Ok(());
             }
             let prompts: Vec<Vec<u32>> = rows.iter().map(|(_, ids)| ids.clone()).collect();
-            let (prompts, reasons) = match rubric.answer() {
-                PairAnswer::Explained => self.explained(&rubric, &prompts).map_err(failed(name))?,
-                PairAnswer::Label => (prompts, vec![String::new(); rows.len()]),
+            let (prompts, reasons) = if comparison.explains() {
+                self.explained(&prompts).map_err(failed(name))?
+            } else {
+                (prompts, vec![String::new(); rows.len()])
             };
             let mut asked = Vec::with_capacity(rows.len());
             let mut fitting = Vec::with_capacity(rows.len());
@@ -347,8 +465,8 @@ impl LocalLlm {
             }
             let masses = asker.label_masses(&fitting, &labels).map_err(failed(name))?;
             for ((at, reason), masses) in asked.into_iter().zip(masses) {
-                let verdict = rubric.choose(masses, reason).map(|choice| PairVerdict {
-                    first: choice.first,
+                let verdict = comparison.choose(&masses, reason).map(|choice| ListVerdict {
+                    shares: choice.shares,
                     coverage: choice.coverage,
                     is_estimate: false,
                     reason: choice.reason,
@@ -365,7 +483,6 @@ impl LocalLlm {
     /// Prompts with the policy's explanations and the words that a label follows, and the explanations.
     fn explained(
         &self,
-        rubric: &PairRubric,
         prompts: &[Vec<u32>],
     ) -> Result<(Vec<Vec<u32>>, Vec<String>), rlaif_lm::LmError> {
         let rows: Vec<Ask> = prompts
@@ -387,7 +504,7 @@ impl LocalLlm {
             let end = end.or_else(|| lower.rfind("preferred response"));
             let end = end.unwrap_or(written.text.len());
             let reason = written.text[..end].trim().to_owned();
-            let more = format!(" {reason}\n{}", rubric.ending());
+            let more = format!(" {reason}\n{ENDING}");
             let more = self.asker.codec().encode(&more, rlaif_core::Specials::Exclude)?;
             longer.push(ids.iter().copied().chain(more).collect());
             reasons.push(reason);

@@ -36,7 +36,9 @@ mod spending;
 mod writer;
 
 pub use client::Unanswered;
-pub use comparer::{Comparer, ComparerConfig, PairVerdict, RubricJudge, TellVerdict};
+pub use comparer::{
+    Comparer, ComparerConfig, ListVerdict, PairVerdict, RubricJudge, TellList, TellVerdict,
+};
 #[cfg(feature = "neural")]
 pub use config::PolicyApi;
 pub use config::{

@@ -22,14 +22,13 @@ pub(crate) struct PolicyAsker {
     chat: ChatOptions,
 }
 
-/// Both parts of a question in one text.
-/// The token sequences that write each of two labels.
+/// The token sequences that write each of several labels.
 #[cfg(feature = "judge")]
 pub(crate) struct Labels {
     /// Single tokens, by label.
-    single: [Vec<u32>; 2],
+    single: Vec<Vec<u32>>,
     /// Sequences of several tokens, by label, none of which begins with a single one of them.
-    longer: [Vec<Vec<u32>>; 2],
+    longer: Vec<Vec<Vec<u32>>>,
 }
 
 impl PolicyAsker {
@@ -124,11 +123,11 @@ impl PolicyAsker {
         &self,
         prompts: &[Vec<u32>],
         labels: &Labels,
-    ) -> Result<Vec<[f64; 2]>, LmError> {
+    ) -> Result<Vec<Vec<f64>>, LmError> {
         no_grad(|| {
             let spec = self.policy.spec();
             let x = TokenBatch::collate(prompts.to_vec(), spec, Padding::Right)?;
-            let mut masses = vec![[0.; 2]; prompts.len()];
+            let mut masses = vec![vec![0.; labels.single.len()]; prompts.len()];
             // What is next is known before any token of the response.
             let y = TokenBatch::responses(vec![vec![0]; prompts.len()], spec)?;
             let hidden = self.policy.response_hidden(&x, &y, Forward::default())?;
@@ -161,10 +160,11 @@ impl PolicyAsker {
 impl Labels {
     /// Every token of the vocabulary that writes a label, with any space around it, and what the
     /// tokenizer makes of the label where that is several tokens.
-    pub(crate) fn of(asker: &PolicyAsker, labels: &[String; 2]) -> Result<Self, CodecError> {
+    pub(crate) fn of(asker: &PolicyAsker, labels: &[String]) -> Result<Self, CodecError> {
         let codec = asker.codec();
         let vocab_size = u32::try_from(asker.spec().vocab_size).unwrap_or(u32::MAX);
-        let mut all = Self { single: [Vec::new(), Vec::new()], longer: [Vec::new(), Vec::new()] };
+        let (single, longer) = (vec![Vec::new(); labels.len()], vec![Vec::new(); labels.len()]);
+        let mut all = Self { single, longer };
         for id in 0..vocab_size {
             // Rows of the embedding beyond the tokenizer's last id write nothing.
             let Ok(text) = codec.decode(&[id], Specials::Exclude) else { continue };
@@ -193,7 +193,8 @@ impl Labels {
 
     /// The label that no token sequence writes.
     pub(crate) fn missing(&self) -> Option<usize> {
-        (0..2).find(|&label| self.single[label].is_empty() && self.longer[label].is_empty())
+        let mut both = self.single.iter().zip(&self.longer);
+        both.position(|(single, longer)| single.is_empty() && longer.is_empty())
     }
 }
 

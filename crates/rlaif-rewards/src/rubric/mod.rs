@@ -7,7 +7,11 @@
 //! makes a weak judge strong; see `docs/rewards.md`.
 
 mod answer;
+#[cfg(any(feature = "judge", feature = "neural"))]
+mod choice;
 mod fence;
+#[cfg(any(feature = "judge", feature = "neural"))]
+mod list;
 #[cfg(any(feature = "judge", feature = "neural"))]
 mod pair;
 mod presets;
@@ -25,8 +29,14 @@ use crate::ProviderError;
 #[cfg(any(feature = "judge", feature = "neural"))]
 pub(crate) use answer::AnswerShape;
 pub use answer::{AnswerForm, Reading, Scale};
+#[cfg(feature = "judge")]
+pub(crate) use choice::{Comparison, ENDING};
 #[cfg(any(feature = "judge", feature = "neural"))]
-pub use pair::{PairAnswer, PairChoice, PairExample, PairRubric};
+pub use choice::{ListChoice, PairAnswer, PairExample};
+#[cfg(any(feature = "judge", feature = "neural"))]
+pub use list::ListRubric;
+#[cfg(any(feature = "judge", feature = "neural"))]
+pub use pair::{PairChoice, PairRubric};
 pub use read::{Answer, Finish, NoVerdict, TokenAlternatives};
 use template::Template;
 #[cfg(any(feature = "judge", feature = "neural"))]
