@@ -10,13 +10,13 @@ use rlaif_core::{
 use rlaif_eval::{ExamOptions, ExamVerdict, grade};
 use rlaif_label::{
     Constitution, FacetCombination, FacetConfig, Group, GroupPairs, LabelPair, LabelSettings,
-    Labeller, Opinion, Orders, Pairing, RevisionPrompts,
+    Labeller, Opinion, Orders, Pairing, Questions, RevisionPrompts, Subject,
 };
 use rlaif_lm::{Forward, LmError, Policy, TokenBatch, VocabHead, policy_by};
 use rlaif_models::{Config, LanguageModel};
 use rlaif_rewards::Surroundings;
 use rlaif_rewards::judge::Comparer;
-use rlaif_rewards::rubric::PairRubric;
+use rlaif_rewards::rubric::{ListRubric, PairRubric};
 use rlaif_text::HfTokenizer;
 use tch::{Device, Kind, Tensor};
 
@@ -25,34 +25,44 @@ fn codec() -> HfTokenizer {
     HfTokenizer::from_folder(folder).unwrap()
 }
 
-/// A policy that reads its question: the log-odds of label 1 are the difference of the numbers of `!` in
-/// the two responses, times `scale`, and `bias` nats more for what is first.
+/// A policy that reads its question: the log-odds of a label are the number of `!` in its response, times
+/// `scale`, and `bias` nats more for what is first.
 struct Planted {
     inner: LanguageModel,
     codec: HfTokenizer,
+    labels: Vec<String>,
     scale: f64,
     bias: f64,
 }
 
 impl Planted {
-    fn new(scale: f64, bias: f64) -> Self {
-        let codec = codec();
+    fn new(labels: &[&str], scale: f64, bias: f64) -> Self {
+        let (codec, labels) = (codec(), labels.iter().map(|label| (*label).to_owned()).collect());
+        Self { inner: Self::random(&codec), codec, labels, scale, bias }
+    }
+
+    /// A small model with random weights.
+    fn random(codec: &HfTokenizer) -> LanguageModel {
         let config = Config::from_value(serde_json::json!({
             "model_type": "llama", "architectures": ["LlamaForCausalLM"],
             "vocab_size": codec.embedding_rows(), "hidden_size": 4, "intermediate_size": 4,
             "num_hidden_layers": 1, "num_attention_heads": 1, "max_position_embeddings": 4096,
         }));
-        let inner = LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap();
-        Self { inner, codec, scale, bias }
+        LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap()
     }
 
-    fn quality(&self, prompt: &[u32]) -> f64 {
+    /// The log-odds of each label.
+    fn quality(&self, prompt: &[u32]) -> Vec<f32> {
         let text = self.codec.decode(prompt, Specials::Include).unwrap();
-        let marks = |label: &str| {
-            let from = text.split(&format!("Response {label}:")).last().unwrap();
-            from.split("[[end").next().unwrap().matches('!').count() as f64
+        let quality = |(at, label): (usize, &String)| {
+            let Some((_, from)) = text.rsplit_once(&format!("Response {label}:")) else {
+                return -30.;
+            };
+            let marks = from.split("[[end").next().unwrap().matches('!').count() as f64;
+            let bias = if at == 0 { self.bias } else { 0. };
+            (self.scale * marks + bias) as f32
         };
-        self.scale * (marks("1") - marks("2"))
+        self.labels.iter().enumerate().map(quality).collect()
     }
 }
 
@@ -65,32 +75,31 @@ impl Policy for Planted {
         responses: &TokenBatch,
         _: Forward<'_>,
     ) -> Result<Tensor, LmError> {
-        let rows: Vec<f32> =
-            prompts.rows().iter().map(|ids| (self.quality(ids) + self.bias) as f32).collect();
-        let hidden = Tensor::from_slice(&rows).reshape([rows.len() as i64, 1, 1]);
+        let rows: Vec<f32> = prompts.rows().iter().flat_map(|ids| self.quality(ids)).collect();
+        let size = self.labels.len() as i64;
+        let hidden = Tensor::from_slice(&rows).reshape([prompts.rows().len() as i64, 1, size]);
         Ok(hidden.repeat([1, responses.width() as i64, 1]))
     }
 
     fn head(&self, _: Forward<'_>) -> Result<VocabHead, LmError> {
-        let rows = self.codec.embedding_rows();
-        let of = |label: &str| -> Vec<usize> {
+        let (rows, size) = (self.codec.embedding_rows(), self.labels.len());
+        let (mut weight, mut bias) = (vec![0f32; rows * size], vec![-60f32; rows]);
+        for (at, label) in self.labels.iter().enumerate() {
             let writes = |id: &usize| {
-                self.codec.decode(&[*id as u32], Specials::Exclude).is_ok_and(|t| t.trim() == label)
+                self.codec
+                    .decode(&[*id as u32], Specials::Exclude)
+                    .is_ok_and(|text| text.trim() == label)
             };
-            (0..rows).filter(writes).collect()
-        };
-        let (one, two) = (of("1"), of("2"));
-        assert!(!one.is_empty() && !two.is_empty());
-        let (mut weight, mut bias) = (vec![0f32; rows], vec![-30f32; rows]);
-        // Several tokens write a label: together they have its probability.
-        for (label, is_first) in [(&one, true), (&two, false)] {
-            for &id in label {
-                weight[id] = f32::from(u8::from(is_first));
-                bias[id] = -(label.len() as f32).ln();
+            let all: Vec<usize> = (0..rows).filter(writes).collect();
+            assert!(!all.is_empty(), "{label}");
+            // Several tokens write a label: together they have its probability.
+            for &id in &all {
+                weight[id * size + at] = 1.;
+                bias[id] = -(all.len() as f32).ln();
             }
         }
         Ok(VocabHead {
-            weight: Tensor::from_slice(&weight).reshape([rows as i64, 1]),
+            weight: Tensor::from_slice(&weight).reshape([rows as i64, size as i64]),
             bias: Some(Tensor::from_slice(&bias)),
             scale: 1.,
             cap: None,
@@ -99,13 +108,13 @@ impl Policy for Planted {
     }
 }
 
-fn judge(scale: f64, bias: f64) -> Comparer {
-    Comparer::of_policy("planted", Planted::new(scale, bias), codec())
+fn judge(labels: &[&str], scale: f64, bias: f64) -> Comparer {
+    Comparer::of_policy("planted", Planted::new(labels, scale, bias), codec())
 }
 
 fn labeller(bias: f64) -> Labeller {
     let rubric = PairRubric::preset("helpful").unwrap().with_min_coverage(0.9).unwrap();
-    Labeller::of_judge(judge(0.4, bias), "helpful", rubric)
+    Labeller::of_judge(judge(&["1", "2"], 0.4, bias), "helpful", rubric)
 }
 
 /// Pairs whose first response has −4 to 4 more `!` than the second, none of them equal.
@@ -121,7 +130,7 @@ fn pairs() -> Vec<(LabelPair, f64)> {
         .collect()
 }
 
-fn opinions(labeller: &Labeller, pairs: &[LabelPair]) -> BTreeMap<usize, Opinion> {
+fn opinions(labeller: &Labeller, pairs: &[impl Subject]) -> BTreeMap<usize, Opinion> {
     let mut opinions = BTreeMap::new();
     labeller
         .ask(pairs, &BTreeMap::new(), &mut |number, opinion| {
@@ -338,6 +347,9 @@ fn settings_that_cannot_be_are_refused_by_name() {
             "[[facets]]\nname = 'x'\nprinciples = [{ name = 'a' }]",
             "`facets[0].principles[0]` is `a` without a request",
         ),
+        ("rotations = 2\n[[facets]]\nfacet = 'helpful'", "`rotations` is 2"),
+        ("questions = 'lists'\nrotations = 0\n[[facets]]\nfacet = 'helpful'", "`rotations` is 0"),
+        ("questions = 'lists'\norders = 'one'\n[[facets]]\nfacet = 'helpful'", "`orders` is `one`"),
         ("[[facets]]\nfacet = 'funny'", "`helpful`, `honest`, `harmless`, `summary`"),
     ] {
         let text =
@@ -460,4 +472,222 @@ fn principles_are_drawn_equally_often_and_by_seed_row_and_round_alone() {
     assert_eq!(of(1, 0), of(1, 0));
     assert_ne!(of(1, 0), of(2, 0));
     assert_ne!(of(1, 0), of(1, 1));
+}
+
+const LETTERS: [&str; 5] = ["A", "B", "C", "D", "E"];
+
+fn list_labeller(bias: f64) -> Labeller {
+    let rubric = ListRubric::preset("helpful").unwrap().with_min_coverage(0.9).unwrap();
+    Labeller::of_list_judge(judge(&LETTERS, 0.4, bias), "helpful", rubric)
+}
+
+/// Lists of three to five responses with these numbers of `!`, no two of a list equal.
+fn lists() -> (Vec<Group>, Vec<Vec<f64>>) {
+    let marks = [
+        vec![2, 0, 4, 1],
+        vec![3, 4, 1],
+        vec![0, 1, 2, 3, 6],
+        vec![5, 1, 0],
+        vec![2, 1, 3, 0],
+        vec![1, 8, 0, 5],
+    ];
+    let list = |(at, marks): (usize, &Vec<usize>)| {
+        let said = |marks: &usize| Reply::new(format!("Well{} said", "!".repeat(*marks)));
+        Group {
+            record: PromptRecord::new(format!("l{at}"), "Say it."),
+            responses: marks.iter().map(said).collect(),
+        }
+    };
+    let quality = |marks: &Vec<usize>| marks.iter().map(|n| 0.4 * *n as f64).collect();
+    (marks.iter().enumerate().map(list).collect(), marks.iter().map(quality).collect())
+}
+
+/// softmax(quality), with `bias` nats more for one of them.
+fn softmax(quality: &[f64], first: usize, bias: f64) -> Vec<f64> {
+    let odds: Vec<f64> = quality
+        .iter()
+        .enumerate()
+        .map(|(at, quality)| (quality + if at == first { bias } else { 0. }).exp())
+        .collect();
+    let sum: f64 = odds.iter().sum();
+    odds.iter().map(|odds| odds / sum).collect()
+}
+
+fn best(shares: &[f64]) -> usize {
+    (0..shares.len()).max_by(|a, b| shares[*a].total_cmp(&shares[*b])).unwrap()
+}
+
+#[test]
+fn one_rotation_of_a_list_is_wrong_as_the_planted_bias_predicts_and_all_are_right() {
+    let (lists, quality) = lists();
+    let all = list_labeller(1.);
+    let found = opinions(&all, &lists);
+    assert_eq!(found.len(), lists.iter().map(|list| list.responses.len()).sum::<usize>());
+    let one = list_labeller(1.).rotated(Some(1));
+    let found_one = opinions(&one, &lists);
+    assert_eq!(found_one.len(), lists.len());
+    let (averaged, single) = (all.list_labels(&lists, &found), one.list_labels(&lists, &found_one));
+    let mut wrong = Vec::new();
+    for (at, quality) in quality.iter().enumerate() {
+        let n = quality.len();
+        let single = &single[at].as_ref().unwrap().probabilities;
+        let averaged = averaged[at].as_ref().unwrap();
+        let expected = softmax(quality, 0, 1.);
+        let mut mean = vec![0.; n];
+        for first in 0..n {
+            let rotated = softmax(quality, first, 1.);
+            mean.iter_mut().zip(rotated).for_each(|(sum, p)| *sum += p / n as f64);
+        }
+        for place in 0..n {
+            assert!((single[place] - expected[place]).abs() < 1e-5, "{at}: {single:?}");
+            let p = averaged.probabilities[place];
+            assert!((p - mean[place]).abs() < 1e-5, "{at}: {averaged:?}");
+        }
+        if best(single) != best(quality) {
+            wrong.push(at);
+        }
+        assert_eq!(best(&averaged.probabilities), best(quality), "{at}");
+        let label = all.pair_of_list(averaged, [1, 2]);
+        assert!((label.first - mean[1] / (mean[1] + mean[2])).abs() < 1e-5, "{label:?}");
+    }
+    // The best is not the first, and better than it by less than a nat: 4 to 2, 4 to 3, and 3 to 2 marks.
+    assert_eq!(wrong, [0, 1, 4]);
+
+    // The nat that was planted, over the lists of four, which are most.
+    let places = all.place_shares(&lists, 0, &found).unwrap();
+    assert_eq!((places.responses, places.lists), (4, 3));
+    assert!((places.first_nats.unwrap() - 1.).abs() < 1e-4, "{places:?}");
+    assert!(one.place_shares(&lists, 0, &found_one).is_none());
+    let fair = list_labeller(0.);
+    let found = opinions(&fair, &lists);
+    let places = fair.place_shares(&lists, 0, &found).unwrap();
+    assert!(places.first_nats.unwrap().abs() < 1e-4, "{places:?}");
+    assert!(places.shares.iter().all(|share| (share - 0.25).abs() < 1e-5), "{places:?}");
+}
+
+#[test]
+fn a_part_of_the_rotations_is_spread_over_them_and_known_ones_are_not_asked_again() {
+    let (lists, quality) = lists();
+    let two = list_labeller(1.).rotated(Some(2));
+    let found = opinions(&two, &lists);
+    assert_eq!(found.len(), 2 * lists.len());
+    // Rotations 0 and 2 of four.
+    let labels = two.list_labels(&lists, &found);
+    let (one, other) = (softmax(&quality[0], 0, 1.), softmax(&quality[0], 2, 1.));
+    for (p, (one, other)) in
+        labels[0].as_ref().unwrap().probabilities.iter().zip(one.iter().zip(&other))
+    {
+        assert!((p - f64::midpoint(*one, *other)).abs() < 1e-5, "{labels:?}");
+    }
+    // With more rotations, those of two are known by their numbers.
+    let all = list_labeller(1.);
+    let mut told = Vec::new();
+    all.ask(&lists, &found, &mut |number, opinion| {
+        assert!(opinion.value.is_some() && !found.contains_key(&number));
+        told.push(number);
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(told.len() + found.len(), 23);
+    // A break ends the work.
+    let mut ended = 0;
+    all.ask(&lists, &BTreeMap::new(), &mut |_, _| {
+        ended += 1;
+        ControlFlow::Break(())
+    })
+    .unwrap();
+    assert_eq!(ended, 1);
+    // A rotation without a verdict leaves its list alone without a label.
+    let mut found = opinions(&all, &lists);
+    let missing = Opinion {
+        value: None,
+        others: Vec::new(),
+        reason: "it declined".to_owned(),
+        ..found[&5].clone()
+    };
+    found.insert(5, missing);
+    let labels = all.list_labels(&lists, &found);
+    assert_eq!(labels[1].as_ref().unwrap_err(), "helpful: it declined");
+    assert_eq!(labels.iter().filter(|label| label.is_ok()).count(), 5);
+}
+
+#[test]
+fn lists_by_rewards_are_labelled_as_pairs_are() {
+    let brief = scored("brief", 3., "{ kind = 'length', longest = 1, per = 1.0 }");
+    let polite = scored("polite", 1., "{ kind = 'forbidden-words', words = ['darn'] }");
+    let responses = ["Darn.", "Yes it is.", "So it is, and will be."].map(Reply::from).to_vec();
+    let group = Group { record: PromptRecord::new("g", "?"), responses };
+    let lists = [group];
+    for combine in [FacetCombination::Mean, FacetCombination::Vote] {
+        let clamp = Some((0.1, 0.7));
+        let pairs =
+            LabelSettings { clamp, ..settings(vec![brief.clone(), polite.clone()], combine) };
+        let of_lists = LabelSettings { questions: Questions::Lists, ..pairs.clone() };
+        let made = GroupPairs::of(&lists, Pairing::All);
+        let by_pairs = Labeller::new(&pairs, &Surroundings::default()).unwrap();
+        let by_lists = Labeller::new(&of_lists, &Surroundings::default()).unwrap();
+        let (of_pairs, found) = (opinions(&by_pairs, &made.pairs), opinions(&by_lists, &lists));
+        assert_eq!(found.len(), 6);
+        let list = by_lists.list_labels(&lists, &found).remove(0).unwrap();
+        assert!((list.probabilities.iter().sum::<f64>() - 1.).abs() < 1e-9, "{list:?}");
+        for pair in 0..made.pairs.len() {
+            let expected = by_pairs.label(pair, &of_pairs).unwrap();
+            let label = by_lists.pair_of_list(&list, made.place(pair).unwrap().1);
+            assert!((label.first - expected.first).abs() < 1e-6, "{label:?} {expected:?}");
+        }
+        if combine == FacetCombination::Mean {
+            // Scores 0, −2, −5 by three quarters, −1, 0, 0 by one.
+            let (brief, polite) = (softmax(&[0., -2., -5.], 0, 0.), softmax(&[-1., 0., 0.], 0, 0.));
+            let expected = (3. * brief[1] + polite[1]) / 4.;
+            assert!((list.probabilities[1] - expected).abs() < 1e-6, "{list:?}");
+        } else {
+            // The second and third share a vote.
+            assert_eq!(list.probabilities, [0.75, 0.125, 0.125]);
+        }
+    }
+}
+
+#[test]
+fn lists_that_cannot_be_asked_about_are_refused_by_name() {
+    let (lists, _) = lists();
+    let few = ["A", "B", "C", "D"].map(str::to_owned).to_vec();
+    let rubric = ListRubric::new("The best.").labelled(few).unwrap();
+    let labeller = Labeller::of_list_judge(judge(&LETTERS, 1., 0.), "mine", rubric);
+    let said = labeller.check_lists(&lists).unwrap_err().to_string();
+    assert!(
+        said.contains("`judge.labels` is 4 labels, and") && said.contains("5 responses"),
+        "{said}"
+    );
+    let single = Group { record: PromptRecord::new("s", "?"), responses: vec![Reply::new("One.")] };
+    let said = labeller.check_lists(&[single]).unwrap_err().to_string();
+    assert!(said.contains("1 responses to") && said.contains("two or more for a list"), "{said}");
+    // A label that the tokenizer cannot write: it reads an unknown word.
+    let syllables = ["\u{1403}", "B", "C", "D", "E"].map(str::to_owned).to_vec();
+    let rubric = ListRubric::new("The best.").labelled(syllables).unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rlaif-text/tests/fixtures/bert");
+    let words = HfTokenizer::from_folder(folder).unwrap();
+    let policy = Planted::random(&words);
+    let labeller =
+        Labeller::of_list_judge(Comparer::of_policy("words", policy, words), "mine", rubric);
+    let said = labeller.ask(&lists, &BTreeMap::new(), &mut |_, _| ControlFlow::Continue(()));
+    let said = chain(&said.unwrap_err());
+    assert!(said.contains("labels that the judge's tokenizer can write"), "{said}");
+    // Pairs for a labeller of lists.
+    let pairs: Vec<LabelPair> = pairs().into_iter().map(|(pair, _)| pair).collect();
+    let said = list_labeller(0.)
+        .ask(&pairs, &BTreeMap::new(), &mut |_, _| ControlFlow::Continue(()))
+        .unwrap_err()
+        .to_string();
+    assert!(said.contains("`questions` is `lists` for pairs"), "{said}");
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        said.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    said
 }

@@ -13,7 +13,7 @@ use rlaif_data::{Import, ImportColumns, Reader};
 use rlaif_eval::{ExamOptions, ExamReport, ExamVerdict, grade};
 use rlaif_label::{
     FacetCombination, FacetConfig, Group, GroupPairs, Label, LabelPair, LabelSettings, Labeller,
-    Lesson, Opinion, Orders, Pairing,
+    Lesson, ListLabel, Opinion, Orders, Pairing, PlaceShares, Questions, Subject,
 };
 use rlaif_rewards::{RewardInput, judge::ComparerConfig};
 use schemars::JsonSchema;
@@ -54,9 +54,15 @@ pub struct LabelFile {
     /// The way from facets to a label.
     #[serde(default)]
     pub combine: FacetCombination,
-    /// The orders in which responses are shown.
+    /// The responses that a judge is shown at once: two, or all of a prompt.
+    #[serde(default, skip_serializing_if = "Questions::are_pairs")]
+    pub questions: Questions,
+    /// The orders in which the responses of a pair are shown.
     #[serde(default)]
     pub orders: Orders,
+    /// The number of rotations in which a list is shown; all by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotations: Option<usize>,
     /// The least and the greatest probability of a label, such as `[0.4, 0.6]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clamp: Option<(f64, f64)>,
@@ -104,6 +110,9 @@ impl Lessons {
 /// The end of the name of the file of lessons, in place of `jsonl`.
 const LESSONS: &str = "lessons.jsonl";
 
+/// The end of the name of the file of lists, in place of `jsonl`.
+const LISTS: &str = "lists.jsonl";
+
 /// The pairs to be labelled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -129,13 +138,16 @@ pub struct LabelData {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct LabelSummary {
-    /// Pairs that were asked about.
+    /// Pairs that were asked about, or that lists make.
     pub pairs: usize,
+    /// Lists that were asked about, where `questions` are lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lists: Option<usize>,
     /// Pairs in the file of labels.
     pub labelled: usize,
     /// Pairs of which neither response is better.
     pub ties: usize,
-    /// Pairs without a label; `OUT.missing` has their reasons.
+    /// Pairs without a label, or lists without one; `OUT.missing` has their reasons.
     pub missing: usize,
     /// The reason of the first of them.
     pub first_missing: Option<String>,
@@ -152,6 +164,10 @@ pub struct LabelSummary {
     /// For each facet that a judge of pairs compares, its habits; where the file has preferences, its
     /// agreement with them.
     pub facets: BTreeMap<String, ExamReport>,
+    /// For each facet that a judge of lists was asked about in all rotations, the probabilities that it gave to
+    /// places.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub places: BTreeMap<String, PlaceShares>,
     /// Requests, tokens and cost of this run.
     pub usage: Vec<(String, f64)>,
 }
@@ -176,7 +192,8 @@ struct LabelRow<'a> {
     #[serde(skip_serializing_if = "Map::is_empty")]
     principles: Map<String, Value>,
     labeller: String,
-    order: Orders,
+    /// The orders of a pair, or `rotations` of a list.
+    order: &'static str,
     estimate: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     chosen_maker: Option<&'a str>,
@@ -188,6 +205,45 @@ struct LabelRow<'a> {
     cost: Option<f64>,
 }
 
+/// A row of the file of lists: that of the file of candidates, with a probability for each response.
+#[derive(Serialize)]
+struct ListRow<'a> {
+    id: &'a str,
+    prompt: TextOrMessages,
+    responses: &'a [Reply],
+    /// For each response, the probability that it is the best one.
+    probabilities: &'a [f64],
+    facets: Map<String, Value>,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    principles: Map<String, Value>,
+    labeller: String,
+    rotations: usize,
+    estimate: bool,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<f64>,
+}
+
+/// The lists of a file, in place of its pairs.
+struct Lists {
+    /// The prompts with two different responses or more.
+    lists: Vec<Group>,
+    /// For each pair that is made of them its list.
+    of_pairs: Vec<usize>,
+    /// Prompts with one response.
+    single: Vec<String>,
+}
+
+/// What the answers say about the pairs.
+struct Told {
+    labels: Vec<Result<Label, String>>,
+    /// Ids of what has no label, with the reasons.
+    missing: Vec<(String, String)>,
+    facets: BTreeMap<String, ExamReport>,
+    places: BTreeMap<String, PlaceShares>,
+}
+
 /// The pairs of a file.
 struct Pairs {
     pairs: Vec<LabelPair>,
@@ -196,14 +252,89 @@ struct Pairs {
     /// For preference pairs, true where the first response is the preferred one.
     preferred: Option<Vec<bool>>,
     groups: Option<GroupPairs>,
+    lists: Option<Lists>,
     /// Contents of messages that the text of the rows leaves out.
     unread: Unread,
 }
 
 impl LabelFile {
     fn settings(&self) -> LabelSettings {
-        let Self { seed, judge, facets, combine, orders, clamp, .. } = self.clone();
-        LabelSettings { judge, facets, combine, orders, clamp, seed }
+        let Self { seed, judge, facets, combine, questions, orders, rotations, clamp, .. } =
+            self.clone();
+        LabelSettings { judge, facets, combine, questions, orders, rotations, clamp, seed }
+    }
+
+    /// The labels of pairs that were asked about.
+    fn told_of_pairs(
+        &self,
+        labeller: &Labeller,
+        data: &Pairs,
+        opinions: &BTreeMap<usize, Opinion>,
+    ) -> Result<Told, RunError> {
+        let labels: Vec<Result<Label, String>> =
+            (0..data.pairs.len()).map(|pair| labeller.label(pair, opinions)).collect();
+        let missing = data.pairs.iter().zip(&labels).filter_map(|(pair, label)| {
+            Some((pair.record.id.clone(), label.as_ref().err()?.clone()))
+        });
+        let missing = missing.collect();
+        let facets = facet_reports(labeller, data, opinions, self.orders)?;
+        Ok(Told { labels, missing, facets, places: BTreeMap::new() })
+    }
+
+    /// The labels of the pairs of lists. The lists are written beside them.
+    fn told_of_lists(
+        &self,
+        labeller: &Labeller,
+        lists: &Lists,
+        groups: &GroupPairs,
+        opinions: &BTreeMap<usize, Opinion>,
+        out: &ResultFile<'_>,
+    ) -> Result<Told, RunError> {
+        let Lists { lists, of_pairs, single } = lists;
+        let found = labeller.list_labels(lists, opinions);
+        let rows = lists
+            .iter()
+            .zip(&found)
+            .filter_map(|(list, label)| Some(self.list_row(labeller, list, label.as_ref().ok()?)));
+        out.write_beside(LISTS, rows)?;
+        let label = |(pair, list): (usize, &usize)| {
+            let (_, places) = groups.place(pair).unwrap_or((*list, [0, 1]));
+            found[*list].as_ref().map(|of_list| labeller.pair_of_list(of_list, places))
+        };
+        let labels = of_pairs.iter().enumerate().map(label);
+        let labels = labels.map(|label| label.map_err(String::clone)).collect();
+        let single = single.iter().map(|id| (id.clone(), ONE_RESPONSE.to_owned()));
+        let missing = lists.iter().zip(&found).filter_map(|(list, label)| {
+            Some((list.record.id.clone(), label.as_ref().err()?.clone()))
+        });
+        let missing = single.chain(missing).collect();
+        let places = labeller.facets().enumerate().filter_map(|(at, (name, _))| {
+            Some((name.to_owned(), labeller.place_shares(lists, at, opinions)?))
+        });
+        Ok(Told { labels, missing, facets: BTreeMap::new(), places: places.collect() })
+    }
+
+    fn list_row<'a>(
+        &self,
+        labeller: &Labeller,
+        list: &'a Group,
+        label: &'a ListLabel,
+    ) -> ListRow<'a> {
+        let facets = label.facets.iter().map(|(name, shares)| (name.clone(), json!(shares)));
+        let n = list.responses.len();
+        ListRow {
+            id: &list.record.id,
+            prompt: as_written(&list.record),
+            responses: &list.responses,
+            probabilities: &label.probabilities,
+            facets: facets.collect(),
+            principles: principles(labeller, list),
+            labeller: labeller.names().join(", "),
+            rotations: self.rotations.map_or(n, |rotations| rotations.min(n)),
+            estimate: label.estimate,
+            reason: &label.reason,
+            cost: label.cost,
+        }
     }
 
     fn write(
@@ -213,8 +344,12 @@ impl LabelFile {
         Kept { results: opinions, cost }: &Kept<Opinion>,
         out: &ResultFile<'_>,
     ) -> Result<LabelSummary, RunError> {
-        let labels: Vec<Result<Label, String>> =
-            (0..data.pairs.len()).map(|pair| labeller.label(pair, opinions)).collect();
+        let Told { mut labels, missing, facets, places } = match (&data.lists, &data.groups) {
+            (Some(lists), Some(groups)) => {
+                self.told_of_lists(labeller, lists, groups, opinions, out)?
+            }
+            _ => self.told_of_pairs(labeller, data, opinions)?,
+        };
         let first: Vec<Option<f64>> =
             labels.iter().map(|label| Some(label.as_ref().ok()?.first)).collect();
         let kept = match &data.groups {
@@ -222,24 +357,36 @@ impl LabelFile {
             None => (0..labels.len()).filter(|&pair| first[pair].is_some()).collect(),
         };
         let ties = kept.iter().filter(|&&pair| first[pair] == Some(0.5)).count();
-        let facets = facet_reports(labeller, data, opinions, self.orders)?;
         let rows: Vec<usize> = kept
             .into_iter()
             .filter(|&pair| self.ties == Ties::Keep || first[pair] != Some(0.5))
             .collect();
-        let missing: Vec<(&str, &String)> = data
-            .pairs
-            .iter()
-            .zip(&labels)
-            .filter_map(|(pair, label)| Some((pair.record.id.as_str(), label.as_ref().err()?)))
-            .collect();
+        if let Some(lists) = &data.lists {
+            // The cost of a list is that of its rows together.
+            let mut rows_of = vec![0usize; lists.lists.len()];
+            rows.iter().for_each(|&pair| rows_of[lists.of_pairs[pair]] += 1);
+            for &pair in &rows {
+                if let Ok(Label { cost: Some(cost), .. }) = &mut labels[pair] {
+                    *cost /= rows_of[lists.of_pairs[pair]] as f64;
+                }
+            }
+        }
         if rows.is_empty() {
-            return Err(nothing(labeller, data, &facets, missing.first().map(|(_, why)| *why)));
+            let first = missing.first().map(|(_, why)| why);
+            return Err(nothing(labeller, data, &facets, &places, first));
         }
         let labelled = rows.iter().filter_map(|&pair| {
             let label = labels[pair].as_ref().ok()?;
-            let verdicts = verdicts(labeller, pair, opinions, label.first >= 0.5);
-            Some(self.row(labeller, &data.pairs[pair], &data.texts[pair], label, verdicts))
+            let verdicts = match &data.lists {
+                Some(_) => Map::new(),
+                None => verdicts(labeller, pair, opinions, label.first >= 0.5),
+            };
+            let principles = match &data.lists {
+                Some(lists) => principles(labeller, &lists.lists[lists.of_pairs[pair]]),
+                None => principles(labeller, &data.pairs[pair]),
+            };
+            let told = (label, verdicts, principles);
+            Some(self.row(labeller, &data.pairs[pair], &data.texts[pair], told))
         });
         let reasons: Vec<Value> =
             missing.iter().map(|(id, reason)| json!({"id": id, "reason": reason})).collect();
@@ -254,15 +401,17 @@ impl LabelFile {
         out.write(labelled, &reasons)?;
         Ok(LabelSummary {
             pairs: data.pairs.len(),
+            lists: data.lists.as_ref().map(|lists| lists.lists.len() + lists.single.len()),
             labelled: rows.len(),
             ties,
             missing: missing.len(),
-            first_missing: missing.first().map(|(_, reason)| (*reason).clone()),
+            first_missing: missing.first().map(|(_, reason)| reason.clone()),
             estimate: opinions.values().any(|opinion| opinion.estimate),
             cost: *cost,
             lessons,
             has_preferences: data.preferred.is_some(),
             facets,
+            places,
             usage: labeller.metrics(),
         })
     }
@@ -272,15 +421,17 @@ impl LabelFile {
         labeller: &Labeller,
         pair: &'a LabelPair,
         (prompt, responses): &'a (TextOrMessages, [TextOrMessages; 2]),
-        label: &'a Label,
-        verdicts: Map<String, Value>,
+        (label, verdicts, principles): (&'a Label, Map<String, Value>, Map<String, Value>),
     ) -> LabelRow<'a> {
         let chosen = usize::from(label.first < 0.5);
         let of_chosen = |first: f64| if chosen == 0 { first } else { 1. - first };
         let probability = of_chosen(label.first);
         let facets = label.facets.iter().map(|(name, p)| (name.clone(), of_chosen(*p).into()));
-        let principles = labeller.principles(pair);
-        let principles = principles.map(|(facet, name)| (facet.to_owned(), Value::from(name)));
+        let order = match (self.questions, self.orders) {
+            (Questions::Lists, _) => "rotations",
+            (Questions::Pairs, Orders::Both) => "both",
+            (Questions::Pairs, Orders::One) => "one",
+        };
         LabelRow {
             id: &pair.record.id,
             prompt,
@@ -290,9 +441,9 @@ impl LabelFile {
             margin: 2. * probability - 1.,
             facets: facets.collect(),
             verdicts,
-            principles: principles.collect(),
+            principles,
             labeller: labeller.names().join(", "),
-            order: self.orders,
+            order,
             estimate: label.estimate,
             chosen_maker: pair.responses[chosen].maker.as_deref(),
             rejected_maker: pair.responses[1 - chosen].maker.as_deref(),
@@ -300,6 +451,15 @@ impl LabelFile {
             cost: label.cost,
         }
     }
+}
+
+/// The reason for a prompt without a list.
+const ONE_RESPONSE: &str = "it has one response, and a list has two or more different ones";
+
+/// For facets with a constitution, the principle that was drawn.
+fn principles(labeller: &Labeller, item: &impl Subject) -> Map<String, Value> {
+    let drawn = labeller.principles(item);
+    drawn.map(|(facet, name)| (facet.to_owned(), Value::from(name))).collect()
 }
 
 /// The verdicts of both orders, by facet. The chosen response is the pair's first one, or its second.
@@ -328,9 +488,21 @@ fn nothing(
     labeller: &Labeller,
     data: &Pairs,
     facets: &BTreeMap<String, ExamReport>,
+    places: &BTreeMap<String, PlaceShares>,
     first: Option<&String>,
 ) -> RunError {
     let names = labeller.names().join(", ");
+    let one_place = places.iter().find_map(|(facet, of_judge)| {
+        let place = of_judge.shares.iter().position(|share| *share > 0.999)?;
+        Some((facet, place + 1))
+    });
+    if let Some((facet, place)) = one_place {
+        let why = format!(
+            "`{names}` always prefers the response in place {place} of a list (facet `{facet}`); choose \
+             another judge, or let it explain first (`judge.answer = \"explained\"`)"
+        );
+        return RunError::NoLabels { pairs: data.pairs.len(), why };
+    }
     let one_position = facets.iter().find(|(_, report)| report.habits.always_one_position);
     let why = match (one_position, first) {
         (Some((facet, report)), _) => {
@@ -402,23 +574,25 @@ pub(crate) fn verdict(
     }
 }
 
-/// The answers to all questions about pairs, each kept in the file `path` as soon as it is there. The same
+/// The answers to all questions about pairs or lists, each kept in the file `path` as soon as it is there. The same
 /// call asks again for the questions without an answer alone.
 ///
 /// # Errors
 /// Those of [`Journal::kept`], and [`RunError::Label`].
-pub(crate) fn opinions_kept(
+pub(crate) fn opinions_kept<T: Subject>(
     section: &'static str,
     settings: &impl Serialize,
     labeller: &Labeller,
-    pairs: &[LabelPair],
+    items: &[T],
     path: Option<&Path>,
 ) -> Result<Kept<Opinion>, RunError> {
-    let rows = labeller.questions(pairs.len()).map(|(number, _)| number + 1).max().unwrap_or(0);
-    let texts = pairs.iter().flat_map(|LabelPair { record, responses: [one, other] }| {
-        let mut texts = texts_of(record, &[one, other]);
-        // Without reference and columns, the hash is that of earlier versions.
-        if record.reference.is_none() && record.metadata.is_empty() {
+    let rows = labeller.questions(items).last().map_or(0, |(number, _)| number + 1);
+    let texts = items.iter().flat_map(|item| {
+        let replies: Vec<&Reply> = item.responses().iter().collect();
+        let mut texts = texts_of(item.record(), &replies);
+        // Without reference and columns, the hash of pairs is that of earlier versions.
+        let record = item.record();
+        if T::FORM == Questions::Pairs && record.reference.is_none() && record.metadata.is_empty() {
             texts.drain(3..5);
         }
         texts
@@ -426,7 +600,7 @@ pub(crate) fn opinions_kept(
     let texts: Vec<String> = texts.collect();
     let header = Header::new(section, settings, rows, texts.iter().map(String::as_str))?;
     let is_kept = |row: &Map<String, Value>| row.get("value").is_some_and(Value::is_number);
-    Journal::kept(path, &header, is_kept, |known, tell| labeller.ask(pairs, known, tell))
+    Journal::kept(path, &header, is_kept, |known, tell| labeller.ask(items, known, tell))
 }
 
 /// The place of the better response of a pair, which says nothing about it.
@@ -463,7 +637,7 @@ impl Work for LabelFile {
         let settings = settings.resolved()?;
         let device = self.placement.device()?;
         self.placement.check_models(device, [], settings.local_models())?;
-        let data = self.data.pairs(self.seed, settings.columns())?;
+        let data = self.data.pairs(self.seed, settings.columns(), self.questions)?;
         if self.lessons != Lessons::None && data.preferred.is_none() {
             let found = format!("given, and {} has no known preferences", self.data.file);
             let expected = "preference pairs, or `data.better_maker`";
@@ -475,7 +649,14 @@ impl Work for LabelFile {
         let journal = out.journal();
         let labeller =
             surroundings(base, device, Some(&journal), |around| Labeller::new(&settings, around))?;
-        let opinions = opinions_kept("label", &settings, &labeller, &data.pairs, Some(&journal))?;
+        let journal = Some(journal.as_path());
+        let opinions = match &data.lists {
+            Some(Lists { lists, .. }) => {
+                labeller.check_lists(lists)?;
+                opinions_kept("label", &settings, &labeller, lists, journal)?
+            }
+            None => opinions_kept("label", &settings, &labeller, &data.pairs, journal)?,
+        };
         self.write(&labeller, &data, &opinions, &out)
     }
 }
@@ -499,6 +680,7 @@ impl LabelData {
             texts: Vec::new(),
             preferred: None,
             groups: None,
+            lists: None,
             unread: read.unread,
         };
         let mut preferred = Vec::new();
@@ -530,14 +712,44 @@ impl LabelData {
         Ok(data)
     }
 
-    fn pairs(&self, seed: Seed, mut columns: Vec<String>) -> Result<Pairs, RunError> {
+    /// The prompts as lists, and as the pairs that they make.
+    fn lists(&self, groups: &[Group]) -> (Lists, GroupPairs) {
+        let (lists, single): (Vec<Group>, Vec<Group>) =
+            groups.iter().map(Group::distinct).partition(|group| group.responses.len() > 1);
+        let made = GroupPairs::of(&lists, self.pairing);
+        let of_pairs = (0..made.pairs.len()).filter_map(|pair| made.place(pair));
+        let of_pairs = of_pairs.map(|(list, _)| list).collect();
+        let single = single.into_iter().map(|group| group.record.id).collect();
+        (Lists { lists, of_pairs, single }, made)
+    }
+
+    fn pairs(
+        &self,
+        seed: Seed,
+        mut columns: Vec<String>,
+        questions: Questions,
+    ) -> Result<Pairs, RunError> {
+        let pairs_only = |found: String| {
+            let expected =
+                "`pairs`, or rows of `prompt` and `responses` without `data.better_maker`";
+            BadSetting::new("questions", found, expected)
+        };
         let most = self.take.unwrap_or(usize::MAX);
         if let Some(read) = groups(&self.file, self.reference_column.as_deref(), &columns, most)? {
             if let Some(maker) = &self.better_maker {
+                if questions == Questions::Lists {
+                    return Err(pairs_only(format!("`lists` beside `{maker}`")).into());
+                }
                 return self.pairs_with(maker, read, seed);
             }
             let Groups { groups, unread } = read;
-            let made = GroupPairs::of(&groups, self.pairing);
+            let (lists, made) = match questions {
+                Questions::Pairs => (None, GroupPairs::of(&groups, self.pairing)),
+                Questions::Lists => {
+                    let (lists, made) = self.lists(&groups);
+                    (Some(lists), made)
+                }
+            };
             let texts = made.pairs.iter().map(|LabelPair { record, responses }| {
                 (as_written(record), responses.clone().map(TextOrMessages::from))
             });
@@ -547,7 +759,12 @@ impl LabelData {
                 return Err(BadSetting::new("data.file", found, "pairs to label").into());
             }
             let pairs = made.pairs.clone();
-            return Ok(Pairs { pairs, texts, preferred: None, groups: Some(made), unread });
+            let groups = Some(made);
+            return Ok(Pairs { pairs, texts, preferred: None, groups, lists, unread });
+        }
+        if questions == Questions::Lists {
+            let found = format!("`lists` for the preference pairs of {}", self.file);
+            return Err(pairs_only(found).into());
         }
         if let Some(maker) = &self.better_maker {
             let found = format!("`{maker}` for the preference pairs of {}", self.file);
@@ -569,6 +786,7 @@ impl LabelData {
             texts: Vec::new(),
             preferred: Some(Vec::new()),
             groups: None,
+            lists: None,
             unread: Unread::default(),
         };
         for row in rows.into_iter().take(most) {

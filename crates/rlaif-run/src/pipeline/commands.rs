@@ -8,6 +8,7 @@ use std::{
 use rlaif_core::BadSetting;
 use rlaif_data::builtin::{self, Part};
 use rlaif_eval::read_curves;
+use rlaif_label::{Orders, Questions};
 use rlaif_lm::Activations;
 use rlaif_models::MemoryPlan;
 use rlaif_rewards::judge::{BudgetConfig, ComparerConfig, PriceConfig};
@@ -59,7 +60,11 @@ pub(crate) const COMMANDS: [StageCommand; 14] = [
     rows::<RedTeamFile>(),
     rows::<CandidatesFile>(),
     StageCommand {
-        outputs: &[("rows", ROWS), ("lessons", "rows.lessons.jsonl")],
+        outputs: &[
+            ("rows", ROWS),
+            ("lessons", "rows.lessons.jsonl"),
+            ("lists", "rows.lists.jsonl"),
+        ],
         ..rows::<LabelFile>()
     },
     rows::<ReviseFile>(),
@@ -371,15 +376,17 @@ impl Writes for LabelFile {
         let rows = rows.map(|rows| rows.min(self.data.take.unwrap_or(usize::MAX)));
         let about = rows.map_or_else(String::new, |rows| format!("{rows} prompts or pairs"));
         let mut size = StageSize { about, rows, ..StageSize::default() };
-        let orders = match self.orders {
-            rlaif_label::Orders::Both => 2,
-            rlaif_label::Orders::One => 1,
+        let orders = match (self.questions, self.orders) {
+            // The number of responses to each prompt is not known before they are written.
+            (Questions::Lists, _) => self.rotations,
+            (Questions::Pairs, Orders::Both) => Some(2),
+            (Questions::Pairs, Orders::One) => Some(1),
         };
         for facet in self.facets.iter().filter(|facet| facet.reward.is_none()) {
             let Some(judge) = facet.judge.as_deref().or(self.judge.as_ref()) else { continue };
             let output = answer_tokens(judge);
             let samples = judge.samples.unwrap_or(1) as usize;
-            let questions = rows.map(|rows| rows * orders * samples);
+            let questions = rows.zip(orders).map(|(rows, orders)| rows * orders * samples);
             let tokens = [PAIR_TOKENS, output as usize];
             let [own, budget] = cost(judge.price, judge.budget, questions, tokens);
             size.cost = plus(size.cost, own);

@@ -123,6 +123,10 @@ fn part(stage: &PlannedStage, record: &StageRecord) -> OverviewPart {
                     vec![name.clone(), bias, grade]
                 })
                 .collect();
+            let places = summary["places"].as_object().into_iter().flatten();
+            part.rows.extend(places.map(|(name, places)| {
+                vec![name.clone(), cell(&places["first_nats"]), String::new()]
+            }));
         }
         "exam" => {
             let interval: Vec<String> =

@@ -9,7 +9,14 @@ use super::{error::CliError, print::print};
 
 pub(crate) fn tell(summary: &LabelSummary, out: Option<&Path>) -> Result<(), CliError> {
     let LabelSummary { pairs, labelled, ties, missing, first_missing, estimate, .. } = summary;
-    say(format_args!("{labelled} labels of {pairs} pairs, {ties} ties, {missing} without a label"));
+    match summary.lists {
+        Some(lists) => say(format_args!(
+            "{labelled} labels of {pairs} pairs, {ties} ties; {missing} of {lists} lists without a label"
+        )),
+        None => say(format_args!(
+            "{labelled} labels of {pairs} pairs, {ties} ties, {missing} without a label"
+        )),
+    }
     if let Some(reason) = first_missing {
         say(format_args!("the first without a label: {reason}"));
     }
@@ -55,6 +62,19 @@ pub(crate) fn tell(summary: &LabelSummary, out: Option<&Path>) -> Result<(), Cli
                 "{facet}: every verdict of the judge is for one and the same position: they say nothing"
             ));
         }
+    }
+    for (facet, of_judge) in &summary.places {
+        let shares: Vec<String> =
+            of_judge.shares.iter().map(|share| format!("{:.1} %", 100. * share)).collect();
+        let nats = of_judge.first_nats.map_or_else(String::new, |nats| {
+            format!(", position bias of the first {nats:+.3} nats")
+        });
+        say(format_args!(
+            "{facet}: by place in {} lists of {}: {}{nats}",
+            of_judge.lists,
+            of_judge.responses,
+            shares.join(", ")
+        ));
     }
     if let Some(cost) = summary.cost {
         say(format_args!("cost of all answers {cost:.6}"));
