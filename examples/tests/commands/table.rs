@@ -160,6 +160,13 @@ pub(crate) const TABLE: &[(&str, How)] = &[
             "pairs_are_labelled_in_both_orders_with_ties_and_missing_ones_told_apart",
         ),
     ),
+    (
+        "rlaif label --config lists.toml --out labels.jsonl",
+        Test(
+            "crates/rlaif/tests/suite/lists.rs",
+            "lists_are_labelled_with_ties_and_missing_ones_told_apart",
+        ),
+    ),
     ("cargo test -p rlaif-models --test goldens -- --nocapture", Suite),
     ("cargo test -p rlaif-models --test memory", Suite),
     (

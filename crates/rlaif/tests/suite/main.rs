@@ -14,6 +14,7 @@ mod generate;
 mod gguf;
 mod judge;
 mod label;
+mod lists;
 mod memory;
 mod pipeline;
 mod ppo;
