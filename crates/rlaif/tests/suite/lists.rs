@@ -114,7 +114,8 @@ fn lists_are_labelled_with_ties_and_missing_ones_told_apart() {
     let missing = rows(&folder.join("labels.jsonl.missing"));
     assert_eq!((&missing[0]["id"], &missing[1]["id"]), (&json!("p1"), &json!("p2")));
     assert!(missing[0]["reason"].as_str().unwrap().contains("it has one response"), "{missing:?}");
-    let why = "brief: the judge's answer should be one of `A` and `B`, but is: They are all fine.";
+    let why =
+        "brief: the judge's answer should be one of `A` and `B`, but is: \"They are all fine.\"";
     assert_eq!(missing[1]["reason"], why);
 
     // Only what is missing is asked again: two rotations.
