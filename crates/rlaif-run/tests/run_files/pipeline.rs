@@ -46,7 +46,7 @@ fn stages_that_cannot_be_are_refused_by_name() {
         ),
         (
             format!("[stages.a]\n{}[stages.b]\n{}", label(&rows), sft("m", "@a.model")),
-            "`stages.b.data.train`: `@a.model`: a stage of `label` has no such output (known: `@a.rows`, `@a.lessons`)",
+            "`stages.b.data.train`: `@a.model`: a stage of `label` has no such output (known: `@a.rows`, `@a.lessons`, `@a.lists`)",
         ),
         (
             "[stages.a]\ncommand = 'train'".to_owned(),
