@@ -4,7 +4,8 @@ use rlaif_core::{PromptRecord, Reply};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::labeller::LabelPair;
+use crate::labeller::{LabelPair, Subject};
+use crate::settings::Questions;
 
 /// A prompt with several responses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,20 @@ impl Group {
             }
         }
         Self { record: self.record.clone(), responses }
+    }
+}
+
+/// A list of responses, two or more and no more than the judges have labels
+/// ([`Labeller::check_lists`](crate::Labeller::check_lists)).
+impl Subject for Group {
+    const FORM: Questions = Questions::Lists;
+
+    fn record(&self) -> &PromptRecord {
+        &self.record
+    }
+
+    fn responses(&self) -> &[Reply] {
+        &self.responses
     }
 }
 

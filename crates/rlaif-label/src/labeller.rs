@@ -6,14 +6,15 @@ use std::ops::ControlFlow;
 use rlaif_core::{
     BadSetting, Exchange, Interrupted, PromptRecord, Reply, RewardModel, Seed, ShownPair,
 };
-use rlaif_rewards::judge::{Comparer, ComparerConfig, ListVerdict, PairVerdict, Unanswered};
+use rlaif_rewards::judge::{
+    Comparer, ComparerConfig, Judgement, ListVerdict, PairVerdict, Unanswered,
+};
 use rlaif_rewards::rubric::{ListRubric, PairAnswer, PairRubric, Question};
 use rlaif_rewards::{ProviderError, Surroundings};
 use serde::{Deserialize, Serialize};
 
 use crate::constitution::{Principle, draw};
 use crate::error::LabelError;
-use crate::group::Group;
 use crate::settings::{FacetCombination, FacetConfig, LabelSettings, Orders, Questions};
 
 /// Questions that are asked in one call: a reward that tells nothing before its end tells so many at
@@ -69,20 +70,6 @@ impl Subject for LabelPair {
     }
 }
 
-/// A list of responses, two or more and no more than the judges have labels
-/// ([`Labeller::check_lists`]).
-impl Subject for Group {
-    const FORM: Questions = Questions::Lists;
-
-    fn record(&self) -> &PromptRecord {
-        &self.record
-    }
-
-    fn responses(&self) -> &[Reply] {
-        &self.responses
-    }
-}
-
 /// The answer to a question about a pair or a list, or why there is none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Opinion {
@@ -101,6 +88,9 @@ pub struct Opinion {
     /// The judge's explanation; without a verdict, why there is none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// The answers whose mean this is, where a judge of pairs is asked several times.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub judgements: Vec<Judgement>,
     /// The cost, where prices are configured; that of answers without a verdict as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<f64>,
@@ -109,9 +99,9 @@ pub struct Opinion {
 impl Opinion {
     fn of(verdict: Result<PairVerdict, Unanswered>) -> Self {
         match verdict {
-            Ok(PairVerdict { first, coverage, is_estimate, reason, cost }) => {
+            Ok(PairVerdict { first, coverage, is_estimate, reason, judgements, cost }) => {
                 let (value, others) = (Some(first), Vec::new());
-                Self { value, others, coverage, estimate: is_estimate, reason, cost }
+                Self { value, others, coverage, estimate: is_estimate, reason, judgements, cost }
             }
             Err(Unanswered { reason, cost }) => Self { cost, ..Self::missing(reason) },
         }
@@ -121,15 +111,16 @@ impl Opinion {
         match verdict {
             Ok(verdict) => {
                 let others = verdict.shares.get(1..).unwrap_or_default().to_vec();
-                Self { others, ..Self::of(Ok(verdict.into())) }
+                Self { others, judgements: Vec::new(), ..Self::of(Ok(verdict.into())) }
             }
             Err(unanswered) => Self::of(Err(unanswered)),
         }
     }
 
     fn missing(reason: String) -> Self {
-        let (value, others) = (None, Vec::new());
-        Self { value, others, coverage: None, estimate: false, reason, cost: None }
+        let (others, judgements) = (Vec::new(), Vec::new());
+        let (value, coverage, estimate, cost) = (None, None, false, None);
+        Self { value, others, coverage, estimate, reason, judgements, cost }
     }
 }
 
@@ -157,6 +148,15 @@ pub struct Lesson {
     pub question: Question,
     /// The answer, as a continuation of the question.
     pub answer: String,
+}
+
+/// The lessons from answers about pairs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LessonSet {
+    /// The lessons.
+    pub lessons: Vec<Lesson>,
+    /// The pairs without a right judgement, by their places, and why.
+    pub without: Vec<(usize, String)>,
 }
 
 /// A question: which facet of which pair or list, and in which turn.
@@ -473,31 +473,14 @@ impl Labeller {
         self.turns(facet, responses, form).into_iter().map(answer).collect()
     }
 
-    /// Checks that judges have a label for each response of these lists, and lists two responses or more.
-    ///
-    /// # Errors
-    /// [`LabelError::Setting`].
-    pub fn check_lists(&self, lists: &[Group]) -> Result<(), LabelError> {
-        for Group { record, responses } in lists {
-            let n = responses.len();
-            for facet in &self.facets {
-                let By::Judge { rubrics: Rubrics::Lists(rubrics), .. } = &facet.by else {
-                    continue;
-                };
-                let labels = rubrics.iter().map(|rubric| rubric.labels().len()).min();
-                if let Some(labels) = labels.filter(|labels| *labels < n) {
-                    let found =
-                        format!("{labels} labels, and {} has {n} responses", record.place());
-                    let expected = "a label for each response of a prompt";
-                    return Err(BadSetting::new("judge.labels", found, expected).into());
-                }
+    /// The number of labels of the judge of a facet of lists: the least of its comparisons.
+    pub(crate) fn labels(&self, facet: usize) -> Option<usize> {
+        match &self.facets[facet].by {
+            By::Judge { rubrics: Rubrics::Lists(rubrics), .. } => {
+                rubrics.iter().map(|rubric| rubric.labels().len()).min()
             }
-            if n < 2 {
-                let found = format!("{n} responses to {}", record.place());
-                return Err(BadSetting::new("responses", found, "two or more for a list").into());
-            }
+            By::Judge { .. } | By::Reward { .. } => None,
         }
-        Ok(())
     }
 
     /// Asks the questions about these pairs or lists that have no answer among `known`, and tells each answer
@@ -746,16 +729,19 @@ impl Labeller {
     /// ([Wang et al. 2024](https://arxiv.org/abs/2408.02666)): each is of one order of a pair.
     /// `first_is_right` has the right response of each pair.
     ///
-    /// As many of them have the right response in the first place as in the second, so that no position is
-    /// taught: the more frequent place loses some, drawn by the seed and the pair.
+    /// Of several judgements on one question, a right one is drawn by the seed. As many lessons have the right
+    /// response in the first place as in the second, so that no position is taught: the more frequent place
+    /// loses some, drawn by the seed and the pair.
     pub fn lessons(
         &self,
         pairs: &[LabelPair],
         first_is_right: &[bool],
         opinions: &BTreeMap<usize, Opinion>,
-    ) -> Vec<Lesson> {
+    ) -> LessonSet {
         // By the place of the right response: a draw, the number of the question, the lesson.
         let mut by_place: [Vec<(u64, usize, Lesson)>; 2] = [Vec::new(), Vec::new()];
+        // For each pair its right judgements and all of them, and the first reason for none.
+        let mut judged: Vec<(usize, usize, Option<&str>)> = vec![(0, 0, None); pairs.len()];
         for (number, asked) in self.questions(pairs) {
             let Facet { name, by, .. } = &self.facets[asked.facet];
             let By::Judge { rubrics: Rubrics::Pairs(rubrics), .. } = by else { continue };
@@ -763,19 +749,31 @@ impl Labeller {
                 continue;
             };
             let right_is_first = first_is_right[asked.item] == (asked.turn == 0);
-            let is_right = match opinion.value {
-                Some(p) => (p > 0.5) == right_is_first && p != 0.5,
-                None => false,
+            let single = opinion.value.map(|first| (first, opinion.reason.as_str()));
+            let all: Vec<(f64, &str)> = match opinion.judgements.as_slice() {
+                [] => single.into_iter().collect(),
+                all => all.iter().map(|one| (one.first, one.reason.as_str())).collect(),
             };
-            if !is_right {
-                continue;
+            let right: Vec<&str> = all
+                .iter()
+                .filter(|(first, _)| (*first > 0.5) == right_is_first && *first != 0.5)
+                .map(|(_, reason)| *reason)
+                .collect();
+            let (of_right, of_all, why) = &mut judged[asked.item];
+            *of_right += right.len();
+            *of_all += all.len();
+            if opinion.value.is_none() {
+                why.get_or_insert(&opinion.reason);
             }
             let rubric = &rubrics[self.drawn(asked.facet, pair)];
             let place = usize::from(!right_is_first);
             let id = format!("{}:{name}:{}", pair.record.id, rubric.labels()[place]);
+            let Some(nth) = self.seed.derive(&id, 1).get().checked_rem(right.len() as u64) else {
+                continue;
+            };
             let lesson = Lesson {
                 question: rubric.ask(&pair_of(&self.shown(pair, asked))),
-                answer: rubric.taught(right_is_first, &opinion.reason),
+                answer: rubric.taught(right_is_first, right[nth as usize]),
                 id,
             };
             let drawn = self.seed.derive(&lesson.id, 0).get();
@@ -788,7 +786,15 @@ impl Labeller {
             kept.extend(lessons.into_iter().take(of_each));
         }
         kept.sort_by_key(|(_, number, _)| *number);
-        kept.into_iter().map(|(_, _, lesson)| lesson).collect()
+        let lessons = kept.into_iter().map(|(_, _, lesson)| lesson).collect();
+        let without = judged.into_iter().enumerate().filter(|(_, (right, _, _))| *right == 0);
+        let why = |(of_right, of_all, why): (usize, usize, Option<&str>)| match (of_all, why) {
+            (0, Some(why)) => why.to_owned(),
+            (0, None) => NOT_ASKED.to_owned(),
+            (all, _) => format!("{of_right} of {all} judgements are right"),
+        };
+        let without = without.map(|(pair, counts)| (pair, why(counts))).collect();
+        LessonSet { lessons, without }
     }
 
     /// The probabilities that a judge of pairs gave the response it was shown first, or the reasons why

@@ -46,6 +46,6 @@ mod settings;
 pub use constitution::{Constitution, Principle, RevisionExample, RevisionPrompts};
 pub use error::LabelError;
 pub use group::{Group, GroupPairs, Pairing};
-pub use labeller::{Asked, Label, LabelPair, Labeller, Lesson, Opinion, Subject};
+pub use labeller::{Asked, Label, LabelPair, Labeller, Lesson, LessonSet, Opinion, Subject};
 pub use list::{ListLabel, PlaceShares};
 pub use settings::{FacetCombination, FacetConfig, LabelSettings, Orders, Questions};

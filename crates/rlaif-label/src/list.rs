@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use rlaif_core::BadSetting;
 use serde::Serialize;
 
+use crate::error::LabelError;
 use crate::group::Group;
 use crate::labeller::{Label, Labeller, Opinion, add_cost};
 use crate::settings::{FacetCombination, Questions};
@@ -39,6 +41,27 @@ pub struct PlaceShares {
 }
 
 impl Labeller {
+    /// Checks that judges have a label for each response of these lists, and lists two responses or more.
+    ///
+    /// # Errors
+    /// [`LabelError::Setting`].
+    pub fn check_lists(&self, lists: &[Group]) -> Result<(), LabelError> {
+        let labels = (0..self.facets.len()).filter_map(|facet| self.labels(facet)).min();
+        for Group { record, responses } in lists {
+            let n = responses.len();
+            if let Some(labels) = labels.filter(|labels| *labels < n) {
+                let found = format!("{labels} labels, and {} has {n} responses", record.place());
+                let expected = "a label for each response of a prompt";
+                return Err(BadSetting::new("judge.labels", found, expected).into());
+            }
+            if n < 2 {
+                let found = format!("{n} responses to {}", record.place());
+                return Err(BadSetting::new("responses", found, "two or more for a list").into());
+            }
+        }
+        Ok(())
+    }
+
     /// The labels of lists, from the answers to all questions about them, or why there is none.
     ///
     /// By a judge, the probability of a response is the mean of those in all rotations; by a reward, it is

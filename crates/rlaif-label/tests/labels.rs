@@ -10,13 +10,13 @@ use rlaif_core::{
 use rlaif_eval::{ExamOptions, ExamVerdict, grade};
 use rlaif_label::{
     Constitution, FacetCombination, FacetConfig, Group, GroupPairs, LabelPair, LabelSettings,
-    Labeller, Opinion, Orders, Pairing, Questions, RevisionPrompts, Subject,
+    Labeller, LessonSet, Opinion, Orders, Pairing, Questions, RevisionPrompts, Subject,
 };
 use rlaif_lm::{Forward, LmError, Policy, TokenBatch, VocabHead, policy_by};
 use rlaif_models::{Config, LanguageModel};
 use rlaif_rewards::Surroundings;
-use rlaif_rewards::judge::Comparer;
-use rlaif_rewards::rubric::{ListRubric, PairRubric};
+use rlaif_rewards::judge::{Comparer, Judgement};
+use rlaif_rewards::rubric::{ListRubric, PairAnswer, PairRubric};
 use rlaif_text::HfTokenizer;
 use tch::{Device, Kind, Tensor};
 
@@ -201,7 +201,8 @@ fn right_answers_become_lessons_with_both_places_equally_often() {
     let labeller = labeller(1.);
     let found = opinions(&labeller, &shown);
     let right: Vec<bool> = pairs.iter().map(|(_, quality)| *quality > 0.).collect();
-    let lessons = labeller.lessons(&shown, &right, &found);
+    let LessonSet { lessons, without } = labeller.lessons(&shown, &right, &found);
+    assert!(without.is_empty(), "{without:?}");
     // The nat for the first place makes all 32 verdicts right whose right response is shown first, and 16 of the
     // other ones.
     assert_eq!(lessons.len(), 32);
@@ -222,7 +223,63 @@ fn right_answers_become_lessons_with_both_places_equally_often() {
     // With the other responses for the right ones, a verdict is right where the bias outweighs the quality.
     let wrong: Vec<bool> = right.iter().map(|first| !first).collect();
     let fooled = labeller.lessons(&shown, &wrong, &found);
-    assert_eq!(fooled.len(), 0, "no verdict prefers the worse response in the second place");
+    assert!(fooled.lessons.is_empty(), "no verdict prefers the worse response in the second place");
+    // Eight pairs differ by less than the bias: with it in the first place, their worse response wins.
+    assert_eq!(fooled.without.len(), 16);
+    assert_eq!(fooled.without[0], (0, "0 of 2 judgements are right".to_owned()));
+}
+
+#[test]
+fn a_right_one_of_several_judgements_is_drawn_by_the_seed() {
+    let pairs = pairs();
+    let shown: Vec<LabelPair> = pairs.iter().map(|(pair, _)| pair.clone()).collect();
+    let judge = Comparer::of_policy("planted", Planted::new(&["1", "2"], 0.4, 0.), codec());
+    let rubric = PairRubric::preset("helpful").unwrap().answering(PairAnswer::Explained);
+    let labeller = Labeller::of_judge(judge, "helpful", rubric);
+    let judgement = |first: f64, reason: &str| Judgement { first, reason: reason.to_owned() };
+    let opinion = |judgements: Vec<Judgement>| Opinion {
+        value: Some(judgements.iter().map(|one| one.first).sum::<f64>() / judgements.len() as f64),
+        others: Vec::new(),
+        coverage: None,
+        estimate: true,
+        reason: judgements[0].reason.clone(),
+        judgements,
+        cost: None,
+    };
+    // The first response is right. Both orders of pair 0 have two right judgements of four, pair 1 has none, and
+    // the other ones have no verdict.
+    let mut found = BTreeMap::new();
+    for n in 0..64 {
+        let right = if n % 2 == 0 { 1. } else { 0. };
+        let all = vec![
+            judgement(1. - right, "wrong"),
+            judgement(right, "one"),
+            judgement(0.5, "undecided"),
+            judgement(right, "other"),
+        ];
+        let none = vec![judgement(1. - right, "wrong"); 4];
+        found.insert(n, opinion(if n / 2 == 1 { none } else { all }));
+    }
+    let declined = Opinion {
+        value: None,
+        judgements: Vec::new(),
+        reason: "it declined".to_owned(),
+        ..found[&0].clone()
+    };
+    found.insert(4, declined.clone());
+    found.insert(5, declined);
+    let LessonSet { lessons, without } = labeller.lessons(&shown, &[true; 32], &found);
+    assert_eq!(
+        without,
+        [(1, "0 of 8 judgements are right".to_owned()), (2, "it declined".to_owned())]
+    );
+    assert_eq!(lessons.len(), 60);
+    let of = |reason: &str| lessons.iter().filter(|lesson| lesson.answer.contains(reason)).count();
+    let (one, other) = (of(" one\n"), of(" other\n"));
+    assert_eq!(one + other, 60);
+    // 60 fair draws: within four standard deviations.
+    assert!((15..=45).contains(&one), "{one}");
+    assert_eq!(labeller.lessons(&shown, &[true; 32], &found).lessons, lessons);
 }
 
 #[test]

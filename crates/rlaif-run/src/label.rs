@@ -13,7 +13,7 @@ use rlaif_data::{Import, ImportColumns, Reader};
 use rlaif_eval::{ExamOptions, ExamReport, ExamVerdict, grade};
 use rlaif_label::{
     FacetCombination, FacetConfig, Group, GroupPairs, Label, LabelPair, LabelSettings, Labeller,
-    Lesson, ListLabel, Opinion, Orders, Pairing, PlaceShares, Questions, Subject,
+    Lesson, LessonSet, ListLabel, Opinion, Orders, Pairing, PlaceShares, Questions, Subject,
 };
 use rlaif_rewards::{RewardInput, judge::ComparerConfig};
 use schemars::JsonSchema;
@@ -159,6 +159,10 @@ pub struct LabelSummary {
     /// Lessons for a judge, in OUT with the ending `lessons.jsonl`, where the run file asks for them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lessons: Option<usize>,
+    /// Pairs without a right judgement, which have no lesson; the file of lessons with the ending `.missing` has
+    /// their reasons.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lessons_missing: Option<usize>,
     /// True where the file has preferences of its own.
     pub has_preferences: bool,
     /// For each facet that a judge of pairs compares, its habits; where the file has preferences, its
@@ -393,9 +397,14 @@ impl LabelFile {
         let lessons = match (&data.preferred, self.lessons) {
             (_, Lessons::None) | (None, _) => None,
             (Some(preferred), form) => {
-                let lessons = labeller.lessons(&data.pairs, preferred, opinions);
+                let LessonSet { lessons, without } =
+                    labeller.lessons(&data.pairs, preferred, opinions);
                 out.write_beside(LESSONS, lessons.iter().map(|lesson| form.row(lesson)))?;
-                Some(lessons.len())
+                let reasons = without.iter().map(
+                    |(pair, reason)| json!({"id": data.pairs[*pair].record.id, "reason": reason}),
+                );
+                out.write_missing_beside(LESSONS, &reasons.collect::<Vec<_>>())?;
+                Some((lessons.len(), without.len()))
             }
         };
         out.write(labelled, &reasons)?;
@@ -408,7 +417,8 @@ impl LabelFile {
             first_missing: missing.first().map(|(_, reason)| reason.clone()),
             estimate: opinions.values().any(|opinion| opinion.estimate),
             cost: *cost,
-            lessons,
+            lessons: lessons.map(|(lessons, _)| lessons),
+            lessons_missing: lessons.map(|(_, without)| without),
             has_preferences: data.preferred.is_some(),
             facets,
             places,

@@ -47,11 +47,7 @@ impl<'a> ResultFile<'a> {
         missing: &[Value],
     ) -> Result<(), RunError> {
         // Before the rows: a file of rows tells that the command has ended.
-        let path = rlaif_files::sibling(self.out, MISSING);
-        match missing {
-            [] => remove(&path)?,
-            missing => write_rows(&path, missing)?,
-        }
+        write_missing(self.out, missing)?;
         write_rows(self.out, rows)?;
         match missing {
             [] => self.remove_journal(),
@@ -71,6 +67,18 @@ impl<'a> ResultFile<'a> {
         write_rows(&self.out.with_extension(ending), rows)
     }
 
+    /// Writes rows that [`ResultFile::write_beside`] has no results for, with their reasons.
+    ///
+    /// # Errors
+    /// [`RunError::Write`].
+    pub(crate) fn write_missing_beside(
+        &self,
+        ending: &str,
+        missing: &[Value],
+    ) -> Result<(), RunError> {
+        write_missing(&self.out.with_extension(ending), missing)
+    }
+
     /// Removes the journal, and the verdicts kept beside it.
     ///
     /// # Errors
@@ -88,6 +96,15 @@ fn remove(path: &Path) -> Result<(), RunError> {
         return Ok(());
     }
     fs::remove_file(path).map_err(|source| RunError::Write { path: path.to_owned(), source })
+}
+
+/// Writes the results that did not come beside a file of results, or removes those of an earlier run.
+fn write_missing(of: &Path, missing: &[Value]) -> Result<(), RunError> {
+    let path = rlaif_files::sibling(of, MISSING);
+    match missing {
+        [] => remove(&path),
+        missing => write_rows(&path, missing),
+    }
 }
 
 /// Writes rows as JSON Lines.

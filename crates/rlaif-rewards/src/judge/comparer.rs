@@ -10,6 +10,7 @@ use rlaif_lm::{
     Draw, RowIds,
     generate::{Ask, GenerationConfig, Sampling},
 };
+use serde::{Deserialize, Serialize};
 
 use super::client::{LlmAsk, LlmClient, Unanswered};
 use super::config::{ApiConfig, LlmApi};
@@ -45,8 +46,8 @@ pub struct ComparerConfig {
     pub labels: Option<Vec<String>>,
     /// The least probability on the labels, where the judge gives probabilities; 0.5 by default.
     pub min_coverage: Option<f64>,
-    /// Number of answers to each question, whose mean counts, where the judge gives no probabilities;
-    /// 1 by default. Several need a temperature.
+    /// Number of answers to each question, whose mean counts, where the judge gives no probabilities or explains
+    /// first; 1 by default. Several need a temperature.
     pub samples: Option<u32>,
     /// Number of times that an answer without a label is asked for again; 1 by default.
     pub reasks: Option<u32>,
@@ -136,8 +137,9 @@ impl ComparerConfig {
             }
             #[cfg(feature = "neural")]
             ApiConfig::Policy(api) => {
-                if samples > 1 {
-                    let expected = "1 for a policy, whose probabilities are known";
+                if samples > 1 && self.answer == PairAnswer::Label {
+                    let expected = "1 for a policy without explanations, whose probabilities are \
+                                    known, or `answer = \"explained\"`";
                     return refused("samples", expected, samples.to_string());
                 }
                 let local = LocalLlm::build(&service, api, MAX_TOKENS, around)?;
@@ -146,6 +148,16 @@ impl ComparerConfig {
         };
         Ok(Comparer { name: self.name.clone().unwrap_or(model), samples, backend })
     }
+}
+
+/// One of several answers to a question.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// The probability that the response shown first is the better one, or the best of a list.
+    pub first: f64,
+    /// The explanation, if the judge gives one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
 }
 
 /// A verdict on a pair.
@@ -159,15 +171,17 @@ pub struct PairVerdict {
     pub is_estimate: bool,
     /// The judge's explanation, if it gives one.
     pub reason: String,
+    /// The answers whose mean this is, where there are several.
+    pub judgements: Vec<Judgement>,
     /// The cost, where prices are configured.
     pub cost: Option<f64>,
 }
 
 impl From<ListVerdict> for PairVerdict {
     fn from(verdict: ListVerdict) -> Self {
-        let ListVerdict { shares, coverage, is_estimate, reason, cost } = verdict;
+        let ListVerdict { shares, coverage, is_estimate, reason, judgements, cost } = verdict;
         let first = shares.first().copied().unwrap_or(0.5);
-        Self { first, coverage, is_estimate, reason, cost }
+        Self { first, coverage, is_estimate, reason, judgements, cost }
     }
 }
 
@@ -182,6 +196,8 @@ pub struct ListVerdict {
     pub is_estimate: bool,
     /// The judge's explanation, if it gives one.
     pub reason: String,
+    /// The answers whose mean this is, where there are several.
+    pub judgements: Vec<Judgement>,
     /// The cost, where prices are configured.
     pub cost: Option<f64>,
 }
@@ -329,7 +345,7 @@ impl Comparer {
             Backend::Policy(local) => {
                 let comparison = comparison.breaking_up(local.asker.controls());
                 let questions = questions(&comparison);
-                local.choose_each(&self.name, &comparison, &questions, tell)
+                local.choose_each(&self.name, (&comparison, self.samples), &questions, tell)
             }
         }
     }
@@ -394,11 +410,20 @@ fn verdict(answers: &[Sampled]) -> Result<ListVerdict, Unanswered> {
     let mean = |at: usize| {
         choices.iter().map(|choice| choice.shares[at]).sum::<f64>() / choices.len() as f64
     };
+    let judgement = |choice: &&ListChoice| Judgement {
+        first: choice.shares.first().copied().unwrap_or(0.5),
+        reason: choice.reason.clone(),
+    };
+    let judgements = match answers {
+        [_] => Vec::new(),
+        _ => choices.iter().map(judgement).collect(),
+    };
     Ok(ListVerdict {
         shares: (0..some.shares.len()).map(mean).collect(),
         coverage: some.coverage,
         is_estimate: some.coverage.is_none(),
         reason: some.reason.clone(),
+        judgements,
         cost,
     })
 }
@@ -408,7 +433,7 @@ impl LocalLlm {
     fn choose_each(
         &self,
         name: &str,
-        comparison: &Comparison,
+        (comparison, samples): (&Comparison, u32),
         questions: &[Question],
         tell: &mut TellList<'_>,
     ) -> Result<(), RewardError> {
@@ -422,11 +447,11 @@ impl LocalLlm {
             ))));
         }
         let new = if comparison.explains() { self.how.max_new_tokens } else { 0 };
-        let mut open: Vec<(usize, Vec<u32>)> = Vec::new();
+        let mut open: Vec<(usize, u32, Vec<u32>)> = Vec::new();
         for (at, question) in questions.iter().enumerate() {
             let ids = asker.encode(question, "").map_err(failed(name))?;
             match asker.fits(&ids, new + labels.longest()) {
-                Ok(()) => open.push((at, ids)),
+                Ok(()) => open.extend((0..samples).map(|sample| (at, sample, ids.clone()))),
                 Err(reason) => {
                     if tell(at, Err(reason.into())).is_break() {
                         return Ok(());
@@ -434,19 +459,27 @@ impl LocalLlm {
                 }
             }
         }
+        let mut answers: Vec<Vec<Sampled>> = vec![Vec::new(); questions.len()];
+        let mut take = |at: usize, choice: Result<ListChoice, String>| {
+            answers[at].push(Sampled { choice, cost: None });
+            match answers[at].len() == samples as usize {
+                true => tell(at, verdict(&answers[at])),
+                false => ControlFlow::Continue(()),
+            }
+        };
         for rows in open.chunks(self.how.batch_size) {
             if Interrupted::check().is_err() {
                 return Ok(());
             }
-            let prompts: Vec<Vec<u32>> = rows.iter().map(|(_, ids)| ids.clone()).collect();
             let (prompts, reasons) = if comparison.explains() {
-                self.explained(&prompts).map_err(failed(name))?
+                self.explained(rows).map_err(failed(name))?
             } else {
+                let prompts = rows.iter().map(|(_, _, ids)| ids.clone()).collect();
                 (prompts, vec![String::new(); rows.len()])
             };
             let mut asked = Vec::with_capacity(rows.len());
             let mut fitting = Vec::with_capacity(rows.len());
-            for (((at, _), ids), reason) in rows.iter().zip(prompts).zip(reasons) {
+            for (((at, _, _), ids), reason) in rows.iter().zip(prompts).zip(reasons) {
                 // An explanation may have more tokens when it is encoded again.
                 match asker.fits(&ids, labels.longest()) {
                     Ok(()) => {
@@ -454,7 +487,7 @@ impl LocalLlm {
                         fitting.push(ids);
                     }
                     Err(why) => {
-                        if tell(*at, Err(why.into())).is_break() {
+                        if take(*at, Err(why)).is_break() {
                             return Ok(());
                         }
                     }
@@ -465,14 +498,8 @@ impl LocalLlm {
             }
             let masses = asker.label_masses(&fitting, &labels).map_err(failed(name))?;
             for ((at, reason), masses) in asked.into_iter().zip(masses) {
-                let verdict = comparison.choose(&masses, reason).map(|choice| ListVerdict {
-                    shares: choice.shares,
-                    coverage: choice.coverage,
-                    is_estimate: false,
-                    reason: choice.reason,
-                    cost: None,
-                });
-                if tell(*at, verdict.map_err(|unread| unread.to_string().into())).is_break() {
+                let choice = comparison.choose(&masses, reason);
+                if take(*at, choice.map_err(|unread| unread.to_string())).is_break() {
                     return Ok(());
                 }
             }
@@ -480,15 +507,16 @@ impl LocalLlm {
         Ok(())
     }
 
-    /// Prompts with the policy's explanations and the words that a label follows, and the explanations.
+    /// Prompts with the policy's explanations and the words that a label follows, and the explanations. Each
+    /// prompt has the number of its sample.
     fn explained(
         &self,
-        prompts: &[Vec<u32>],
+        prompts: &[(usize, u32, Vec<u32>)],
     ) -> Result<(Vec<Vec<u32>>, Vec<String>), rlaif_lm::LmError> {
         let rows: Vec<Ask> = prompts
             .iter()
-            .map(|ids| Ask {
-                id: RowIds::of_tokens(ids, 0),
+            .map(|(_, sample, ids)| Ask {
+                id: RowIds::of_tokens(ids, *sample),
                 prompt: ids.clone(),
                 max_new_tokens: None,
             })
@@ -497,7 +525,7 @@ impl LocalLlm {
         let written = self.asker.write(&rows, &self.how, draw)?;
         let mut longer = Vec::with_capacity(prompts.len());
         let mut reasons = Vec::with_capacity(prompts.len());
-        for (ids, written) in prompts.iter().zip(written) {
+        for ((_, _, ids), written) in prompts.iter().zip(written) {
             // It may have given its verdict already: that is asked for by its probability.
             let lower = written.text.to_ascii_lowercase();
             let end = lower.find("preferred response=");

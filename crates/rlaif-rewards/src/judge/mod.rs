@@ -37,7 +37,8 @@ mod writer;
 
 pub use client::Unanswered;
 pub use comparer::{
-    Comparer, ComparerConfig, ListVerdict, PairVerdict, RubricJudge, TellList, TellVerdict,
+    Comparer, ComparerConfig, Judgement, ListVerdict, PairVerdict, RubricJudge, TellList,
+    TellVerdict,
 };
 #[cfg(feature = "neural")]
 pub use config::PolicyApi;

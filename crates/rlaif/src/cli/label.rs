@@ -25,6 +25,9 @@ pub(crate) fn tell(summary: &LabelSummary, out: Option<&Path>) -> Result<(), Cli
             "{lessons} lessons: right answers of the judge, with both places equally often"
         ));
     }
+    if let Some(missing @ 1..) = summary.lessons_missing {
+        say(format_args!("{missing} pairs without a right judgement have no lesson"));
+    }
     if *estimate {
         say("labels are estimates: the judge gives no probabilities");
     }
