@@ -10,7 +10,7 @@ use crate::group::Group;
 use crate::labeller::{Label, Labeller, Opinion, add_cost};
 use crate::settings::{FacetCombination, Questions};
 
-/// How probable it is of each response to a prompt that it is the best one.
+/// The probability of each response to a prompt that it is the best one.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ListLabel {
     /// The probabilities, in the order of the list.

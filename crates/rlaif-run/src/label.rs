@@ -239,7 +239,7 @@ struct Lists {
     single: Vec<String>,
 }
 
-/// What the answers say about the pairs.
+/// The answers about pairs, as labels.
 struct Told {
     labels: Vec<Result<Label, String>>,
     /// Ids of what has no label, with the reasons.

@@ -1,4 +1,4 @@
-//! What pairs and lists have in common: the question about labelled responses, and the reading of the answer.
+//! The common part of pairs and lists: the question about labelled responses, and the reading of the answer.
 
 use std::ops::Range;
 
@@ -327,7 +327,7 @@ impl Comparison {
     }
 }
 
-/// True for the words `a` and `I` in front of another word, which are no labels.
+/// True for the words `a` and `I` in front of another word, which are not labels.
 fn is_word(said: &str, label: &str, rest: &str) -> bool {
     let before_a_word = rest
         .strip_prefix(' ')
