@@ -133,7 +133,7 @@ impl PairRubric {
     /// characters than letters and digits.
     pub fn labelled(self, labels: [String; 2]) -> Result<Self, ProviderError> {
         let expected = "two different labels of letters and digits, such as `1` and `2`";
-        Ok(Self { comparison: self.comparison.labelled(labels.to_vec(), expected)? })
+        Ok(Self { comparison: self.comparison.labelled(Vec::from(labels), expected)? })
     }
 
     /// The same comparison, whose probabilities need at least this share on the two labels; 0.5 by
