@@ -134,6 +134,11 @@ impl<P: Policy> DistillTrainer<P> {
         &self.policy
     }
 
+    /// The student, for its adapters. Parameters stay the trainer's.
+    pub fn policy_mut(&mut self) -> &mut P {
+        &mut self.policy
+    }
+
     /// The student, trained.
     pub fn into_policy(self) -> P {
         self.policy

@@ -3,7 +3,7 @@
 //! | part | what it does |
 //! |---|---|
 //! | [`agent`] | connections with TLS by the system's roots, proxies, time limits, no redirects |
-//! | [`post`] | one JSON request, and the whole reply or why there is none |
+//! | [`post`], [`get`] | one request, and the whole reply or why there is none |
 //! | [`Retry`], [`Patience`], [`retry_after`] | when a request is repeated, and when it is given up |
 //! | [`Pace`], [`Stop`] | requests and tokens per minute, pauses for all, sleep that can be ended |
 //! | [`Secret`] | keys that neither messages nor `Debug` show, and are wiped when they are dropped |
@@ -37,7 +37,7 @@ mod secret;
 pub use address::{Address, BadAddress, is_loopback, shown, shown_url};
 pub use agent::{Connections, agent};
 pub use pace::{Pace, Stop};
-pub use post::{HttpReply, Lost, post};
+pub use post::{HttpReply, Lost, get, post, post_for};
 pub use retry::{GivenUp, Patience, Retry, retry_after};
 pub use secret::{BadSecret, EnvVars, Secret, process_environment};
 pub use ureq;

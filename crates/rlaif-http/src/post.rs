@@ -1,7 +1,7 @@
-//! One JSON request, and what came of it.
+//! One request, and what came of it.
 
-use ureq::Agent;
-use ureq::http::HeaderMap;
+use ureq::http::{HeaderMap, Response};
+use ureq::{Agent, Body};
 
 use crate::shown_url;
 
@@ -15,7 +15,7 @@ pub struct HttpReply {
     pub status: u16,
     /// The headers.
     pub headers: HeaderMap,
-    /// The body, of at most 16 MiB, without a byte-order mark.
+    /// The body, without a byte-order mark; of at most 16 MiB by default.
     pub body: Vec<u8>,
 }
 
@@ -44,14 +44,49 @@ pub fn post(
     headers: &[(&str, String)],
     body: &[u8],
 ) -> Result<HttpReply, Lost> {
+    post_for(agent, url, headers, body, LONGEST_REPLY)
+}
+
+/// As [`post`], for a reply of at most `longest` bytes.
+///
+/// # Errors
+/// As [`post`]; [`Lost`] for a longer reply.
+pub fn post_for(
+    agent: &Agent,
+    url: &str,
+    headers: &[(&str, String)],
+    body: &[u8],
+    longest: u64,
+) -> Result<HttpReply, Lost> {
     let mut request = agent.post(url).header("content-type", "application/json");
     for (name, value) in headers {
         request = request.header(*name, value);
     }
+    received(url, request.send(body), longest)
+}
+
+/// Asks for a resource and reads the whole reply.
+///
+/// # Errors
+/// As [`post`].
+pub fn get(agent: &Agent, url: &str, headers: &[(&str, String)]) -> Result<HttpReply, Lost> {
+    let mut request = agent.get(url);
+    for (name, value) in headers {
+        request = request.header(*name, value);
+    }
+    received(url, request.call(), LONGEST_REPLY)
+}
+
+/// Reads the body of a reply.
+fn received(
+    url: &str,
+    reply: Result<Response<Body>, ureq::Error>,
+    longest: u64,
+) -> Result<HttpReply, Lost> {
     let lost =
         |error: ureq::Error| Lost { why: format!("{}: {}", shown_url(url), described(&error)) };
-    let (parts, body) = request.send(body).map_err(lost)?.into_parts();
-    let mut body = body.into_with_config().limit(LONGEST_REPLY).read_to_vec().map_err(lost)?;
+    let (parts, body) = reply.map_err(lost)?.into_parts();
+    let mut body = body.into_with_config().limit(longest).read_to_vec().map_err(lost)?;
     const MARK: &[u8] = "\u{feff}".as_bytes();
     if body.starts_with(MARK) {
         body.drain(..MARK.len());

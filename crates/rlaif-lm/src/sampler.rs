@@ -60,6 +60,12 @@ pub trait Sampler {
         self.sample(&asks, call)
     }
 
+    /// `true` if another program computes the responses: of several processes that train together, one then asks for all
+    /// of them. `false` by default.
+    fn is_remote(&self) -> bool {
+        false
+    }
+
     /// The number of first tokens of a response whose text is the first `bytes` of the response's, or
     /// more: where a step ends. `None`, the default, for a sampler that does not know texts.
     ///
@@ -68,6 +74,28 @@ pub trait Sampler {
     fn tokens_before(&self, ids: &[u32], bytes: usize) -> Result<Option<usize>, LmError> {
         let _ = (ids, bytes);
         Ok(None)
+    }
+}
+
+impl<S: Sampler + ?Sized> Sampler for Box<S> {
+    fn sample(&mut self, asks: &[Ask], call: SamplerCall<'_>) -> Result<Vec<Sampled>, LmError> {
+        (**self).sample(asks, call)
+    }
+
+    fn play(
+        &mut self,
+        rows: &[NumberedPrompt],
+        call: SamplerCall<'_>,
+    ) -> Result<Vec<Sampled>, LmError> {
+        (**self).play(rows, call)
+    }
+
+    fn is_remote(&self) -> bool {
+        (**self).is_remote()
+    }
+
+    fn tokens_before(&self, ids: &[u32], bytes: usize) -> Result<Option<usize>, LmError> {
+        (**self).tokens_before(ids, bytes)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     files::{AdapterBase, ModelFiles},
     load::{Build, LoadOptions, from_folder},
     lora::ModelAdapters,
-    save::{self, SaveOptions},
+    save::{self, ModelSettings, SaveOptions},
     sort::{ModelSort, wrong_sort},
     weights::ModelTensors,
 };
@@ -91,6 +91,11 @@ impl LanguageModel {
     /// The adapters, to be added, switched, merged and saved.
     pub fn adapters(&mut self) -> ModelAdapters<'_> {
         ModelAdapters::new(self.layers.parts())
+    }
+
+    /// The settings that a folder of this model has.
+    pub(crate) fn settings(&self) -> ModelSettings {
+        ModelSettings::of(self.layers.frame(), self.family)
     }
 
     /// Writes an adapter as a folder that peft loads, with the tokenizer that the adapter in `files` has

@@ -54,6 +54,7 @@ mod sort;
 mod t5;
 mod vocabulary;
 mod weights;
+mod weights_writer;
 
 pub use architecture::Architecture;
 pub use classifier::Classifier;
@@ -82,6 +83,7 @@ pub use save::SaveOptions;
 pub use setup::{Lora, LoraVariant, PolicySetup};
 pub use sort::ModelSort;
 pub use vocabulary::{NewRows, NewRowsInit, VocabularySize};
+pub use weights_writer::WeightsWriter;
 
 /// Building blocks for a custom family: the row, the contracts that its layers implement, and the
 /// layers that adapters can be put on.

@@ -12,9 +12,20 @@ use std::path::Path;
 
 use rlaif_checkpoint::{AdapterConfig, Checkpoint, FolderWriter};
 use serde_json::{Map, Value};
+use tch::Tensor;
 
 use crate::{adapter::Form, error::ModelError, files::AdapterBase, frame::Parts, save::TensorList};
 use attach::Origin;
+
+/// A tensor of an adapter's file.
+pub(crate) struct StoredTensor {
+    /// Name in the file.
+    pub(crate) key: String,
+    /// Name in memory.
+    pub(crate) parameter: String,
+    /// The tensor as the file has it.
+    pub(crate) tensor: Tensor,
+}
 
 /// The adapters of a model: add, switch, merge and save them.
 ///
@@ -174,17 +185,8 @@ impl<'a> ModelAdapters<'a> {
     ) -> Result<(), ModelError> {
         let slot = self.parts.adapters.find(name)?;
         let mut tensors = TensorList::default();
-        for layer in self.parts.layers() {
-            let Some(adapter) = layer.adapters.get(&slot) else { continue };
-            for part in layer.parts_of(adapter, name) {
-                let stored = layer.stores_transposed(&part.key).then(|| part.tensor.tr());
-                tensors.push(part.key.to_string(), stored.as_ref().unwrap_or(&part.tensor))?;
-            }
-        }
-        for parameter in self.parts.adapters.replaced(slot) {
-            if let Some(tensor) = self.parts.parameters.get(parameter) {
-                tensors.push(self.key_of_base(parameter, slot), tensor)?;
-            }
+        for StoredTensor { key, tensor, .. } in self.stored(name, slot) {
+            tensors.push(key, &tensor)?;
         }
         let mut writer = FolderWriter::create(folder)?;
         let mut own = self.parts.adapters.config(slot).clone();
@@ -204,6 +206,36 @@ impl<'a> ModelAdapters<'a> {
 
     /// The key under which peft finds a copy of a parameter of the base: where an adapter is on the layer,
     /// within its wrapper.
+    /// The configuration of an adapter, and its tensors.
+    pub(crate) fn file_of(
+        &self,
+        name: &str,
+    ) -> Result<(AdapterConfig, Vec<StoredTensor>), ModelError> {
+        let slot = self.parts.adapters.find(name)?;
+        Ok((self.parts.adapters.config(slot).clone(), self.stored(name, slot)))
+    }
+
+    /// The tensors of an adapter's file.
+    fn stored(&self, name: &str, slot: usize) -> Vec<StoredTensor> {
+        let mut all = Vec::new();
+        for layer in self.parts.layers() {
+            let Some(adapter) = layer.adapters.get(&slot) else { continue };
+            for part in layer.parts_of(adapter, name) {
+                let transposed = layer.stores_transposed(&part.key);
+                let tensor = if transposed { part.tensor.tr() } else { part.tensor };
+                let key = part.key.to_string();
+                all.push(StoredTensor { key, parameter: part.parameter, tensor });
+            }
+        }
+        for parameter in self.parts.adapters.replaced(slot) {
+            if let Some(tensor) = self.parts.parameters.get(parameter) {
+                let (key, tensor) = (self.key_of_base(parameter, slot), tensor.shallow_clone());
+                all.push(StoredTensor { key, parameter: parameter.clone(), tensor });
+            }
+        }
+        all
+    }
+
     fn key_of_base(&self, parameter: &str, slot: usize) -> String {
         let module = parameter.strip_suffix(".weight").unwrap_or(parameter);
         let layer = self.parts.layers().find(|layer| layer.path == module);

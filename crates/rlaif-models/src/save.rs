@@ -44,30 +44,55 @@ pub(crate) fn write_model(
     family: &Family,
     options: &SaveOptions<'_>,
 ) -> Result<(), ModelError> {
-    let Frame { config, parameters, .. } = frame;
-    if let Some(layer) = parameters.quantized().next() {
-        return Err(ModelError::QuantizedBase { what: "saved", layer: layer.to_owned() });
-    }
-    let mut tensors = TensorList::default();
-    for (name, tensor) in parameters.iter() {
-        if !is_adapter(name) {
-            let transposed = parameters.is_transposed(name).then(|| tensor.tr());
-            tensors.push(name.to_owned(), transposed.as_ref().unwrap_or(tensor))?;
+    ModelSettings::of(frame, family).write(folder, &frame.parameters, options)
+}
+
+/// The settings in a model folder.
+#[derive(Debug, Clone)]
+pub(crate) struct ModelSettings {
+    config: Map<String, Value>,
+    generation: Option<Map<String, Value>>,
+}
+
+impl ModelSettings {
+    pub(crate) fn of(frame: &Frame, family: &Family) -> Self {
+        Self {
+            config: written_config(&frame.config, &frame.parameters, family),
+            generation: frame.config.generation().cloned(),
         }
     }
-    let mut writer = FolderWriter::create(folder)?;
-    writer.weights(&tensors, options.shard_bytes)?;
-    writer.json("config.json", &written_config(config, parameters, family))?;
-    if let Some(generation) = config.generation() {
-        writer.json("generation_config.json", generation)?;
+
+    /// Writes a model folder with these settings and the weights in `parameters`, without adapters.
+    pub(crate) fn write(
+        &self,
+        folder: &Path,
+        parameters: &Parameters,
+        options: &SaveOptions<'_>,
+    ) -> Result<(), ModelError> {
+        if let Some(layer) = parameters.quantized().next() {
+            return Err(ModelError::QuantizedBase { what: "saved", layer: layer.to_owned() });
+        }
+        let mut tensors = TensorList::default();
+        for (name, tensor) in parameters.iter() {
+            if !is_adapter(name) {
+                let transposed = parameters.is_transposed(name).then(|| tensor.tr());
+                tensors.push(name.to_owned(), transposed.as_ref().unwrap_or(tensor))?;
+            }
+        }
+        let mut writer = FolderWriter::create(folder)?;
+        writer.weights(&tensors, options.shard_bytes)?;
+        writer.json("config.json", &self.config)?;
+        if let Some(generation) = &self.generation {
+            writer.json("generation_config.json", generation)?;
+        }
+        if let Some(source) = options.source {
+            writer.copy_tokenizer(source)?;
+        }
+        if let Some(card) = options.card {
+            writer.card(card)?;
+        }
+        Ok(writer.finish()?)
     }
-    if let Some(source) = options.source {
-        writer.copy_tokenizer(source)?;
-    }
-    if let Some(card) = options.card {
-        writer.card(card)?;
-    }
-    Ok(writer.finish()?)
 }
 
 /// config.json as it was read, with the current dtype of the weights, spelled so that older and

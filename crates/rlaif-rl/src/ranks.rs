@@ -8,7 +8,8 @@ use rlaif_torch::{TorchError, dist::World};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// A sampler in each rank: every rank samples its share of the responses, and gets all of them.
+/// A sampler in each rank: every rank samples its share of the responses, and gets all of them. Of a sampler over
+/// servers ([`Sampler::is_remote`]), rank 0 asks for all of them.
 ///
 /// The tokens of a response depend on its ask and on `draw`, so they are those of one process up to rounding.
 pub struct RankedSampler<'a> {
@@ -42,6 +43,10 @@ impl Sampler for RankedSampler<'_> {
         self.share(rows, |inner, own| inner.play(own, call))
     }
 
+    fn is_remote(&self) -> bool {
+        self.inner.is_remote()
+    }
+
     fn tokens_before(&self, ids: &[u32], bytes: usize) -> Result<Option<usize>, LmError> {
         self.inner.tokens_before(ids, bytes)
     }
@@ -57,7 +62,11 @@ impl RankedSampler<'_> {
         if self.world.is_alone() {
             return sample(self.inner, rows);
         }
-        let own = &rows[self.world.share(rows.len())];
+        let own = match (self.inner.is_remote(), self.world.is_first()) {
+            (false, _) => &rows[self.world.share(rows.len())],
+            (true, true) => rows,
+            (true, false) => &rows[..0],
+        };
         let own = match own.is_empty() {
             true => Vec::new(),
             false => sample(self.inner, own)?,

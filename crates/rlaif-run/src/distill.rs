@@ -2,6 +2,7 @@
 
 use rlaif_core::{BadSetting, Seed};
 use rlaif_distill::{DistillConfig, DistillTask, DistillTrainer};
+use rlaif_engine::VllmConfig;
 use rlaif_lm::{Joined, Joiner, LmSpec, Policy, Sampled, Texts, generate::FinishReason};
 use rlaif_models::{GenerationTime, LanguageModel, LoadOptions, MemoryPlan};
 use rlaif_rl::{Prompt, RlError};
@@ -19,7 +20,7 @@ use crate::{
     recipe::{Basics, Recipe, Start},
     rl::{
         PromptData, PromptRun, RlSections, RlSettings, RlTrainSection, check_vocabulary, files_of,
-        policy, sections_of, within,
+        policy, sections_of, servers, within,
     },
 };
 
@@ -45,6 +46,9 @@ pub struct DistillFile {
     /// The text of a prompt.
     #[serde(default)]
     pub prompt: PromptSection,
+    /// Sampling on vLLM servers; by default, the policy samples in this process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vllm: Option<VllmConfig>,
     /// The distillation.
     #[serde(default)]
     pub distill: DistillConfig,
@@ -75,11 +79,12 @@ impl Recipe for DistillFile {
 
     fn check(&self) -> Result<(), RunError> {
         self.distill.check().map_err(in_section)?;
+        self.settings().check()?;
         self.sections().check()
     }
 
     fn train(&self, start: Start<'_, Self>) -> Result<(), RunError> {
-        let trainer = self.trainer(start.options)?;
+        let mut trainer = self.trainer(start.options)?;
         let (sections, settings) = (self.sections(), self.settings());
         let tokenizer = sections.tokenizer(trainer.policy())?;
         let spec = trainer.policy().spec();
@@ -88,9 +93,15 @@ impl Recipe for DistillFile {
         let mut run = PromptRun::new(sections, settings, prompts)?;
         let memory = self.memory(start.options, &run.prompts)?;
         start.check_memory(&memory, WeightsInMemory::Loaded)?;
+        let place = (&self.model, start.folder());
+        let servers = servers(settings.vllm, trainer.policy_mut(), &tokenizer, place)?;
+        run.notes.extend(servers.as_ref().map(|(_, told)| told.clone()));
         let mut ongoing = run.begin(start, (trainer.policy(), &tokenizer), "")?;
         let task = DistillTask::new(trainer, &run.prompts, &tokenizer);
         let mut task = task.references(references).samples(self.train.samples);
+        if let Some((sampler, _)) = servers {
+            task = task.sampler(sampler);
+        }
         ongoing.drive(&mut task, &mut run.batches)?;
         ongoing.write(&mut task.into_trainer().into_policy())
     }
@@ -114,6 +125,7 @@ impl DistillFile {
             pass_rates: None,
             sampled: GenerationTime::Alone,
             environment: None,
+            vllm: self.vllm.as_ref(),
             microbatch_size: self.distill.microbatch(),
             generation: &self.distill.generation,
             activations: self.distill.activations,

@@ -5,6 +5,7 @@ use std::{io, path::PathBuf};
 use rlaif_core::{BadSetting, CodecError, Fault, Interrupted, is_bad_input_file};
 use rlaif_data::DataError;
 use rlaif_dpo::{DpoError, PairProblem};
+use rlaif_engine::EngineError;
 use rlaif_eval::EvalError;
 use rlaif_label::LabelError;
 use rlaif_models::{CheckpointError, ConvertError, MemoryError, ModelError};
@@ -307,6 +308,9 @@ pub enum RunError {
     /// DPO.
     #[error(transparent)]
     Dpo(#[from] DpoError),
+    /// Servers that cannot sample.
+    #[error("`vllm`: {0}")]
+    Engine(#[source] Box<EngineError>),
     /// A device that is unavailable.
     #[error(transparent)]
     Torch(#[from] TorchError),
@@ -340,6 +344,15 @@ impl From<PeopleError> for RunError {
         match error {
             PeopleError::Setting(error) => Self::Setting(error),
             other => Self::People(Box::new(other)),
+        }
+    }
+}
+
+impl From<EngineError> for RunError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Setting(error) => Self::Setting(error),
+            other => Self::Engine(Box::new(other)),
         }
     }
 }
@@ -398,6 +411,7 @@ impl RunError {
             | Self::Codec(_)
             | Self::Data(_)
             | Self::Sandbox(_)
+            | Self::Engine(_)
             | Self::Torch(_)) => other,
         }
     }
@@ -457,6 +471,7 @@ impl Fault for RunError {
             Self::Train(error) => error.is_users(),
             Self::Ppo(error) => error.is_users(),
             Self::Dpo(error) => error.is_users(),
+            Self::Engine(error) => error.is_users(),
             Self::Torch(error) => error.is_users(),
         }
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use rlaif_core::{BadSetting, Seed};
+use rlaif_engine::VllmConfig;
 use rlaif_lm::{Policy, Reference, ValueFunction, ValueHead, ValueInit};
 use rlaif_models::{GenerationTime, LanguageModel, LoadOptions, saved_value_head, value_function};
 use rlaif_ppo::{PpoConfig, PpoTrainer, ValueModel};
@@ -59,6 +60,9 @@ pub struct PpoFile {
     /// Limits of episodes with the environment.
     #[serde(default)]
     pub episodes: EpisodeConfig,
+    /// Sampling on vLLM servers; by default, the policy samples in this process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vllm: Option<VllmConfig>,
     /// The reference, if it is not the initial policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
@@ -164,6 +168,7 @@ impl RlFile for PpoFile {
             prompts: (self.ppo.batch_size, "`ppo.batch_size`"),
             sampled: GenerationTime::Alone,
             environment: self.environment.as_ref().map(|environment| (environment, &self.episodes)),
+            vllm: self.vllm.as_ref(),
             microbatch_size: self.ppo.microbatch(),
             generation: &self.ppo.generation,
             activations: self.ppo.activations,
@@ -240,6 +245,10 @@ impl RlFile for PpoFile {
 
     fn policy(trainer: &Self::Trainer) -> &LanguageModel {
         trainer.policy()
+    }
+
+    fn policy_mut(trainer: &mut Self::Trainer) -> &mut LanguageModel {
+        trainer.policy_mut()
     }
 
     fn complete(

@@ -1,6 +1,7 @@
 //! Policy gradients without a value function from a run file.
 
 use rlaif_core::Seed;
+use rlaif_engine::VllmConfig;
 use rlaif_lm::Reference;
 use rlaif_models::{GenerationTime, LanguageModel, LoadOptions};
 use rlaif_reinforce::{ReinforceConfig, ReinforceTrainer, Rollouts};
@@ -52,6 +53,9 @@ pub struct ReinforceFile {
     /// Limits of episodes with the environment.
     #[serde(default)]
     pub episodes: EpisodeConfig,
+    /// Sampling on vLLM servers; by default, the policy samples in this process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vllm: Option<VllmConfig>,
     /// The reference, if it is another model than the initial policy. Without a KL penalty, a
     /// reference is only loaded if it is set here, and only to report the distance from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -106,6 +110,7 @@ impl RlFile for ReinforceFile {
                 Rollouts::Asynchronous => GenerationTime::BesideUpdates,
             },
             environment: self.environment.as_ref().map(|environment| (environment, &self.episodes)),
+            vllm: self.vllm.as_ref(),
             microbatch_size: self.reinforce.microbatch(),
             generation: &self.reinforce.generation,
             activations: self.reinforce.activations,
@@ -143,6 +148,10 @@ impl RlFile for ReinforceFile {
 
     fn policy(trainer: &Self::Trainer) -> &LanguageModel {
         trainer.policy()
+    }
+
+    fn policy_mut(trainer: &mut Self::Trainer) -> &mut LanguageModel {
+        trainer.policy_mut()
     }
 
     fn complete(

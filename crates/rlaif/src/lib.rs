@@ -15,6 +15,7 @@ pub use rlaif_core as core;
 pub use rlaif_data as data;
 pub use rlaif_distill as distill;
 pub use rlaif_dpo as dpo;
+pub use rlaif_engine as engine;
 pub use rlaif_eval as eval;
 pub use rlaif_hub as hub;
 pub use rlaif_label as label;

@@ -183,6 +183,10 @@ impl Sampler for EpisodeSampler<'_> {
         Ok(rows.into_iter().map(|row| row.finish(spec.pad_id, weights.version)).collect())
     }
 
+    fn is_remote(&self) -> bool {
+        self.inner.is_remote()
+    }
+
     fn tokens_before(&self, ids: &[u32], bytes: usize) -> Result<Option<usize>, LmError> {
         self.inner.tokens_before(ids, bytes)
     }

@@ -2,6 +2,7 @@
 
 use rlaif_core::BadSetting;
 use rlaif_dpo::{DpoConfig, Objective, OnlineConfig, ReferenceConfig, RowConfig};
+use rlaif_engine::VllmConfig;
 use rlaif_rewards::RewardConfig;
 use rlaif_train::FitConfig;
 use schemars::JsonSchema;
@@ -47,6 +48,9 @@ pub struct DpoFile {
     /// Sampling of pairs from the policy's own responses to the prompts of the rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub online: Option<OnlineSection>,
+    /// Sampling of `[online]` on vLLM servers; by default, the policy samples in this process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vllm: Option<VllmConfig>,
     /// Steps, evaluations, checkpoints.
     #[serde(default)]
     pub train: FitConfig,
@@ -103,6 +107,13 @@ impl DpoFile {
         if let Some(online) = &self.online {
             let checked = online.pairs.check();
             checked.map_err(|error| RunError::from(error).within("online.pairs"))?;
+        }
+        if let Some(vllm) = &self.vllm {
+            vllm.check().map_err(|error| RunError::from(error.within("vllm")))?;
+            if self.online.is_none() {
+                let expected = "used with `[online]`, whose responses it samples";
+                return Err(BadSetting::new("vllm", "given without `[online]`", expected).into());
+            }
         }
         let setting = |key: &'static str, found: &str, expected: &'static str| {
             Err(BadSetting::new(key, found, expected).into())

@@ -14,6 +14,7 @@ use crate::{
     memory::{WeightsInMemory, longest, reward_models},
     model::tokenizer,
     recipe::{Basics, Outline, Recipe, Start},
+    rl::servers,
     skipped::SkippedRows,
 };
 
@@ -33,7 +34,7 @@ impl Recipe for DpoFile {
     fn train(&self, start: Start<'_, Self>) -> Result<(), RunError> {
         let memory = self.memory(start.options, None)?;
         self.placement.check_memory(&memory, WeightsInMemory::NotLoaded)?;
-        let policy = start.fresh(|| self.model.language_model(start.options))?;
+        let mut policy = start.fresh(|| self.model.language_model(start.options))?;
         let tokenizer = tokenizer(&self.model.files()?, policy.spec().vocab_size)?;
         if let Some(online) = &self.online {
             let checked = online.pairs.check_policy(policy.spec());
@@ -44,6 +45,9 @@ impl Recipe for DpoFile {
         let DpoRows { train, held_out, mut batches, report, skipped, mut notes, rendering } = rows;
         notes.extend(tokenizer.take_notices());
         let total_steps = self.train.total_steps(train.len())?;
+        let place = (&self.model, start.folder());
+        let servers = servers(self.vllm.as_ref(), &mut policy, &tokenizer, place)?;
+        notes.extend(servers.as_ref().map(|(_, told)| told.clone()));
         let mut trainer = self.trainer(total_steps, policy)?;
         trainer.join(&start.world)?;
         self.placement.check_memory(&memory, WeightsInMemory::Loaded)?;
@@ -72,6 +76,9 @@ impl Recipe for DpoFile {
         if let (Some(online), Some(reward)) = (&self.online, &reward) {
             task = task.online(&tokenizer, &**reward, &online.pairs, seed)?;
             task = task.samples(online.samples);
+            if let Some((sampler, _)) = servers {
+                task = task.sampler(sampler);
+            }
         }
         let before = task.evaluation()?;
         run.drive(&mut task, &mut batches)?;

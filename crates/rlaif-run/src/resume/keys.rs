@@ -27,6 +27,17 @@ pub(super) const KEYS: &[(AtResume, &[&str])] = &[
             "placement.device",
             "placement.threads",
             "placement.memory_gib",
+            // Access to servers, and the conditions under which their responses are refused.
+            "vllm.model",
+            "vllm.folder",
+            "vllm.api_key_env",
+            "vllm.concurrency",
+            "vllm.timeout_s",
+            "vllm.connect_timeout_s",
+            "vllm.retries",
+            "vllm.longest_wait_s",
+            "vllm.max_mismatch_kl",
+            "vllm.compared",
             // The path of the rows may change; their content is compared with the checkpoint.
             "data.train",
             "data.prompts",
@@ -63,7 +74,16 @@ pub(super) const KEYS: &[(AtResume, &[&str])] = &[
         ],
     ),
     // A run that stopped because of a missing score can continue.
-    (FromHere, &["ppo.scores.missing", "reinforce.scores.missing", "episodes.timeout_s"]),
+    (
+        FromHere,
+        &[
+            "ppo.scores.missing",
+            "reinforce.scores.missing",
+            "episodes.timeout_s",
+            "vllm.urls",
+            "vllm.max_staleness",
+        ],
+    ),
     (Longer, &["train.steps", "train.epochs", "ppo.steps", "reinforce.steps", "distill.steps"]),
     (IfLast, &["data.held_out", "train.eval_every"]),
     (

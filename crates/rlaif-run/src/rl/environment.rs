@@ -7,7 +7,7 @@ use rlaif_env::{
     Calculator, CallForm, CommandTool, Environment, Guess, OpenEnv, Program, ProgramTool, Python,
     Sandbox, SandboxError, SandboxLimits, Tool, ToolSpec, Tools, interpreter_path,
 };
-use rlaif_lm::{LmSpec, LocalSampler};
+use rlaif_lm::{LmSpec, Sampler};
 use rlaif_rewards::RewardConfig;
 use rlaif_rl::{EpisodeConfig, EpisodeSampler};
 use schemars::JsonSchema;
@@ -185,20 +185,20 @@ impl EnvironmentConfig {
         })
     }
 
-    /// The sampler that plays episodes of this environment.
+    /// The sampler that plays episodes of this environment, with `turns` of another one.
     ///
     /// # Errors
     /// [`RunError`] for a sandbox that is not available, and for a program that cannot be read.
     pub(crate) fn sampler<'a>(
         &self,
+        turns: Box<dyn Sampler + 'a>,
         episodes: &EpisodeConfig,
         codec: &'a dyn TextCodec,
         (rendering, seed): (Rendering, u64),
     ) -> Result<EpisodeSampler<'a>, RunError> {
         let environment = self.build()?;
         let seed = Seed::new(seed).derive("environment", 0);
-        let local = LocalSampler::new(codec);
-        let sampler = EpisodeSampler::new(local, environment, codec, episodes.clone(), seed);
+        let sampler = EpisodeSampler::new(turns, environment, codec, episodes.clone(), seed);
         let chat = ChatOptions { tools: self.schemas(), ..rendering.chat };
         Ok(sampler.chat_options(chat))
     }

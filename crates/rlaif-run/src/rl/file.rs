@@ -1,6 +1,6 @@
 //! One recipe for the run files of reinforcement learning.
 
-use rlaif_lm::Policy;
+use rlaif_lm::{LocalSampler, Policy, Sampler};
 use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan};
 use rlaif_rewards::RewardConfig;
 use rlaif_rl::{Prompt, RlError, RlTask, RlTrainer};
@@ -17,6 +17,7 @@ use crate::{
         prompts::RlPrompts,
         run::PromptRun,
         sections::{RlSections, RlSettings, within},
+        servers::servers,
     },
 };
 
@@ -54,6 +55,9 @@ pub trait RlFile: RunFile {
 
     /// The trained policy.
     fn policy(trainer: &Self::Trainer) -> &LanguageModel;
+
+    /// The trained policy, for its adapters. Parameters stay the trainer's.
+    fn policy_mut(trainer: &mut Self::Trainer) -> &mut LanguageModel;
 
     /// Completes the trainer with everything besides models and prompts. The returned text is
     /// appended to the line that describes the run.
@@ -114,13 +118,14 @@ impl<F: RlFile> Recipe for F {
 
     fn check(&self) -> Result<(), RunError> {
         self.check_settings().map_err(in_section::<F>)?;
+        self.settings().check()?;
         self.sections().check()
     }
 
     fn train(&self, start: Start<'_, Self>) -> Result<(), RunError> {
         let trainer = self.trainer(start.options)?;
         let tokenizer = self.sections().tokenizer(F::policy(&trainer))?;
-        let (trainer, more) = self.complete(trainer, &tokenizer)?;
+        let (mut trainer, more) = self.complete(trainer, &tokenizer)?;
         let prompts = self.prompts(&tokenizer, F::policy(&trainer))?;
         let mut run = PromptRun::new(self.sections(), self.settings(), prompts)?;
         let memory = self.memory(start.options, &run.prompts)?;
@@ -130,13 +135,19 @@ impl<F: RlFile> Recipe for F {
         let (reward, grades) = start.graded_reward(self.reward(), &rendering)?;
         run.notes.extend(grades);
         let how = (rendering, self.sections().seed);
-        let sampler = match self.settings().environment {
-            Some((environment, episodes)) => {
-                EnvironmentConfig::check_policy(F::policy(&trainer).spec())?;
-                Some(environment.sampler(episodes, &tokenizer, how)?)
-            }
-            None => None,
-        };
+        let place = (self.sections().model, start.folder());
+        let vllm = self.settings().vllm;
+        let servers = servers(vllm, F::policy_mut(&mut trainer), &tokenizer, place)?;
+        let mut sampler: Option<Box<dyn Sampler + '_>> = None;
+        if let Some((servers, told)) = servers {
+            run.notes.push(told);
+            sampler = Some(Box::new(servers));
+        }
+        if let Some((environment, episodes)) = self.settings().environment {
+            EnvironmentConfig::check_policy(F::policy(&trainer).spec())?;
+            let inner = sampler.unwrap_or_else(|| Box::new(LocalSampler::new(&tokenizer)));
+            sampler = Some(Box::new(environment.sampler(inner, episodes, &tokenizer, how)?));
+        }
         let policy = F::policy(&trainer);
         let mut ongoing = run.begin(start, (policy, &tokenizer), &more)?;
         let task = RlTask::new(trainer, &run.prompts, &tokenizer, &*reward);

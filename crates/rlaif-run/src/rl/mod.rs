@@ -6,6 +6,7 @@ mod models;
 mod prompts;
 mod run;
 mod sections;
+mod servers;
 
 pub use environment::{EnvironmentConfig, ToolConfig};
 pub use file::RlFile;
@@ -15,3 +16,4 @@ pub use prompts::{PromptData, RlPrompts};
 pub(crate) use run::PromptRun;
 pub use sections::{RlSections, RlSettings, RlTrainSection};
 pub(crate) use sections::{sections_of, within};
+pub(crate) use servers::servers;

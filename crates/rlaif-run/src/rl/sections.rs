@@ -1,6 +1,7 @@
 //! Sections and settings that run files share whose models learn from their own responses.
 
 use rlaif_core::{BadSetting, Seed};
+use rlaif_engine::VllmConfig;
 use rlaif_lm::{Activations, LmSpec, Policy, generate::GenerationConfig};
 use rlaif_models::{GenerationTime, LanguageModel, LoadOptions, MemoryPlan, ReferenceCopy};
 use rlaif_rewards::RewardConfig;
@@ -95,12 +96,21 @@ pub struct RlSettings<'a> {
     pub sampled: GenerationTime,
     /// The environment, and the limits of its episodes.
     pub environment: Option<(&'a EnvironmentConfig, &'a EpisodeConfig)>,
+    /// The servers that sample, if it is not the policy itself.
+    pub vllm: Option<&'a VllmConfig>,
     /// Responses of one forward and backward pass.
     pub microbatch_size: usize,
     /// Sampling of responses.
     pub generation: &'a GenerationConfig,
     /// Activations that a forward pass stores.
     pub activations: Activations,
+}
+
+impl RlSettings<'_> {
+    /// Checks the settings of servers.
+    pub(crate) fn check(&self) -> Result<(), BadSetting> {
+        self.vllm.map_or(Ok(()), |vllm| vllm.check().map_err(|error| error.within("vllm")))
+    }
 }
 
 /// The [`RlSections`] of a run file, in whose type they are fields of these names; the other fields

@@ -6,3 +6,7 @@ mod prose;
 mod schema;
 mod tokens;
 mod trl;
+mod vllm;
+#[path = "../../../rlaif-engine/tests/suite/server.rs"]
+#[expect(dead_code, reason = "faults are those of the tests of rlaif-engine")]
+mod vllm_server;

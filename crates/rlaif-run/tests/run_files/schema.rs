@@ -159,7 +159,7 @@ fn command(page: &str, file: &Value) -> Option<&'static str> {
     let has = |key: &str| file.get(key).is_some();
     match page {
         "ppo" | "getting-started" if has("reward") && has("data") && has("model") => Some("ppo"),
-        "reinforce" if has("model") => Some("reinforce"),
+        "reinforce" | "servers" if has("model") => Some("reinforce"),
         "distillation" if has("model") => Some("distill"),
         "dpo" if has("model") => Some("dpo"),
         "training" if has("labels") => Some("classifier"),

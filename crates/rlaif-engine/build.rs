@@ -1,0 +1,5 @@
+//! Lets the tests find libtorch, and passes its folder on.
+
+fn main() {
+    rlaif_build::link_libtorch();
+}
