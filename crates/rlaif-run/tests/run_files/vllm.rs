@@ -160,7 +160,7 @@ fn servers_that_do_not_fit_are_refused_before_anything_is_written() {
         ("vllm.model=other", "does not serve the model `other`", true),
         ("vllm.api_key_env=NO_KEY", "NO_KEY, which should hold a key, is not set", true),
         ("vllm.urls=['http://127.0.0.1:1']", "Connection refused", false),
-        ("vllm.temperature=1", "unknown field", true),
+        ("vllm.temperature=1", "unknown key", true),
     ] {
         let error = place.train::<ReinforceFile>("refused", &run, &[set]).unwrap_err();
         let told = rlaif_core::with_causes(&error);
