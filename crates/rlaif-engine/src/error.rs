@@ -102,7 +102,8 @@ pub enum EngineError {
     #[error(
         "the responses of {server} to version {version} of the weights are {kl:.4} nats per token away from the \
          policy, more than {limit}: the server computes another model, does not give processed log-probabilities \
-         (`--logprobs-mode processed_logprobs`), or computes with a dtype that is too coarse (`--dtype`); `max_mismatch_kl` is the limit"
+         (`--logprobs-mode processed_logprobs`), computes with a dtype that is too coarse (`--dtype`), or is vLLM on a CPU with tied \
+         embeddings, which needs an untied folder (docs/servers.md); `max_mismatch_kl` is the limit"
     )]
     Mismatch {
         /// The server.

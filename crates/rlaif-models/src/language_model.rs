@@ -93,9 +93,10 @@ impl LanguageModel {
         ModelAdapters::new(self.layers.parts())
     }
 
-    /// The settings that a folder of this model has.
-    pub(crate) fn settings(&self) -> ModelSettings {
-        ModelSettings::of(self.layers.frame(), self.family)
+    /// The settings of a folder in which no matrix of this model is tied to another one.
+    pub(crate) fn untied_settings(&mut self) -> ModelSettings {
+        let settings = ModelSettings::of(self.layers.frame(), self.family);
+        settings.untied(&self.layers.parts())
     }
 
     /// Writes an adapter as a folder that peft loads, with the tokenizer that the adapter in `files` has

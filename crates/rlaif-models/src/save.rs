@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     error::ModelError,
     family::Family,
-    frame::Frame,
+    frame::{Frame, Parts},
     weights::{dtype_of, kind_name},
 };
 
@@ -52,6 +52,8 @@ pub(crate) fn write_model(
 pub(crate) struct ModelSettings {
     config: Map<String, Value>,
     generation: Option<Map<String, Value>>,
+    /// Names of matrices that are written beside the parameters, and the parameter that each is a copy of.
+    copies: Vec<(String, String)>,
 }
 
 impl ModelSettings {
@@ -59,7 +61,23 @@ impl ModelSettings {
         Self {
             config: written_config(&frame.config, &frame.parameters, family),
             generation: frame.config.generation().cloned(),
+            copies: Vec::new(),
         }
+    }
+
+    /// The same settings for folders in which the head has a matrix of its own, though it shares that of the
+    /// embeddings.
+    pub(crate) fn untied(mut self, parts: &Parts<'_>) -> Self {
+        for layer in &parts.head {
+            if let Some(shared) = layer.tied.as_deref() {
+                self.copies.push((format!("{}.weight", layer.path), shared.to_owned()));
+            }
+        }
+        if !self.copies.is_empty() {
+            let fields = parts.untied.iter();
+            self.config.extend(fields.map(|(field, value)| ((*field).to_owned(), (*value).into())));
+        }
+        self
     }
 
     /// Writes a model folder with these settings and the weights in `parameters`, without adapters.
@@ -73,11 +91,13 @@ impl ModelSettings {
             return Err(ModelError::QuantizedBase { what: "saved", layer: layer.to_owned() });
         }
         let mut tensors = TensorList::default();
-        for (name, tensor) in parameters.iter() {
-            if !is_adapter(name) {
-                let transposed = parameters.is_transposed(name).then(|| tensor.tr());
-                tensors.push(name.to_owned(), transposed.as_ref().unwrap_or(tensor))?;
+        for (name, tensor) in parameters.iter().filter(|(name, _)| !is_adapter(name)) {
+            let transposed = parameters.is_transposed(name).then(|| tensor.tr());
+            let stored = transposed.as_ref().unwrap_or(tensor);
+            for (alias, _) in self.copies.iter().filter(|(_, shared)| shared == name) {
+                tensors.push(alias.clone(), stored)?;
             }
+            tensors.push(name.to_owned(), stored)?;
         }
         let mut writer = FolderWriter::create(folder)?;
         writer.weights(&tensors, options.shard_bytes)?;

@@ -17,6 +17,9 @@ use crate::{
 /// otherwise. It keeps what the parameters do not tell, so that it can write those of a copy as well, and of a
 /// policy that is known by its parameters only.
 ///
+/// A head that shares the matrix of the embeddings gets a matrix of its own in the folder: servers that keep a packed
+/// copy of it do not renew that copy when they load the embeddings.
+///
 /// ```
 /// use rlaif_lm::Policy;
 /// use rlaif_models::{Config, LanguageModel, WeightsWriter};
@@ -64,7 +67,7 @@ impl WeightsWriter {
         let tokenizer = tokenizer.map(Path::to_owned);
         let active = model.adapters().active().map(str::to_owned);
         let Some(name) = active else {
-            return Ok(Self { content: Content::Model(model.settings()), tokenizer });
+            return Ok(Self { content: Content::Model(model.untied_settings()), tokenizer });
         };
         let (config, stored) = model.adapters().file_of(&name)?;
         let parameters = model.as_policy().parameters();
@@ -132,4 +135,51 @@ fn source_of<'a>(
     let mut all = parameters.iter();
     all.find(|(_, own)| own.data_ptr() == stored.tensor.data_ptr())
         .map(|(name, own)| (name.to_owned(), own))
+}
+
+#[cfg(test)]
+mod tests {
+    use rlaif_lm::{Forward, Padding, Policy, TokenBatch, policy_log_probs};
+    use serde_json::json;
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::{Config, LoadOptions};
+
+    fn log_probs(model: &LanguageModel) -> Tensor {
+        let policy = model.as_policy();
+        let prompts = TokenBatch::collate(vec![vec![3, 4, 5]], policy.spec(), Padding::Right);
+        let responses = TokenBatch::responses(vec![vec![6, 7]], policy.spec());
+        let forward = Forward::default();
+        let found =
+            policy_log_probs(policy, &prompts.unwrap(), &responses.unwrap(), forward, 1.).unwrap();
+        found.log_probs.detach()
+    }
+
+    #[test]
+    fn a_shared_head_gets_a_matrix_of_its_own_which_is_loaded_as_the_same_model() {
+        let llama = json!({"model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64});
+        let gpt2 = json!({"model_type": "gpt2", "vocab_size": 32, "n_embd": 16, "n_layer": 1, "n_head": 2,
+            "n_positions": 64});
+        let t5 = json!({"model_type": "t5", "vocab_size": 32, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1,
+            "num_heads": 2, "decoder_start_token_id": 0});
+        for mut fields in [llama, gpt2, t5] {
+            for ties in [false, true] {
+                fields["tie_word_embeddings"] = ties.into();
+                let place = tempfile::tempdir().unwrap();
+                let folder = place.path().join("version-0");
+                let config = Config::from_value(fields.clone());
+                let model = || LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap();
+                let mut model = rlaif_testing::drawn(3, model);
+                let writer = WeightsWriter::new(&mut model, None).unwrap();
+                writer.write(model.parameters(), &folder).unwrap();
+                let options = LoadOptions::new(Device::Cpu, Kind::Float);
+                let again = LanguageModel::load(&folder, options).unwrap();
+                assert!(again.parameters().get("lm_head.weight").is_some(), "{fields}");
+                let here = log_probs(&model);
+                assert!(here.equal(&log_probs(&again)), "{fields}");
+            }
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod curves;
 mod routers;
+mod vllm;
 
 use std::{
     cell::Cell,
@@ -15,6 +16,7 @@ use rlaif_core::{CodecError, GenerationPrompt, Message, Specials, TextCodec};
 use tch::{Kind, Tensor};
 
 pub use routers::RouterGoldens;
+pub use vllm::RealVllm;
 
 /// The config.json of a small Llama.
 pub const LLAMA: &str = r#"{"model_type": "llama", "vocab_size": 40, "hidden_size": 16,
