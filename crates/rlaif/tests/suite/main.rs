@@ -29,4 +29,5 @@ mod tokens;
 mod train;
 mod trl;
 mod verify;
+mod vllm;
 mod vocabulary;
