@@ -66,14 +66,14 @@ fn post(server: &RealVllm, path: &str, body: &Value) -> Value {
     serde_json::from_str(body).unwrap()
 }
 
-/// The mean scores of a run's first and last three steps.
+/// The mean scores of a run's first and last four steps.
 fn ends(run: &Path, steps: usize) -> (f64, f64) {
     let rows = rows(&run.join("metrics.jsonl"));
     assert_eq!(rows.len(), steps);
     let scores: Vec<f64> =
         rows.iter().map(|row| row["env/reward_mean"].as_f64().unwrap()).collect();
     let mean = |scores: &[f64]| scores.iter().sum::<f64>() / scores.len() as f64;
-    (mean(&scores[..3]), mean(&scores[steps - 3..]))
+    (mean(&scores[..4]), mean(&scores[steps - 4..]))
 }
 
 /// The reward is for short responses. The server dies in the middle of one run, and is started again.
@@ -88,40 +88,44 @@ fn ppo_and_grpo_learn_from_rollouts_on_a_real_vllm_as_they_do_locally() {
     let Some(mut server) = RealVllm::start(&untied, folder, &options) else { return };
 
     let prompts: String =
-        (0..16).map(|i| format!("{{\"prompt\": \"The number {i} says\"}}\n")).collect();
+        (0..48).map(|i| format!("{{\"prompt\": \"The number {i} says\"}}\n")).collect();
     fs::write(folder.join("prompts.jsonl"), prompts).unwrap();
     let config = |algorithm: &str, keys: &str| {
         format!(
             "[model]\npath = '{}'\n[placement]\ndevice = 'cpu'\nthreads = 2\n[data]\nprompts = '{}'\n\
              [reward]\nkind = 'length'\nshortest = 1\nlongest = 4\nper = 4.0\n\
-             [{algorithm}]\nbatch_size = 16\n{keys}\n[{algorithm}.generation]\nmax_new_tokens = 16\n\
-             [{algorithm}.optimizer]\nlr = 1e-4\n",
+             [{algorithm}]\n{keys}\n[{algorithm}.generation]\nmax_new_tokens = 16\n\
+             [{algorithm}.optimizer]\nlr = 5e-5\n",
             model.display(),
             folder.join("prompts.jsonl").display()
         )
     };
     let vllm =
         format!("[vllm]\nurls = ['{}']\nretries = 100\nlongest_wait_s = 1.0\n", server.url());
-    let grpo = config("reinforce", "algorithm = 'grpo'\ngroup_size = 8\nkl = 'none'\nsteps = 15");
-    let ppo = config("ppo", "minibatch_size = 8\nsteps = 15");
+    let grpo = config(
+        "reinforce",
+        "algorithm = 'grpo'\nbatch_size = 32\ngroup_size = 8\nkl = 'none'\nsteps = 24",
+    );
+    let ppo = config("ppo", "batch_size = 32\nminibatch_size = 16\nsteps = 24");
     let lora = |config: &str| {
-        let faster = config.replace("lr = 1e-4", "lr = 2e-3");
+        let faster = config.replace("lr = 5e-5", "lr = 1e-3");
         faster.replace("[placement]", "[model.lora]\nrank = 8\n[placement]")
     };
+    // The adapter belongs to the base that the server began with, so its run is the first.
     for (name, command, config) in [
+        ("adapter", "reinforce", lora(&grpo)),
         ("grpo", "reinforce", grpo.clone()),
         ("ppo", "ppo", ppo),
-        ("adapter", "reinforce", lora(&grpo)),
     ] {
         let (here, there) = (format!("{name}-here"), format!("{name}-there"));
         succeeded(&run(command, folder, &here, &config));
         succeeded(&run(command, folder, &there, &format!("{config}{vllm}")));
-        let (here, out) = (ends(&folder.join(here), 15), folder.join(there));
-        let there = ends(&out, 15);
+        let (here, out) = (ends(&folder.join(here), 24), folder.join(there));
+        let there = ends(&out, 24);
         for (before, after) in [here, there] {
-            assert!(after > before + 0.3, "{name}: {here:?} {there:?}");
+            assert!(after > before + 0.4, "{name}: {here:?} {there:?}");
         }
-        assert!((here.1 - there.1).abs() < 0.5, "{name}: {here:?} {there:?}");
+        assert!((here.1 - there.1).abs() < 0.3, "{name}: {here:?} {there:?}");
         let log = fs::read_to_string(out.join("log.txt")).unwrap();
         assert!(log.contains("sampled by vLLM at"), "{log}");
         assert!(!log.contains("no /weight_checker"), "{log}");
@@ -133,7 +137,7 @@ fn ppo_and_grpo_learn_from_rollouts_on_a_real_vllm_as_they_do_locally() {
         }
     }
 
-    let long = format!("{}{vllm}", grpo.replace("steps = 15", "steps = 40"));
+    let long = format!("{}{vllm}", grpo.replace("steps = 24", "steps = 40"));
     let mut child = command("reinforce", folder, "killed", &long).spawn().unwrap();
     while rows(&folder.join("killed/metrics.jsonl")).len() < 5 {
         assert!(child.try_wait().unwrap().is_none());
@@ -145,7 +149,7 @@ fn ppo_and_grpo_learn_from_rollouts_on_a_real_vllm_as_they_do_locally() {
     server.restart();
     assert!(child.wait().unwrap().success());
     let (before, after) = ends(&folder.join("killed"), 40);
-    assert!(after > before + 0.3, "{before} {after}");
+    assert!(after > before + 0.4, "{before} {after}");
 }
 
 /// A judge that has learned to answer with a label is asked the same questions here and on a server, in three forms.
