@@ -30,7 +30,7 @@ pub enum EngineError {
         call: String,
         /// The HTTP status.
         status: u16,
-        /// Its message.
+        /// The message of the server.
         said: String,
         /// The remedy; empty if it is not known.
         advice: &'static str,

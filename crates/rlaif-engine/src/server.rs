@@ -43,7 +43,7 @@ const PROBES: [&str; 6] = [
 /// A call that failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// It may succeed at another time, or at another server.
+    /// A failure that another time or another server may not have.
     Transient {
         why: String,
         /// The wait that the server asks for.
@@ -107,7 +107,7 @@ pub(crate) struct Server {
 /// The model that a server is to have.
 #[derive(Clone, Copy)]
 pub(crate) struct Expected<'a> {
-    /// Its name, if it is set.
+    /// The name of the weights, if it is set.
     pub(crate) model: Option<&'a String>,
     pub(crate) codec: &'a dyn TextCodec,
     pub(crate) vocab_size: i64,

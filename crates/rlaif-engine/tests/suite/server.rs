@@ -40,7 +40,7 @@ pub(crate) enum Fault {
     Ignored,
 }
 
-/// What a server has and does.
+/// State and faults of a server.
 pub(crate) struct State {
     model: LanguageModel,
     codec: Arc<dyn TextCodec>,

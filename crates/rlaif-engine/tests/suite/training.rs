@@ -36,7 +36,7 @@ fn next(batch: &[Exchange<'_>]) -> Vec<f32> {
 
 const STEPS: u64 = 40;
 
-/// What a run tells of a step.
+/// Metrics of a step.
 struct Told {
     score: f64,
     mismatch: f64,
