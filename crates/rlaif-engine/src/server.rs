@@ -107,7 +107,7 @@ pub(crate) struct Server {
 /// The model that a server is to have.
 #[derive(Clone, Copy)]
 pub(crate) struct Expected<'a> {
-    /// The name of the weights, if it is set.
+    /// The name of the model, if it is set.
     pub(crate) model: Option<&'a String>,
     pub(crate) codec: &'a dyn TextCodec,
     pub(crate) vocab_size: i64,
