@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{chat_completions, refusal, repository, succeeded};
+use crate::support::{chat_completions, language_model, refusal, repository, succeeded, tokenizer};
 
 fn run(command: &str, folder: &Path, config: &str, out: &str) -> Output {
     let file = folder.join(format!("{command}.toml"));
@@ -167,6 +167,73 @@ fn right_answers_about_responses_of_a_better_maker_are_lessons_for_the_judge() {
     let unknown = config.replace("better_maker = 'policy'\n", "");
     let said = refusal(&run("label", folder, &unknown, "none.jsonl"), 2);
     assert!(said.contains("`lessons` is given, and "), "{said}");
+}
+
+/// A policy explains each of several times anew: the lessons have its right answers, and are the same again.
+#[test]
+fn a_policy_gives_several_judgements_and_the_same_lessons_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let config = json!({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16,
+        "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "max_position_embeddings": 4096, "eos_token_id": 1,
+    });
+    language_model(&folder.join("judge"), &tokenizer("llama3"), 7, config);
+    let pairs = (0..12).map(|n| {
+        let text = json!({"prompt": format!("Question {n}?"), "chosen": format!("It is {n}."), "rejected": "No."});
+        format!("{text}\n")
+    });
+    fs::write(folder.join("pairs.jsonl"), pairs.collect::<String>()).unwrap();
+    let config = format!(
+        "lessons = 'text'\nplacement = {{ device = 'cpu', threads = 1 }}\n\
+         data.file = '{at}/pairs.jsonl'\nfacets = [{{ facet = 'helpful' }}]\n\
+         [judge]\nanswer = 'explained'\nsamples = 4\nmin_coverage = 1e-9\n\
+         sampling = {{ temperature = 1.0, max_new_tokens = 6, seed = 3 }}\n\
+         api = {{ kind = 'policy', model = '{at}/judge', batch_size = 5 }}\n",
+        at = folder.display()
+    );
+    let lessons = |out: &str| {
+        let said = succeeded(&run("label", folder, &config, &format!("{out}.jsonl")));
+        (said, fs::read_to_string(folder.join(format!("{out}.lessons.jsonl"))).unwrap())
+    };
+    let (said, one) = lessons("one");
+    let missing = folder.join("one.lessons.jsonl.missing");
+    let missing = if missing.exists() { rows(&missing) } else { Vec::new() };
+    if !missing.is_empty() {
+        let told = format!("{} pairs without a right judgement have no lesson", missing.len());
+        assert!(said.contains(&told), "{said}");
+    }
+    for row in &missing {
+        // Both orders, four times each.
+        assert_eq!(row["reason"], "0 of 8 judgements are right");
+    }
+    for lesson in one.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        let (question, answer) =
+            (lesson["prompt"].as_str().unwrap(), lesson["response"].as_str().unwrap());
+        let label = &answer[answer.len() - 1..];
+        let response = question.rsplit(&format!("Response {label}:\n")).next().unwrap();
+        let response = response.split_once("]]\n").unwrap().1;
+        assert!(response.starts_with("It is"), "{lesson}");
+    }
+    assert_eq!(lessons("two").1, one);
+    // The mean of other judgements.
+    let single = config.replace("samples = 4", "samples = 1");
+    succeeded(&run("label", folder, &single, "single.jsonl"));
+    let first = |name: &str| rows(&folder.join(name))[0]["probability"].clone();
+    assert_ne!(first("single.jsonl"), first("one.jsonl"));
+    let alone = config.replace("answer = 'explained'\n", "");
+    let said = refusal(&run("label", folder, &alone, "none.jsonl"), 2);
+    assert!(
+        said.contains("`samples` is 4; expected 1 for a policy without explanations"),
+        "{said}"
+    );
+    let greedy = config.replace("temperature = 1.0, ", "");
+    let said = refusal(&run("label", folder, &greedy, "none.jsonl"), 2);
+    assert!(
+        said.contains("`samples` is 4; expected 1, or more where `sampling.temperature`"),
+        "{said}"
+    );
 }
 
 /// The study tells the flips that the labelling told.
