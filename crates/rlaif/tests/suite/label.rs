@@ -169,7 +169,7 @@ fn right_answers_about_responses_of_a_better_maker_are_lessons_for_the_judge() {
     assert!(said.contains("`lessons` is given, and "), "{said}");
 }
 
-/// A policy explains each of several times anew: the lessons have its right answers, and are the same again.
+/// A policy explains several times: the lessons have its right answers, and a repetition has the same ones.
 #[test]
 fn a_policy_gives_several_judgements_and_the_same_lessons_again() {
     let folder = tempfile::tempdir().unwrap();
