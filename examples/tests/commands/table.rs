@@ -170,6 +170,20 @@ pub(crate) const TABLE: &[(&str, How)] = &[
     ("cargo test -p rlaif-models --test goldens -- --nocapture", Suite),
     ("cargo test -p rlaif-models --test memory", Suite),
     (
+        "RLAIF_VLLM=VLLM_ENVIRONMENT cargo test -p rlaif-engine --test suite real",
+        Test(
+            "crates/rlaif-engine/tests/suite/real.rs",
+            "a_real_vllm_gets_whole_weights_and_adapters_and_survives_a_restart",
+        ),
+    ),
+    (
+        "RLAIF_VLLM=VLLM_ENVIRONMENT cargo test -p rlaif --test suite vllm",
+        Test(
+            "crates/rlaif/tests/suite/vllm.rs",
+            "ppo_and_grpo_learn_from_rollouts_on_a_real_vllm_as_they_do_locally",
+        ),
+    ),
+    (
         "cargo test -p rlaif-rewards --test suite classifier",
         Test(
             "crates/rlaif-rewards/tests/suite/classifier.rs",
