@@ -23,8 +23,8 @@ pub struct VllmConfig {
     /// Name of the model on the servers; by default, that of the only base model that they serve.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// Folder for the weights on their way to the servers, which see it under the same path; by default, `sampler` in the
-    /// run's folder.
+    /// Folder for the weights on their way to the servers, which see it under the same path; each run has a folder of its
+    /// own in it. By default, `sampler` in the run's folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub folder: Option<String>,
     /// The environment variable with the key of the servers (`--api-key` of vLLM).
@@ -41,7 +41,7 @@ pub struct VllmConfig {
     pub retries: u32,
     /// The longest wait before a retry, in seconds.
     pub longest_wait_s: f64,
-    /// Most updates between the weights of a server and those of the policy. With 0, a server whose weights could not be
+    /// Maximum number of updates between the weights of a server and those of the policy. With 0, a server whose weights could not be
     /// renewed is not asked; with more, it is asked until they are that old.
     pub max_staleness: u64,
     /// Largest KL per token between servers and policy, on the first responses to each version of the weights: a run
@@ -84,8 +84,10 @@ impl VllmConfig {
                 BadSetting::new("urls", error.found, rlaif_http::BadAddress::EXPECTED)
             })?;
         }
-        if let Some(url) = (1..self.urls.len()).find(|&at| self.urls[..at].contains(&self.urls[at]))
-        {
+        let plain = |url: &String| url.trim_end_matches('/').to_ascii_lowercase();
+        let before =
+            |at: usize| self.urls[..at].iter().any(|url| plain(url) == plain(&self.urls[at]));
+        if let Some(url) = (1..self.urls.len()).find(|&at| before(at)) {
             return Err(BadSetting::new(
                 "urls",
                 format!("{} twice", self.urls[url]),
@@ -132,7 +134,7 @@ mod tests {
         for (field, config) in [
             ("urls", VllmConfig { urls: urls(&[]), ..base() }),
             ("urls", VllmConfig { urls: urls(&["localhost:8000"]), ..base() }),
-            ("urls", VllmConfig { urls: urls(&["http://a", "http://a"]), ..base() }),
+            ("urls", VllmConfig { urls: urls(&["http://a", "http://A/"]), ..base() }),
             ("concurrency", VllmConfig { concurrency: 0, ..base() }),
             ("compared", VllmConfig { compared: 0, ..base() }),
             ("retries", VllmConfig { retries: 101, ..base() }),

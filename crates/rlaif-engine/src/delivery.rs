@@ -137,7 +137,7 @@ fn fingerprint(parameters: &Parameters, adapter: bool) -> Result<Vec<u64>, LmErr
 /// The digests that servers have told, by the name of the version.
 #[derive(Debug, Default)]
 pub(crate) struct Proofs {
-    digests: Mutex<BTreeMap<String, (String, Checksums)>>,
+    digests: Mutex<BTreeMap<String, (u64, String, Checksums)>>,
     /// `true` once the absence of digests was told.
     told: AtomicBool,
 }
@@ -152,7 +152,7 @@ impl Proofs {
         before: Option<&Checksums>,
     ) -> Result<(), String> {
         let mut all = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((other, known)) = all.get(&written.name) {
+        if let Some((_, other, known)) = all.get(&written.name) {
             // Servers that are divided differently have different tensors.
             let same_names = known.checksums.keys().eq(digests.checksums.keys());
             if same_names && known != digests {
@@ -168,13 +168,16 @@ impl Proofs {
         }
         let unchanged = |older: &Checksums| older == digests;
         let of_older = written.differs_from.as_ref().and_then(|older| all.get(older));
-        let arrived = !of_older.is_some_and(|(_, older)| unchanged(older));
+        let arrived = !of_older.is_some_and(|(.., older)| unchanged(older));
         if !arrived && before.is_none_or(unchanged) {
             return Err("its digests are still those of the version before; if the server rounds the weights to a \
                         coarser dtype than the policy's, start it with `--dtype float32`"
                 .to_owned());
         }
-        all.entry(written.name.clone()).or_insert_with(|| (server.to_owned(), digests.clone()));
+        let needed = |name: &String| written.differs_from.as_ref() == Some(name);
+        all.retain(|name, (version, ..)| *version >= written.oldest || needed(name));
+        all.entry(written.name.clone())
+            .or_insert_with(|| (written.version, server.to_owned(), digests.clone()));
         Ok(())
     }
 

@@ -4,7 +4,6 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
         mpsc::{self, RecvTimeoutError, Sender},
     },
     thread,
@@ -12,7 +11,7 @@ use std::{
 };
 
 use rlaif_core::{Interrupted, say};
-use rlaif_http::Stop;
+use rlaif_http::{Patience, Stop};
 
 use crate::{
     delivery::{Proofs, Written},
@@ -64,8 +63,64 @@ struct Shared {
 struct Asked {
     ready: Ready,
     index: usize,
-    /// Failures in a row.
-    failures: AtomicUsize,
+    streak: Mutex<Streak>,
+}
+
+/// Failures of a server in a row. Requests that fail together, such as all that run while the server breaks off, are one
+/// failure: one that began before the end of the pause after a failure does not count.
+struct Streak {
+    failures: usize,
+    patience: Patience,
+    /// The end of the pause after the last failure.
+    rests: Instant,
+    /// `true` once the server is not asked again.
+    is_down: bool,
+}
+
+impl Asked {
+    fn streak(&self) -> MutexGuard<'_, Streak> {
+        self.streak.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a request was answered.
+    fn answered(&self) {
+        let mut streak = self.streak();
+        if streak.failures > 0 && !streak.is_down {
+            streak.failures = 0;
+            streak.patience = self.ready.server.patience();
+        }
+    }
+
+    /// Notes that a request that began at `begun` failed, after which the server asks for a pause. Returns the end of the
+    /// pause; why the server is not asked again, if it is not.
+    fn failed(
+        &self,
+        begun: Instant,
+        pause: Option<Duration>,
+        most: usize,
+    ) -> Result<Instant, String> {
+        let mut streak = self.streak();
+        if streak.is_down {
+            return Err(String::new());
+        }
+        if begun < streak.rests {
+            return Ok(streak.rests);
+        }
+        streak.failures += 1;
+        let given_up = if streak.failures > most {
+            String::new()
+        } else {
+            match streak.patience.pause(pause) {
+                Ok(pause) => {
+                    streak.rests = Instant::now() + pause;
+                    return Ok(streak.rests);
+                }
+                Err(given_up) => format!(" ({given_up})"),
+            }
+        };
+        streak.is_down = true;
+        Err(given_up)
+    }
 }
 
 /// Asks for the responses to all groups.
@@ -94,7 +149,9 @@ pub(crate) fn ask(
     let (sender, events) = mpsc::channel();
     let workers = concurrency.min(left);
     for (index, ready) in ready.iter().enumerate() {
-        let asked = Arc::new(Asked { ready: ready.clone(), index, failures: AtomicUsize::new(0) });
+        let (patience, rests) = (ready.server.patience(), Instant::now());
+        let streak = Mutex::new(Streak { failures: 0, patience, rests, is_down: false });
+        let asked = Arc::new(Asked { ready: ready.clone(), index, streak });
         for _ in 0..workers {
             let (shared, asked, sender) = (Arc::clone(&shared), Arc::clone(&asked), sender.clone());
             // Not scoped: a user who asks for the end does not wait for an answer on its way.
@@ -169,16 +226,15 @@ impl Shared {
 
 fn work(shared: &Shared, asked: &Asked, events: &Sender<Event>) {
     let Ready { server, written } = &asked.ready;
-    let mut patience = server.patience();
     loop {
-        if asked.failures.load(Ordering::Relaxed) > shared.most_failures {
+        if asked.streak().is_down {
             return;
         }
         let Some(mut job) = shared.next() else { return };
+        let begun = Instant::now();
         let (why, pause) = match server.complete(&shared.manner, written, &job.group) {
             Ok(answers) => {
-                asked.failures.store(0, Ordering::Relaxed);
-                patience = server.patience();
+                asked.answered();
                 let done = Done { rows: job.group.rows, answers, by: asked.index };
                 if events.send(Event::Done(done)).is_err() {
                     return;
@@ -196,30 +252,22 @@ fn work(shared: &Shared, asked: &Asked, events: &Sender<Event>) {
             },
         };
         job.attempts += 1;
-        if job.attempts >= shared.most_attempts {
-            let (attempts, server) = (job.attempts, server.name.clone());
-            // If it is the server that fails, this is told; others may answer.
-            let failures = asked.failures.fetch_add(1, Ordering::Relaxed) + 1;
-            let event = match failures > shared.most_failures {
-                true => Event::Down(asked.index, why),
-                false => Event::Failed(Box::new(EngineError::Unanswered { attempts, server, why })),
-            };
-            shared.give_back(job);
-            let _ = events.send(event);
-            return;
-        }
+        let attempts = job.attempts;
+        let outcome = asked.failed(begun, pause, shared.most_failures);
         shared.give_back(job);
-        if asked.failures.fetch_add(1, Ordering::Relaxed) + 1 > shared.most_failures {
-            let _ = events.send(Event::Down(asked.index, why));
-            return;
-        }
-        match patience.pause(pause) {
-            Ok(pause) => shared.stop.sleep_until(Instant::now() + pause),
+        match outcome {
             Err(given_up) => {
-                asked.failures.store(shared.most_failures + 1, Ordering::Relaxed);
-                let _ = events.send(Event::Down(asked.index, format!("{why} ({given_up})")));
+                let _ = events.send(Event::Down(asked.index, format!("{why}{given_up}")));
                 return;
             }
+            // The server answers others, and no server answers this one.
+            Ok(_) if attempts >= shared.most_attempts => {
+                let server = server.name.clone();
+                let error = EngineError::Unanswered { attempts, server, why };
+                let _ = events.send(Event::Failed(Box::new(error)));
+                return;
+            }
+            Ok(rests) => shared.stop.sleep_until(rests),
         }
     }
 }

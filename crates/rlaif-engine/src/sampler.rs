@@ -2,12 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     thread,
 };
 
-use rlaif_core::{Fault, Specials, TextCodec, say};
+use rlaif_core::{Fault, Seed, Specials, TextCodec, say};
 use rlaif_http::{EnvVars, Secret};
 use rlaif_lm::{
     LmError, LmSpec, LocalSampler, Sampled, Sampler, SamplerCall,
@@ -75,7 +75,8 @@ impl std::fmt::Debug for VllmSampler<'_> {
 
 impl<'a> VllmSampler<'a> {
     /// A sampler over the servers of the settings, which are asked for their model and their tokenizer: those of a policy of
-    /// `spec`, whose weights `writer` writes. `folder` is that for the weights, if the settings name none.
+    /// `spec`, whose weights `writer` writes. `folder` is that for the weights. If the settings
+    /// name one, the weights go to a folder within it, whose name `folder` determines.
     ///
     /// # Errors
     /// [`EngineError::Setting`], [`EngineError::Key`]; [`EngineError::NoModel`] and [`EngineError::OtherTokenizer`] for
@@ -99,8 +100,11 @@ impl<'a> VllmSampler<'a> {
         let model = config.model.as_ref();
         let met = at_all(&servers, |server| server.meet(Expected { model, codec, vocab_size }));
         let failing = failures(&servers, met, &vec![None; servers.len()])?;
-        let folder = config.folder.as_deref().map_or(folder, Path::new);
-        let delivery = Delivery::new(writer, folder, config.max_staleness);
+        let folder = match &config.folder {
+            Some(shared) => of_run(Path::new(shared), folder),
+            None => folder.to_owned(),
+        };
+        let delivery = Delivery::new(writer, &folder, config.max_staleness);
         let proofs = Arc::default();
         Ok(Self {
             config,
@@ -131,7 +135,9 @@ impl<'a> VllmSampler<'a> {
             };
             left.push(match (server.loaded(), failure) {
                 (_, Failure::Fatal(error)) => Err(Failure::Fatal(error)),
-                (Some(older), failure) if older.version >= written.oldest => {
+                (Some(older), failure)
+                    if (written.oldest..written.version).contains(&older.version) =>
+                {
                     let why = failure.error(&server);
                     say(format_args!(
                         "{} is asked with version {} of the weights instead of {}: {why}",
@@ -146,6 +152,43 @@ impl<'a> VllmSampler<'a> {
         }
         self.failing = failures(&self.servers, left, &self.failing)?;
         Ok(ready)
+    }
+
+    fn ask(
+        &self,
+        groups: Vec<Group>,
+        ready: &[(usize, Ready)],
+        manner: &Manner,
+    ) -> Result<Vec<Done>, EngineError> {
+        let asked: Vec<Ready> = ready.iter().map(|(_, ready)| ready.clone()).collect();
+        let limits = (self.config.concurrency, self.config.retries as usize);
+        ask(groups, &asked, manner.clone(), &self.proofs, limits)
+    }
+
+    /// The servers that have answered and still have the weights that they were asked for, by their places in `ready`.
+    fn holding(done: &[Done], ready: &[(usize, Ready)]) -> Result<BTreeSet<usize>, EngineError> {
+        let used: BTreeSet<usize> = done.iter().map(|done| done.by).collect();
+        let mut holding = BTreeSet::new();
+        for by in used {
+            let Ready { server, written } = &ready[by].1;
+            match server.still_holds(written) {
+                Ok(true) => {
+                    holding.insert(by);
+                }
+                Ok(false) => say(format_args!(
+                    "{} was started again while it answered; its responses are asked for again",
+                    server.name
+                )),
+                Err(Failure::Fatal(error)) => return Err(*error),
+                // No server that can be asked proves them.
+                Err(failure) => say(format_args!(
+                    "the responses of {} are asked for again: {}",
+                    server.name,
+                    failure.error(server)
+                )),
+            }
+        }
+        Ok(holding)
     }
 
     /// Compares the log-probabilities of servers with those of the policy, for the first responses to the call's version of the
@@ -183,7 +226,8 @@ impl<'a> VllmSampler<'a> {
             *all = (all.0 + sum, all.1 + tokens);
         }
         for (server, (sum, tokens)) in sums {
-            let (kl, limit) = (sum / tokens.max(1) as f64, self.config.max_mismatch_kl);
+            // Without a token there is no proof.
+            let (kl, limit) = (sum / tokens as f64, self.config.max_mismatch_kl);
             // NaN and infinity are too far as well.
             if kl.is_nan() || kl > limit {
                 let server = self.servers[server].name.clone();
@@ -194,6 +238,13 @@ impl<'a> VllmSampler<'a> {
         self.compared.retain(|(_, of)| of + self.config.max_staleness + 1 >= version);
         Ok(())
     }
+}
+
+/// The folder of a run within a folder that runs share: two runs have versions of the same numbers.
+fn of_run(shared: &Path, own: &Path) -> PathBuf {
+    let own = std::path::absolute(own).unwrap_or_else(|_| own.to_owned());
+    let name = Seed::new(0).derive(&own.to_string_lossy(), 0).get() >> 32;
+    shared.join(format!("run-{name:08x}"))
 }
 
 /// Checks that a server's context has room for each prompt with its response.
@@ -297,29 +348,42 @@ impl Sampler for VllmSampler<'_> {
             return Ok(Vec::new());
         }
         let written = self.delivery.written(call.weights)?;
-        let ready = self.ready(&written)?;
-        let groups = groups(asks, call);
-        check_room(&groups, &ready)?;
-        let asked: Vec<Ready> = ready.iter().map(|(_, ready)| ready.clone()).collect();
-        let limits = (self.config.concurrency, self.config.retries as usize);
-        let whole = manner.whole;
-        let done = ask(groups, &asked, manner, &self.proofs, limits)?;
-        if whole {
-            self.compare(call, asks, (&done, &ready))?;
-        }
+        let mut groups = groups(asks, call);
         let mut all: Vec<Option<Sampled>> = vec![None; asks.len()];
-        for Done { rows, answers, by } in done {
-            let version = ready[by].1.written.version;
-            for (row, answer) in rows.into_iter().zip(answers) {
-                let text = self.codec.decode(&answer.ids, Specials::Exclude)?;
-                all[row] = Some(Sampled {
-                    text: before_stop(&text, &how.stop_strings).to_owned(),
-                    ids: answer.ids,
-                    log_probs: whole.then_some(answer.log_probs),
-                    finish: answer.finish,
-                    version,
-                    played: None,
-                });
+        // A server that was started again has answered by the weights that it started with.
+        for restarts in 0..=self.config.retries {
+            let ready = self.ready(&written)?;
+            check_room(&groups, &ready)?;
+            let mut done = self.ask(groups.clone(), &ready, &manner)?;
+            let holding = Self::holding(&done, &ready)?;
+            done.retain(|done| holding.contains(&done.by));
+            if manner.whole {
+                self.compare(call, asks, (&done, &ready))?;
+            }
+            for Done { rows, answers, by } in done {
+                let version = ready[by].1.written.version;
+                for (row, answer) in rows.into_iter().zip(answers) {
+                    let text = self.codec.decode(&answer.ids, Specials::Exclude)?;
+                    all[row] = Some(Sampled {
+                        text: before_stop(&text, &how.stop_strings).to_owned(),
+                        ids: answer.ids,
+                        log_probs: manner.whole.then_some(answer.log_probs),
+                        finish: answer.finish,
+                        version,
+                        played: None,
+                    });
+                }
+            }
+            groups.retain(|group| group.rows.iter().any(|&row| all[row].is_none()));
+            if groups.is_empty() {
+                break;
+            }
+            if restarts == self.config.retries {
+                let names: Vec<_> =
+                    ready.iter().map(|(_, ready)| ready.server.name.clone()).collect();
+                let problem = "a server that was started again while it answered, in each attempt";
+                let told = names.into_iter().map(|name| format!("{name}: {problem}"));
+                return Err(EngineError::NoServer { servers: told.collect() }.into());
             }
         }
         // Each row is in one group, and each group is done.

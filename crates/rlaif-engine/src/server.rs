@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use rlaif_core::{Interrupted, Specials, TextCodec};
+use rlaif_core::{Interrupted, Specials, TextCodec, say};
 use rlaif_http::{
     Address, Connections, Patience, Retry, Secret, agent, get, post_for, retry_after, ureq::Agent,
 };
@@ -17,7 +17,7 @@ use crate::{
     config::VllmConfig,
     delivery::{Proofs, Written},
     error::EngineError,
-    wire::{Answered, Checksums, Completion, Group, Manner, Models, Tokenized, WeightInfo},
+    wire::{Answered, Checksums, Completion, Group, Manner, Models, Paused, Tokenized, WeightInfo},
 };
 
 /// The longest answer that is read: responses of tens of thousands of tokens to one prompt have a hundred bytes for each.
@@ -25,7 +25,7 @@ const LONGEST: u64 = 1 << 30;
 /// The limit of calls that compute nothing.
 const QUICK: Duration = Duration::from_secs(30);
 const DEVELOPMENT: &str =
-    "start the server with VLLM_SERVER_DEV_MODE=1, which allows to change its weights";
+    "start the server with VLLM_SERVER_DEV_MODE=1, which permits changes of its weights";
 const ADAPTERS: &str = "start the server with `--enable-lora`, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, `--max-lora-rank` of \
                         at least the adapter's, and `--max-loras` of at least `max_staleness` + 2; it reads the adapter's \
                         folder under the same path";
@@ -307,8 +307,19 @@ impl Server {
                 );
             }
         }
+        self.end_pause()?;
         let base = (model.id.clone(), model.max_model_len);
         *self.base.lock().unwrap_or_else(PoisonError::into_inner) = Some(base);
+        Ok(())
+    }
+
+    /// Ends a pause that a trainer has left behind.
+    fn end_pause(&self) -> Result<(), Failure> {
+        let paused: Option<Paused> = self.option("/is_paused", None)?;
+        if paused.is_some_and(|paused| paused.is_paused) {
+            self.resume()?;
+            say(format_args!("{} was paused, and is resumed", self.name));
+        }
         Ok(())
     }
 
@@ -452,8 +463,9 @@ impl Server {
         let changed = self.change(written);
         // A server that refuses checksums while it is paused gives them afterwards.
         let while_paused = changed.is_ok().then(|| self.checksums()).and_then(Result::ok).flatten();
-        self.need("/resume", Some(&empty), DEVELOPMENT)?;
+        let resumed = self.resume();
         changed?;
+        resumed?;
         if let Some(told) = self.version()?
             && told != written.name
         {
@@ -475,11 +487,41 @@ impl Server {
         Ok(())
     }
 
+    /// Ends a pause. The first attempt is made even if the user asks for the end: a server that stays paused answers
+    /// nobody.
+    fn resume(&self) -> Result<(), Failure> {
+        let empty = json!({});
+        let reply = self.reply("/resume", Some(&empty), &self.quick);
+        if reply.is_ok_and(|reply| (200..300).contains(&reply.status)) {
+            return Ok(());
+        }
+        self.need("/resume", Some(&empty), DEVELOPMENT).map(|_| ())
+    }
+
+    /// `true` if the server still has weights of before its answers: it may have been started again meanwhile, and
+    /// then answered by those that it started with.
+    pub(crate) fn still_holds(&self, written: &Arc<Written>) -> Result<bool, Failure> {
+        // Requests name an adapter, and a server without it refuses them.
+        if written.is_adapter {
+            return Ok(true);
+        }
+        let weights = self.weights();
+        self.holds(&weights, written)
+    }
+
     /// Has a paused server read weights.
     fn change(&self, written: &Written) -> Result<(), Failure> {
         let body =
             json!({ "method": "reload_weights", "kwargs": { "weights_path": written.path() } });
-        self.need("/collective_rpc", Some(&body), DEVELOPMENT)?;
+        let path = written.path();
+        let seen = |failure| match failure {
+            Failure::Transient { why, asked } => {
+                let why = format!("{why}; does the server see `{path}`?");
+                Failure::Transient { why, asked }
+            }
+            other => other,
+        };
+        self.need("/collective_rpc", Some(&body), DEVELOPMENT).map_err(seen)?;
         self.need("/reset_prefix_cache", Some(&json!({})), DEVELOPMENT)?;
         self.rename(written)
     }

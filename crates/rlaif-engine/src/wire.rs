@@ -32,6 +32,12 @@ pub(crate) struct Tokenized {
     pub(crate) tokens: Vec<u32>,
 }
 
+/// The answer of `/is_paused`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Paused {
+    pub(crate) is_paused: bool,
+}
+
 #[derive(Debug, Deserialize)]
 pub(crate) struct WeightInfo {
     pub(crate) weight_version: Option<Value>,

@@ -204,8 +204,6 @@ impl<'a> ModelAdapters<'a> {
         Ok(writer.finish()?)
     }
 
-    /// The key under which peft finds a copy of a parameter of the base: where an adapter is on the layer,
-    /// within its wrapper.
     /// The configuration of an adapter, and its tensors.
     pub(crate) fn file_of(
         &self,
@@ -236,6 +234,8 @@ impl<'a> ModelAdapters<'a> {
         all
     }
 
+    /// The key under which peft finds a copy of a parameter of the base: where an adapter is on the layer,
+    /// within its wrapper.
     fn key_of_base(&self, parameter: &str, slot: usize) -> String {
         let module = parameter.strip_suffix(".weight").unwrap_or(parameter);
         let layer = self.parts.layers().find(|layer| layer.path == module);

@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::libtorch::{Cuda, Libtorch, VERSION};
@@ -223,12 +225,7 @@ impl Place {
     fn fresh_tree(&self) -> Result<PathBuf, Error> {
         let tree = self.partial().join("tree");
         for leftover in [tree.clone(), self.partial().join("download"), self.replaced()] {
-            match fs::remove_dir_all(&leftover) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(python::write_error(&leftover, e));
-                }
-                _ => {}
-            }
+            remove(&leftover).map_err(|e| python::write_error(&leftover, e))?;
         }
         for dir in [&tree, &self.partial().join("wheels")] {
             fs::create_dir_all(dir).map_err(|e| python::write_error(&self.root, e))?;
@@ -332,6 +329,20 @@ fn symlink(target: &Path, link: &Path) -> io::Result<()> {
 #[cfg(not(unix))]
 fn symlink(target: &Path, link: &Path) -> io::Result<()> {
     std::os::windows::fs::symlink_dir(target, link)
+}
+
+/// Removes a folder, if it is there. A process of a set-up that was killed may write into it for a moment more.
+fn remove(folder: &Path) -> io::Result<()> {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match fs::remove_dir_all(folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty && Instant::now() < end => {
+                thread::sleep(Duration::from_millis(50));
+            }
+            done => return done,
+        }
+    }
 }
 
 #[cfg(test)]

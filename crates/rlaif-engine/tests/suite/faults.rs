@@ -102,6 +102,7 @@ fn a_server_that_was_started_again_gets_the_weights_again() {
     assert_eq!(client.sample(&rows, &how(6), (3, 0)).unwrap(), first);
     assert_eq!(server.calls("/collective_rpc").len(), 2);
     // In the middle of one: its responses tell.
+    server.state().tells_versions = true;
     let span = json!([{ "version": "default", "start": 0, "end": 6 }]);
     server.fail("/v1/completions", 1, Fault::Changed("/choices/0/weight_versions", span));
     assert_eq!(client.sample(&rows, &how(6), (3, 0)).unwrap(), first);
@@ -176,6 +177,50 @@ fn a_server_that_lags_is_asked_while_its_weights_are_not_too_old() {
     assert!(lagging.iter().all(|row| row.version == 0), "each row tells its version");
     let error = rlaif_core::with_causes(&client.sample(&rows, &how(6), (2, 1)).unwrap_err());
     assert!(error.contains("no space"), "{error}");
+}
+
+#[test]
+fn responses_of_a_server_that_was_started_again_meanwhile_are_asked_for_again() {
+    let _alone = alone();
+    let server = start(policy(1));
+    let rows = repeated(&prompts(6), 2);
+    let mut client = Client::new(policy(1), config(&[&server]));
+    move_weights(&client.policy, 0.05);
+    let undisturbed = client.sample(&rows, &how(6), (1, 0)).unwrap();
+    // The weights that it starts with give other responses, which nothing in them tells.
+    let first = Client::new(policy(1), config(&[&start(policy(1))])).sample(&rows, &how(6), (1, 0));
+    assert_ne!(first.unwrap(), undisturbed);
+    for answered in [0, 3] {
+        let loads = server.calls("/collective_rpc").len();
+        server.state().restarts = Some((answered, policy(1)));
+        assert_eq!(client.sample(&rows, &how(6), (1, 0)).unwrap(), undisturbed, "{answered}");
+        assert_eq!(server.calls("/collective_rpc").len(), loads + 1, "{answered}");
+    }
+}
+
+#[test]
+fn requests_that_fail_together_are_one_failure() {
+    let _alone = alone();
+    let server = start(policy(1));
+    let rows = prompts(24);
+    let config = VllmConfig { concurrency: 24, retries: 1, ..config(&[&server]) };
+    let mut client = Client::new(policy(1), config);
+    let undisturbed = client.sample(&rows, &how(4), (0, 0)).unwrap();
+    server.fail("/v1/completions", 24, Fault::Status(503, "overloaded"));
+    assert_eq!(client.sample(&rows, &how(4), (0, 0)).unwrap(), undisturbed);
+    // Those that fail again and again are not.
+    server.fail("/v1/completions", 1000, Fault::Status(503, "overloaded"));
+    let error = client.sample(&rows, &how(4), (0, 0)).unwrap_err();
+    assert!(rlaif_core::with_causes(&error).contains("overloaded"), "{error}");
+}
+
+#[test]
+fn a_server_that_a_trainer_has_left_paused_is_resumed() {
+    let _alone = alone();
+    let server = start(policy(1));
+    server.state().paused = true;
+    let mut client = Client::new(adapted(1), config(&[&server]));
+    assert_eq!(client.sample(&prompts(2), &how(4), (0, 0)).unwrap().len(), 2);
 }
 
 #[test]

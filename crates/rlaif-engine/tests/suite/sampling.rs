@@ -1,5 +1,6 @@
 //! Tokens, log-probabilities, settings and seeds.
 
+use rlaif_engine::VllmConfig;
 use rlaif_lm::{
     LocalSampler, Sampler,
     generate::{Ask, Eos, FinishReason, GenerationConfig, Sampling},
@@ -7,7 +8,7 @@ use rlaif_lm::{
 use rlaif_testing::{Letters, alone};
 use serde_json::json;
 
-use crate::{Client, ask, config, how, policy, prompts, repeated, start};
+use crate::{Client, ask, config, how, move_weights, policy, prompts, repeated, start};
 
 #[test]
 fn greedy_tokens_and_log_probabilities_are_those_of_the_policy() {
@@ -141,4 +142,27 @@ fn rows_have_limits_of_their_own_and_texts_have_tokens() {
         assert_eq!(client.sampler.tokens_before(&[4, 5, 6], 2).unwrap(), Some(2));
     }
     assert!(client.sampler.is_remote());
+}
+
+#[test]
+fn two_runs_that_share_a_folder_keep_their_versions_apart() {
+    let _alone = alone();
+    let shared = tempfile::tempdir().unwrap();
+    let folder = Some(shared.path().to_str().unwrap().to_owned());
+    let sampled = [1, 2].map(|seed| {
+        let server = start(policy(seed));
+        let config = VllmConfig { folder: folder.clone(), ..config(&[&server]) };
+        let mut client = Client::new(policy(seed), config);
+        move_weights(&client.policy, 0.05);
+        client.sample(&prompts(2), &how(6), (0, 0)).unwrap();
+        let calls = server.calls("/collective_rpc");
+        (calls[0]["kwargs"]["weights_path"].as_str().unwrap().to_owned(), client)
+    });
+    let [(one, _first), (two, _second)] = &sampled;
+    assert_ne!(one, two);
+    for path in [one, two] {
+        let path = std::path::Path::new(path);
+        assert!(path.starts_with(shared.path()) && path.ends_with("version-0"), "{path:?}");
+        assert!(path.join("model.safetensors").exists());
+    }
 }

@@ -46,7 +46,12 @@ pub(crate) struct State {
     codec: Arc<dyn TextCodec>,
     adapters: BTreeMap<String, String>,
     version: String,
-    paused: bool,
+    pub(crate) paused: bool,
+    /// Answers tell the version of the weights; those of vLLM 0.32 do not.
+    pub(crate) tells_versions: bool,
+    /// After so many responses, the server refuses a request, and goes on with these weights, as one that was started
+    /// again.
+    pub(crate) restarts: Option<(usize, LanguageModel)>,
     faults: Vec<(String, usize, Fault)>,
     /// Paths that the server does not have.
     pub(crate) lacks: Vec<&'static str>,
@@ -57,6 +62,15 @@ pub(crate) struct State {
     /// Adapters that fit.
     pub(crate) max_loras: usize,
     calls: Vec<(String, Value)>,
+}
+
+impl State {
+    fn restart(&mut self, model: LanguageModel) {
+        self.model = model;
+        self.adapters.clear();
+        self.version = "default".to_owned();
+        self.paused = false;
+    }
 }
 
 struct Shared {
@@ -87,6 +101,8 @@ impl Vllm {
             adapters: BTreeMap::new(),
             version: "default".to_owned(),
             paused: false,
+            tells_versions: false,
+            restarts: None,
             faults: Vec::new(),
             lacks: Vec::new(),
             shift: 0,
@@ -122,11 +138,7 @@ impl Vllm {
 
     /// Starts again with the weights of `model`.
     pub(crate) fn restart(&self, model: LanguageModel) {
-        let mut state = self.state();
-        state.model = model;
-        state.adapters.clear();
-        state.version = "default".to_owned();
-        state.paused = false;
+        self.state().restart(model);
     }
 
     /// The bodies of the requests to a path, in their order.
@@ -278,6 +290,7 @@ fn answer(request: &Request, shared: &Shared) -> (u16, Value) {
             state.paused = true;
             (200, json!({ "status": "paused" }))
         }
+        ("GET", "/is_paused") => (200, json!({ "is_paused": state.paused })),
         ("POST", "/resume") => {
             state.paused = false;
             shared.resumed.notify_all();
@@ -346,6 +359,15 @@ fn answer(request: &Request, shared: &Shared) -> (u16, Value) {
             // Frozen in the queue.
             while state.paused {
                 state = shared.resumed.wait(state).unwrap();
+            }
+            if let Some((left, _)) = &mut state.restarts {
+                if *left == 0 {
+                    if let Some((_, first)) = state.restarts.take() {
+                        state.restart(first);
+                    }
+                    return error(503, "starting");
+                }
+                *left -= 1;
             }
             complete(&state, body)
         }
@@ -427,12 +449,16 @@ fn complete(state: &State, body: &Value) -> (u16, Value) {
         };
         let tokens: Vec<String> = response.ids.iter().map(|id| format!("token_id:{id}")).collect();
         let length = response.ids.len();
-        json!({
+        let mut choice = json!({
             "index": index, "text": text, "finish_reason": reason, "stop_reason": stop,
             "token_ids": response.ids, "prompt_token_ids": prompt,
             "logprobs": { "tokens": tokens, "token_logprobs": response.log_probs, "top_logprobs": null, "text_offset": [] },
-            "weight_versions": [{ "version": state.version, "start": 0, "end": length }],
-        })
+        });
+        if state.tells_versions {
+            let spans = json!([{ "version": state.version, "start": 0, "end": length }]);
+            choice["weight_versions"] = spans;
+        }
+        choice
     };
     let choices: Vec<Value> = (0..n).map(choice).collect();
     let usage = json!({ "prompt_tokens": prompt.len() });

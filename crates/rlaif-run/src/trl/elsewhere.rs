@@ -22,7 +22,7 @@ const EVALUATION: &str =
     "an evaluation reads the held-out rows once, at the steps of `train.eval_every`";
 const CHECKPOINTS: &str =
     "a checkpoint has all state, and the run folder keeps `train.keep` of them";
-const VLLM: &str = "the responses are sampled in the same process";
+const VLLM: &str = "the responses are sampled in the same process, or by the servers of `[vllm]` (docs/servers.md)";
 const PARTS: &str = "the result does not depend on the parts of a batch";
 
 /// The fields, their effect, and the reason or the place of their counterpart.
