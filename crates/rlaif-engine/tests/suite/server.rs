@@ -49,7 +49,7 @@ pub(crate) struct State {
     pub(crate) paused: bool,
     /// Answers tell the version of the weights; those of vLLM 0.32 do not.
     pub(crate) tells_versions: bool,
-    /// After so many responses, the server refuses a request, and goes on with these weights, as one that was started
+    /// After so many responses, the server refuses a request, and continues with these weights, as one that was started
     /// again.
     pub(crate) restarts: Option<(usize, LanguageModel)>,
     faults: Vec<(String, usize, Fault)>,
